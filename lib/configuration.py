@@ -1,0 +1,325 @@
+"""The only reader of configuration files: typed, complete, all errors at once.
+
+A configuration is one experiment. Section and key names are those of retina-unet; keys that it did
+not have carry defaults that keep its behaviour. A section `[training settings]` becomes the
+attribute `training_settings`, and its keys become attributes of that, spelt as in the file.
+"""
+
+import configparser
+import difflib
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+
+from lib.errors import UserError, raise_if_any
+
+REQUIRED = object()
+# Names that would put an experiment's files among the project's own.
+RESERVED_NAMES = ("src", "lib", "tests", "docs", "benchmarks", "DRIVE", "ISBI", "phantom")
+
+
+@dataclass(frozen=True)
+class Key:
+    """One key: where it stands, how its text becomes a value, and what it is when left out.
+
+    Args:
+        section: name of the section, without brackets.
+        name: name of the key.
+        parse: text -> value; raises ValueError with what was expected ("a whole number ...").
+        default: the value where the key is left out; REQUIRED where it may not be.
+    """
+
+    section: str
+    name: str
+    parse: object
+    default: object = REQUIRED
+
+
+# ---------------------------------------------------------------- what a value may be
+
+
+def integer(minimum, maximum=None):
+    """Gives a parser of whole numbers between minimum and maximum, both allowed."""
+    bounds = f"of at least {minimum}" if maximum is None else f"from {minimum} to {maximum}"
+
+    def parse(text):
+        try:
+            value = int(text)
+        except ValueError:
+            value = None
+        if value is None or value < minimum or (maximum is not None and value > maximum):
+            raise ValueError(f"a whole number {bounds}")
+        return value
+
+    return parse
+
+
+def real(minimum, maximum=float("inf"), *, above=False):
+    """Gives a parser of numbers from minimum (with above: greater than it) to maximum."""
+    expected = f"a number {'above' if above else 'of at least'} {minimum:g}"
+    expected += "" if maximum == float("inf") else f" and at most {maximum:g}"
+
+    def parse(text):
+        try:
+            value = float(text)
+        except ValueError:
+            raise ValueError(expected) from None
+        is_low = value <= minimum if above else value < minimum
+        if is_low or not value <= maximum or value == float("inf"):
+            raise ValueError(expected)
+        return value
+
+    return parse
+
+
+def boolean(text):
+    """Parses True or False, in any case; also yes, no, on, off, 1 and 0, as configparser does."""
+    value = configparser.ConfigParser.BOOLEAN_STATES.get(text.lower())
+    if value is None:
+        raise ValueError("True or False")
+    return value
+
+
+def choice(*allowed):
+    """Gives a parser that takes one of the allowed words, in any case."""
+
+    def parse(text):
+        if text.lower() not in allowed:
+            raise ValueError(" or ".join(allowed))
+        return text.lower()
+
+    return parse
+
+
+def text(value):
+    """Takes any text but an empty one."""
+    if not value:
+        raise ValueError("some text; it is empty")
+    return value
+
+
+def experiment_name(value):
+    """Takes a name that can be a folder of its own beside the scripts."""
+    if not value or value.startswith(".") or any(c in value for c in '/\\:*?"<>|'):
+        raise ValueError("the name of a folder, without dots in front, slashes or signs like : *")
+    if value in RESERVED_NAMES:
+        raise ValueError(f"none of the project's own folders ({', '.join(RESERVED_NAMES)})")
+    return value
+
+
+def multiple_of_4(value):
+    """Takes a patch side that survives two poolings."""
+    size = integer(4)(value)
+    if size % 4:
+        raise ValueError(
+            f"a multiple of 4, because the network halves it twice; "
+            f"{size // 4 * 4} or {size // 4 * 4 + 4} would do"
+        )
+    return size
+
+
+# ---------------------------------------------------------------- the keys
+
+SHARED_TRAINING_KEYS = (
+    Key("training settings", "N_epochs", integer(1)),
+    Key("training settings", "nohup", boolean),
+    Key("training settings", "seed", integer(0, 2**32 - 1), 0),
+    Key("training settings", "mixed_precision", boolean, False),
+    Key("training settings", "tensorboard", boolean, False),
+)
+
+RETINA_KEYS = (
+    Key("data paths", "path_local", text),
+    Key("data paths", "train_imgs_original", text),
+    Key("data paths", "train_groundTruth", text),
+    Key("data paths", "train_border_masks", text),
+    Key("data paths", "test_imgs_original", text),
+    Key("data paths", "test_groundTruth", text),
+    Key("data paths", "test_border_masks", text),
+    Key("experiment name", "name", experiment_name),
+    Key("experiment name", "task", choice("retina", "membrane"), "retina"),
+    Key("data attributes", "patch_height", multiple_of_4),
+    Key("data attributes", "patch_width", multiple_of_4),
+    Key("data attributes", "equalization", choice("clahe", "histogram"), "clahe"),
+    Key("training settings", "N_subimgs", integer(1)),
+    Key("training settings", "inside_FOV", boolean),
+    Key("training settings", "batch_size", integer(1)),
+    *SHARED_TRAINING_KEYS,
+    Key("training settings", "optimizer", choice("sgd", "adam"), "sgd"),
+    Key("training settings", "learning_rate", real(0, above=True), 0.01),
+    Key("training settings", "momentum", real(0, 0.9999), 0.0),
+    Key("training settings", "network", choice("unet", "gnet"), "unet"),
+    Key("training settings", "output_activation", choice("relu", "linear"), "relu"),
+    Key("testing settings", "best_last", choice("best", "last")),
+    Key("testing settings", "full_images_to_test", integer(1)),
+    Key("testing settings", "N_group_visual", integer(1)),
+    Key("testing settings", "average_mode", boolean),
+    Key("testing settings", "stride_height", integer(1)),
+    Key("testing settings", "stride_width", integer(1)),
+    Key("testing settings", "nohup", boolean),
+    Key("testing settings", "inference", choice("patches", "full_image"), "patches"),
+)
+
+KEYS = {"retina": RETINA_KEYS}
+
+
+# ---------------------------------------------------------------- reading
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """A configuration that was read and checked.
+
+    Args:
+        path: the file it came from.
+        task: "retina" or "membrane".
+        sections: {attribute of the section: SimpleNamespace of its keys}.
+    """
+
+    path: Path
+    task: str
+    sections: dict
+
+    def __getattr__(self, section):
+        try:
+            return self.__dict__["sections"][section]
+        except KeyError:
+            raise AttributeError(section) from None
+
+    def as_dict(self):
+        """Gives plain nested dictionaries, as stored beside results."""
+        return {name: dict(vars(section)) for name, section in self.sections.items()}
+
+    def problem(self, section, key, expected, advice=""):
+        """Words a problem that only the data showed, in the style of all others."""
+        received = getattr(self.sections[section.replace(" ", "_")], key)
+        message = f"{self.path}: [{section}] {key} must be {expected}. Received: {received}."
+        return f"{message} {advice}".rstrip()
+
+
+def read_configuration(path):
+    """Reads a configuration file and checks every key.
+
+    Args:
+        path: the file.
+    Returns:
+        Configuration with a value for every key of its task.
+    Raises:
+        UserError: with all problems: unreadable file, duplicate, unknown or missing keys, values
+            out of range, strides that do not fit the patch.
+    """
+    path = Path(path)
+    parser = _parse(path)
+    task = _task(path, parser)
+    problems = _unknown_names(path, parser, KEYS[task])
+    sections = {}
+    for key in KEYS[task]:
+        values = sections.setdefault(key.section.replace(" ", "_"), SimpleNamespace())
+        try:
+            setattr(values, key.name, _value(parser, key))
+        except ValueError as error:
+            problems.append(f"{path}: [{key.section}] {key.name} {error}")
+    raise_if_any(problems)
+    configuration = Configuration(path, task, sections)
+    raise_if_any(CROSS_CHECKS[task](configuration))
+    return configuration
+
+
+def _parse(path):
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise UserError(
+            f"Configuration file {path} {what}. Looked in {Path.cwd()}. "
+            "Start the script in the project's folder, or give the file as its argument."
+        )
+    parser = configparser.ConfigParser(interpolation=None, inline_comment_prefixes=("#", ";"))
+    try:
+        parser.read_string(path.read_text(encoding="utf-8-sig"), source=str(path))
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not a text file in UTF-8.") from None
+    except configparser.DuplicateOptionError as error:
+        raise UserError(
+            f"{path}, line {error.lineno}: [{error.section}] {error.option} stands there twice. "
+            "Keep one of the two."
+        ) from None
+    except configparser.DuplicateSectionError as error:
+        raise UserError(
+            f"{path}, line {error.lineno}: the section [{error.section}] stands there twice. "
+            "Put its keys together under one heading."
+        ) from None
+    except configparser.Error as error:
+        raise UserError(
+            f"{path} cannot be read as sections in [brackets] with lines `key = value`: {error}"
+        ) from None
+    return parser
+
+
+def _task(path, parser):
+    parse = choice(*KEYS)
+    value = parser.get("experiment name", "task", fallback="retina")
+    try:
+        return parse(value)
+    except ValueError as error:
+        raise UserError(
+            f"{path}: [experiment name] task must be {error}. Received: {value}."
+        ) from None
+
+
+def _unknown_names(path, parser, keys):
+    problems = []
+    known = {}
+    for key in keys:
+        known.setdefault(key.section, []).append(key.name)
+    for section in parser.sections():
+        if section not in known:
+            problems.append(f"{path}: unknown section [{section}].{_nearest(section, known)}")
+            continue
+        lower = [name.lower() for name in known[section]]
+        problems += [
+            f"{path}: [{section}] has an unknown key {name}.{_nearest(name, known[section])}"
+            for name in parser.options(section)
+            if name not in lower
+        ]
+    return problems
+
+
+def _nearest(name, known):
+    by_lower = {candidate.lower(): candidate for candidate in known}
+    matches = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.0)
+    return f" The nearest known name is {by_lower[matches[0]]}." if matches else ""
+
+
+def _value(parser, key):
+    if not parser.has_option(key.section, key.name):
+        if key.default is REQUIRED:
+            raise ValueError("is missing. Add it, or take configuration.txt as a pattern.")
+        return key.default
+    received = parser.get(key.section, key.name).strip()
+    try:
+        return key.parse(received)
+    except ValueError as error:
+        raise ValueError(f"must be {error}. Received: {received or 'nothing'}.") from None
+
+
+# ---------------------------------------------------------------- checks across keys
+
+
+def _check_retina(configuration):
+    """Lists strides that would leave gaps between patches."""
+    problems = []
+    for side in ("height", "width"):
+        patch = getattr(configuration.data_attributes, f"patch_{side}")
+        stride = getattr(configuration.testing_settings, f"stride_{side}")
+        if stride > patch:
+            problems.append(
+                configuration.problem(
+                    "testing settings",
+                    f"stride_{side}",
+                    f"at most patch_{side} = {patch}, else pixels between patches are never seen",
+                    "The original uses 5.",
+                )
+            )
+    return problems
+
+
+CROSS_CHECKS = {"retina": _check_retina}

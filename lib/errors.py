@@ -1,0 +1,55 @@
+"""What a script says, and how it ends, when its user made a mistake."""
+
+import sys
+
+
+class UserError(Exception):
+    """A mistake that the user can mend: all problems found, each one readable by itself.
+
+    Args:
+        problems: one message or a list of messages. Each says what was expected, what was found
+            and what to do, and names the file, or the section and key.
+    """
+
+    def __init__(self, problems):
+        self.problems = [problems] if isinstance(problems, str) else list(problems)
+        super().__init__("\n".join(self.problems))
+
+
+def raise_if_any(problems):
+    """Raises one UserError that lists all problems; does nothing for an empty list."""
+    if problems:
+        raise UserError(problems)
+
+
+def run_script(main):
+    """Runs a script's main function and gives its exit status.
+
+    A user's mistake ends with status 1 and its messages on standard error, without a traceback.
+    Every other exception is a defect of the project and keeps its traceback.
+
+    Args:
+        main: function without arguments.
+    Returns:
+        0, or 1 after a UserError, or 130 after Ctrl-C (the shell's number for it).
+    """
+    try:
+        main()
+    except UserError as error:
+        print_problems(error.problems)
+        return 1
+    except KeyboardInterrupt:
+        print("\nStopped by Ctrl-C.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def print_problems(problems):
+    """Prints the problems of a UserError to standard error, numbered where there are several."""
+    sys.stdout.flush()
+    if len(problems) == 1:
+        print(f"\nERROR: {problems[0]}", file=sys.stderr)
+        return
+    print(f"\nERROR: {len(problems)} problems:", file=sys.stderr)
+    for number, problem in enumerate(problems, start=1):
+        print(f"  {number}. {problem}", file=sys.stderr)

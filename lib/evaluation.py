@@ -1,0 +1,183 @@
+"""Figures of a binary segmentation, pooled over pixels and image by image."""
+
+import numpy as np
+from sklearn.metrics import auc, precision_recall_curve, roc_curve
+
+# performances.txt gives them in the original's order, under its names.
+ORIGINAL_NAMES = {
+    "auc_roc": "Area under the ROC curve",
+    "auc_pr": "Area under Precision-Recall curve",
+    "jaccard": "Jaccard similarity score",
+    "f1": "F1 score (F-measure)",
+    "accuracy": "ACCURACY",
+    "sensitivity": "SENSITIVITY",
+    "specificity": "SPECIFICITY",
+    "precision": "PRECISION",
+}
+
+
+def pred_only_FOV(probabilities, ground_truth, fov_masks):
+    """Keeps the pixels inside the field of view, image after image.
+
+    retina-unet lib/extract_patches.py, pred_only_FOV.
+
+    Args:
+        probabilities: (num_images, 1, height, width) float32.
+        ground_truth: (num_images, 1, height, width), 0 or 1.
+        fov_masks: (num_images, 1, height, width), 0 outside.
+    Returns:
+        probabilities and ground truth of the pixels inside, each of shape (num_pixels,).
+    """
+    inside = fov_masks > 0
+    return probabilities[inside], ground_truth[inside]
+
+
+def binary_figures(ground_truth, probability, threshold=0.5):
+    """Computes the figures of a segmentation in two classes.
+
+    TP, FP, FN, TN are counted at probability >= threshold, as the original does.
+
+    Args:
+        ground_truth: (num_pixels,) 0 or 1.
+        probability: (num_pixels,) in [0, 1].
+        threshold: from which probability on a pixel counts as vessel.
+    Returns:
+        dictionary with
+        confusion_matrix: [[TN, FP], [FN, TP]];
+        accuracy (TP + TN) / all; sensitivity (recall, true positive rate) TP / (TP + FN);
+        specificity TN / (TN + FP); precision TP / (TP + FP); f1 (Dice) 2 TP / (2 TP + FP + FN);
+        jaccard (intersection over union) TP / (TP + FP + FN); each None where it is 0/0;
+        auc_roc, auc_pr (trapezoids over the precision-recall curve): None with one class only;
+        threshold.
+    """
+    ground_truth = np.asarray(ground_truth).astype(bool)
+    figures = confusion_figures(ground_truth, probability >= threshold)
+    figures.update(threshold=threshold, auc_roc=None, auc_pr=None)
+    if ground_truth.any() and not ground_truth.all():
+        curves = roc_and_pr_curves(ground_truth, probability)
+        figures["auc_roc"] = float(auc(*curves["roc"]))
+        figures["auc_pr"] = float(auc(*curves["pr"]))
+    return figures
+
+
+def confusion_figures(ground_truth, prediction):
+    """Computes the figures of binary_figures that need no probability.
+
+    Args:
+        ground_truth: (num_pixels,) bool.
+        prediction: (num_pixels,) bool.
+    Returns:
+        dictionary as binary_figures, without areas and threshold.
+    """
+    pairs = np.bincount(ground_truth * 2 + prediction.astype(np.int8), minlength=4)
+    tn, fp, fn, tp = (int(count) for count in pairs)
+    return {
+        "confusion_matrix": [[tn, fp], [fn, tp]],
+        "accuracy": _ratio(tp + tn, tp + tn + fp + fn),
+        "sensitivity": _ratio(tp, tp + fn),
+        "specificity": _ratio(tn, tn + fp),
+        "precision": _ratio(tp, tp + fp),
+        "f1": _ratio(2 * tp, 2 * tp + fp + fn),
+        "jaccard": _ratio(tp, tp + fp + fn),
+    }
+
+
+def roc_and_pr_curves(ground_truth, probability):
+    """Computes both curves.
+
+    Args:
+        ground_truth: (num_pixels,) bool, both classes present.
+        probability: (num_pixels,) float.
+    Returns:
+        {"roc": (false positive rate, true positive rate), "pr": (recall, precision)}.
+    """
+    false_positive_rate, true_positive_rate, _ = roc_curve(ground_truth, probability)
+    precision, recall, _ = precision_recall_curve(ground_truth, probability)
+    return {"roc": (false_positive_rate, true_positive_rate), "pr": (recall, precision)}
+
+
+def spread(figures_of_images):
+    """Gives mean and standard deviation over images of every single figure.
+
+    Args:
+        figures_of_images: list of dictionaries as binary_figures gives them.
+    Returns:
+        {figure: {"mean": ..., "std": ...}}; the deviation is that of the population; images for
+        which a figure is None are left out of it, and a figure without any image is None.
+    """
+    result = {}
+    for name in ORIGINAL_NAMES:
+        values = [row[name] for row in figures_of_images if row[name] is not None]
+        result[name] = None
+        if values:
+            result[name] = {"mean": float(np.mean(values)), "std": float(np.std(values))}
+    return result
+
+
+def performances_text(performances):
+    """Words the figures as performances.txt has them: the original's lines first, in its order.
+
+    Args:
+        performances: {"inside_FOV": figures, "whole_image": figures, "per_image": {"spread": ...},
+            "second_observer": figures or None}.
+    Returns:
+        text of several lines.
+    """
+    inside = performances["inside_FOV"]
+    lines = [_original_line(inside, name) for name in ("auc_roc", "auc_pr")]
+    lines.append(
+        f"{_original_line(inside, 'jaccard')}  (intersection over union of the vessels; "
+        f"retina-unet printed the accuracy under this name: {_shown(inside['accuracy'])})"
+    )
+    lines += [_original_line(inside, "f1"), "", _confusion_lines(inside)]
+    lines += [
+        _original_line(inside, name)
+        for name in ("accuracy", "sensitivity", "specificity", "precision")
+    ]
+    lines += ["", "All lines above: pixels inside the field of view, pooled over the images, "]
+    lines[-1] += f"vessel at a probability >= {inside['threshold']}."
+    lines += ["", _table(performances)]
+    return "\n".join(lines) + "\n"
+
+
+def _original_line(figures, name):
+    return f"{ORIGINAL_NAMES[name]}: {_shown(figures[name])}"
+
+
+def _confusion_lines(figures):
+    (tn, fp), (fn, tp) = figures["confusion_matrix"]
+    width = max(len(str(count)) for count in (tn, fp, fn, tp))
+    return (
+        f"Confusion matrix:[[{tn:>{width}} {fp:>{width}}]\n [{fn:>{width}} {tp:>{width}}]]"
+        "  (rows: background, vessel; columns: predicted so)"
+    )
+
+
+def _table(performances):
+    """Sets the other counts side by side: whole image, mean of the images, second observer."""
+    columns = {
+        "inside FOV": performances["inside_FOV"],
+        "whole image": performances["whole_image"],
+        "second observer": performances.get("second_observer"),
+    }
+    columns = {title: figures for title, figures in columns.items() if figures}
+    header = f"{'':12}" + "".join(f"{title:>17}" for title in columns) + f"{'mean of images':>22}"
+    rows = [header]
+    for name in ORIGINAL_NAMES:
+        cells = "".join(f"{_short(figures.get(name)):>17}" for figures in columns.values())
+        over_images = performances["per_image"]["spread"][name]
+        mean = f"{over_images['mean']:.4f} +- {over_images['std']:.4f}" if over_images else "-"
+        rows.append(f"{name:12}{cells}{mean:>22}")
+    return "\n".join(rows)
+
+
+def _shown(value):
+    return "undefined (0/0: a class is missing)" if value is None else f"{value:.12g}"
+
+
+def _short(value):
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _ratio(numerator, denominator):
+    return numerator / denominator if denominator else None

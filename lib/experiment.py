@@ -1,0 +1,134 @@
+"""The folder of an experiment: the names of its files, and whether they can be written."""
+
+import contextlib
+import os
+import shutil
+import stat
+from pathlib import Path
+
+from lib.errors import UserError
+
+
+class Experiment:
+    """Names the files in the folder `<name>/` of an experiment.
+
+    Args:
+        name: the experiment's name, also that of its folder in the current directory.
+    """
+
+    def __init__(self, name):
+        self.name = name
+        self.folder = Path(name)
+
+    def file(self, ending):
+        """Gives the path <name>/<name>_<ending>."""
+        return self.folder / f"{self.name}_{ending}"
+
+    def weights(self, best_last):
+        """Gives the path of the weights that are written here, best_last = "best" or "last"."""
+        return self.file(f"{best_last}.weights.h5")
+
+    def find_weights(self, best_last):
+        """Finds the weights to test: those written here, or those of retina-unet 2016.
+
+        A folder of retina-unet that was renamed is understood as long as only one file fits.
+
+        Args:
+            best_last: "best" or "last".
+        Returns:
+            path of an existing file.
+        Raises:
+            UserError: if there is none, with what the folder holds.
+        """
+        if not self.folder.is_dir():
+            raise UserError(
+                f"The experiment folder {self.folder} does not exist. Train first "
+                "(python run_training.py), or mend [experiment name] name."
+            )
+        original = f"{best_last}_weights.h5"
+        renamed = sorted(self.folder.glob(f"*_{original}"))
+        for path in (self.weights(best_last), self.file(original)):
+            if path.is_file():
+                return path
+        if len(renamed) == 1:
+            return renamed[0]
+        found = sorted(path.name for path in self.folder.glob("*.h5"))
+        raise UserError(
+            f"{self.weights(best_last)} does not exist (nor {self.file(original).name}, as "
+            f"retina-unet named it). Found there: {', '.join(found) or 'no weights'}. Train first, "
+            "or mend [experiment name] name or [testing settings] best_last."
+        )
+
+    @contextlib.contextmanager
+    def writable_folder(self):
+        """Makes the folder and checks that files can be written to it.
+
+        A folder that is still empty at the end, because of an error, is taken away again.
+
+        Raises:
+            UserError: if the folder cannot be written to.
+        """
+        self._require_writable()
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                self.folder.rmdir()  # refuses a folder that holds anything
+
+    def _require_writable(self):
+        probe = self.folder / f".{os.getpid()}_probe"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            # An administrator may write anywhere; a folder marked read-only stays untouched all the
+            # same, because somebody marked it so.
+            if not self.folder.stat().st_mode & (stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH):
+                raise PermissionError(None, "the folder is marked read-only")
+            probe.touch()
+        except OSError as error:
+            raise UserError(
+                f"The experiment folder {self.folder} cannot be written to: "
+                f"{error.strerror or error}. Change its permissions (chmod u+w {self.folder}) or "
+                "choose another [experiment name] name."
+            ) from error
+        finally:
+            with contextlib.suppress(OSError):
+                probe.unlink()
+
+    @contextlib.contextmanager
+    def locked_for_training(self):
+        """Keeps a second training out of the folder while one runs.
+
+        The lock goes with the process that holds it, however that ends.
+
+        Raises:
+            UserError: if another process trains this experiment.
+        """
+        try:
+            import fcntl
+        except ImportError:  # Windows: no such lock; two trainings at once are the user's care.
+            yield
+            return
+        with open(self.folder / ".training.lock", "a+") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                lock.seek(0)
+                raise UserError(
+                    f"The experiment {self.name} is being trained by process "
+                    f"{lock.read() or '?'}. Wait for it or stop it first."
+                ) from None
+            lock.truncate(0)
+            lock.write(str(os.getpid()))
+            lock.flush()
+            yield
+
+    def remove_training(self):
+        """Takes away what an earlier training of this name left and a new one would go on from."""
+        for ending in ("last.weights.h5", "best.weights.h5", "log.csv", "loss_curves.png"):
+            self.file(ending).unlink(missing_ok=True)
+
+    def keep_configuration(self, path):
+        """Copies the configuration beside the results, as <name>_configuration.txt."""
+        kept = self.file("configuration.txt")
+        if not kept.exists() or not kept.samefile(path):
+            shutil.copyfile(path, kept)

@@ -1,0 +1,220 @@
+"""Cuts patches out of images and puts predicted patches together again.
+
+No file of this kind knows the network: a predictor is a callable, so that stitching is tested
+without one. Whole stacks of patches are never held in memory; positions are, and one batch.
+"""
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from scipy.ndimage import minimum_filter
+
+DRIVE_SIZE = (584, 565)
+DRIVE_ROWS = slice(9, 574)
+LARGEST_PREDICTION_BATCH = 128
+
+
+def crop_to_square(images):
+    """Cuts images of DRIVE's size to the 565 x 565 pixels that hold the FOV.
+
+    retina-unet lib/extract_patches.py, get_data_training, which cuts rows 9 to 573 of every image.
+    Differs: images of other sizes stay as they are.
+
+    Args:
+        images: (num_images, channels, height, width).
+    Returns:
+        (num_images, channels, 565, 565) for DRIVE, else the images themselves.
+    """
+    return images[:, :, DRIVE_ROWS] if images.shape[2:] == DRIVE_SIZE else images
+
+
+# ---------------------------------------------------------------- patches for training
+
+
+def draw_patch_positions(rng, num_patches, masks, patch_height, patch_width, inside_FOV):
+    """Draws where the training patches lie: as many in each image, image after image.
+
+    retina-unet lib/extract_patches.py, extract_random: uniform over all positions at which the
+    patch lies in the image. Differs: only positions are drawn; with inside_FOV the patch lies
+    wholly inside the FOV mask, not in a circle that is right for DRIVE alone.
+
+    Args:
+        rng: numpy.random.Generator.
+        num_patches: a multiple of the number of images.
+        masks: (num_images, 1, height, width) FOV masks, 0 outside.
+        patch_height: height of a patch in pixels.
+        patch_width: width of a patch in pixels.
+        inside_FOV: whether a patch must lie wholly inside the FOV.
+    Returns:
+        (num_patches, 3) int32: image, top row, left column.
+    Raises:
+        ValueError: if num_patches is no multiple, or an image has no place for a patch.
+    """
+    num_images = len(masks)
+    if num_patches % num_images:
+        raise ValueError(
+            f"num_patches must be a multiple of the {num_images} images. Received: {num_patches}"
+        )
+    per_image = num_patches // num_images
+    positions = np.empty((num_images, per_image, 3), np.int32)
+    for index, mask in enumerate(masks[:, 0]):
+        allowed = _allowed_corners(mask, patch_height, patch_width, inside_FOV)
+        if not allowed.any():
+            raise ValueError(
+                f"image {index} of {mask.shape[1]} x {mask.shape[0]} pixels has no place for a "
+                f"patch of {patch_width} x {patch_height}"
+                + (" wholly inside its FOV" if inside_FOV else "")
+            )
+        drawn = rng.choice(np.flatnonzero(allowed), per_image)
+        positions[index, :, 0] = index
+        positions[index, :, 1:] = np.stack(np.unravel_index(drawn, allowed.shape), axis=-1)
+    return positions.reshape(num_patches, 3)
+
+
+def _allowed_corners(mask, patch_height, patch_width, inside_FOV):
+    """Marks the top left corners at which a patch lies in the image, and in the FOV if asked."""
+    num_rows, num_columns = mask.shape[0] - patch_height + 1, mask.shape[1] - patch_width + 1
+    if num_rows <= 0 or num_columns <= 0:
+        return np.zeros((0, 0), bool)
+    if not inside_FOV:
+        return np.ones((num_rows, num_columns), bool)
+    # A minimum filter whose window starts at its pixel: the least mask value within the patch.
+    origin = (-(patch_height // 2), -(patch_width // 2))
+    lowest = minimum_filter(mask, (patch_height, patch_width), mode="nearest", origin=origin)
+    return lowest[:num_rows, :num_columns] > 0
+
+
+def cut_patches(images, positions, patch_height, patch_width):
+    """Cuts patches at given positions.
+
+    Args:
+        images: (num_images, channels, height, width).
+        positions: (num_patches, 3) whole numbers: image, top row, left column.
+        patch_height: height of a patch in pixels.
+        patch_width: width of a patch in pixels.
+    Returns:
+        (num_patches, channels, patch_height, patch_width), a copy.
+    """
+    windows = sliding_window_view(images, (patch_height, patch_width), axis=(2, 3))
+    image, top, left = positions.T
+    return windows[image, :, top, left]
+
+
+# ---------------------------------------------------------------- patches for prediction
+
+
+def predict_overlap(predictor, image, patch_size, stride, on_patches=None):
+    """Predicts an image patch by patch and averages, per pixel, all patches that cover it.
+
+    retina-unet lib/extract_patches.py, paint_border_overlap, extract_ordered_overlap and
+    recompone_overlap. Differs: patches are cut and added up a few rows at a time. With the stride
+    equal to the patch it is the original's other mode (paint_border, extract_ordered, recompone).
+
+    Example: 584 x 565 at stride 5 with patches of 48 x 48 is padded below and on the right with
+    zeros to 588 x 568, because (588 - 48) and (568 - 48) are multiples of 5: 109 x 105 patches.
+
+    Args:
+        predictor: (N, C, patch_height, patch_width) float32 -> (N, patch_height, patch_width).
+        image: (C, height, width) float32.
+        patch_size: (height, width) of a patch in pixels.
+        stride: (height, width) from patch to patch in pixels, at least 1, at most the patch.
+        on_patches: called with the number of patches just predicted, for a progress bar.
+    Returns:
+        (height, width) float32.
+    Raises:
+        ValueError: if a stride is below 1 or above the patch.
+    """
+    padded = pad_for_overlap(image, patch_size, stride)
+    total = np.zeros(padded.shape[1:])
+    steps = (slice(None, None, stride[0]), slice(None, None, stride[1]))
+    windows = sliding_window_view(padded, patch_size, axis=(1, 2))[(slice(None), *steps)]
+    windows = windows.transpose(1, 2, 0, 3, 4)  # (rows, columns, C, patch_height, patch_width)
+    sums = sliding_window_view(total, patch_size, writeable=True)[steps]
+    num_rows, num_columns = windows.shape[:2]
+    rows_at_once = max(1, LARGEST_PREDICTION_BATCH // num_columns)
+    for first in range(0, num_rows, rows_at_once):
+        rows = windows[first : first + rows_at_once]
+        patches = rows.reshape(-1, *rows.shape[2:])
+        probability = _in_batches(predictor, patches, on_patches)
+        probability = probability.reshape(*rows.shape[:2], *patch_size)
+        _add_overlapping(sums[first : first + rows_at_once], probability, patch_size, stride)
+    average = total / _coverage(padded.shape[1:], patch_size, stride)
+    return average[: image.shape[1], : image.shape[2]].astype(np.float32)
+
+
+def pad_for_overlap(image, patch_size, stride):
+    """Pads with zeros below and on the right until patches at this stride fill the image.
+
+    Args:
+        image: (C, height, width).
+        patch_size: (height, width) of a patch in pixels.
+        stride: (height, width) from patch to patch in pixels.
+    Returns:
+        (C, padded height, padded width); (padded - patch) is a multiple of the stride.
+    Raises:
+        ValueError: if a stride is below 1 or above the patch.
+    """
+    padding = [(0, 0)]
+    for size, patch, step in zip(image.shape[1:], patch_size, stride):
+        if not 1 <= step <= patch:
+            raise ValueError(f"the stride must be from 1 to the patch, {patch}. Received: {step}")
+        padding.append((0, -(size - patch) % step if size > patch else patch - size))
+    return np.pad(image, padding)
+
+
+def pad_to_multiple(image, multiple):
+    """Pads with zeros below and on the right to sides that are multiples of a number.
+
+    Args:
+        image: (C, height, width).
+        multiple: for a network with d poolings, of 2^d.
+    Returns:
+        (C, padded height, padded width).
+    """
+    return np.pad(image, [(0, 0)] + [(0, -size % multiple) for size in image.shape[1:]])
+
+
+def num_overlap_patches(image_size, patch_size, stride):
+    """Counts the patches that predict_overlap cuts from one image of (height, width) pixels."""
+    counts = [
+        max(0, -(-(size - patch) // step)) + 1
+        for size, patch, step in zip(image_size, patch_size, stride)
+    ]
+    return counts[0] * counts[1]
+
+
+def _in_batches(predictor, patches, on_patches):
+    """Calls the predictor on parts of equal size, or nearly so, for few shapes to compile."""
+    num_parts = -(-len(patches) // LARGEST_PREDICTION_BATCH)
+    predicted = []
+    for part in np.array_split(patches, num_parts):
+        predicted.append(np.asarray(predictor(part), np.float32))
+        if on_patches:
+            on_patches(len(part))
+    return np.concatenate(predicted)
+
+
+def _add_overlapping(sums, patches, patch_size, stride):
+    """Adds patches into windows of one array: those that share no pixel at once.
+
+    Args:
+        sums: (rows, columns, patch_height, patch_width) writeable windows, `stride` apart.
+        patches: (rows, columns, patch_height, patch_width).
+        patch_size: (height, width) of a patch in pixels.
+        stride: (height, width) from patch to patch in pixels.
+    """
+    apart = [-(-patch // step) for patch, step in zip(patch_size, stride)]
+    for row in range(min(apart[0], len(sums))):
+        for column in range(min(apart[1], sums.shape[1])):
+            group = (slice(row, None, apart[0]), slice(column, None, apart[1]))
+            sums[group] += patches[group]
+
+
+def _coverage(padded_size, patch_size, stride):
+    """Counts how many patches cover each pixel: (padded height, padded width) float64."""
+    sides = []
+    for size, patch, step in zip(padded_size, patch_size, stride):
+        side = np.zeros(size)
+        for start in range(0, size - patch + 1, step):
+            side[start : start + patch] += 1
+        sides.append(side)
+    return np.outer(*sides)

@@ -1,0 +1,152 @@
+"""HDF5 and PNG-grid input and output; files are written beside their place and moved in whole."""
+
+import contextlib
+import os
+from pathlib import Path
+
+import h5py
+import numpy as np
+from PIL import Image
+
+from lib.errors import UserError
+
+GRID_BACKGROUND = 0
+
+
+@contextlib.contextmanager
+def written_whole(path):
+    """Gives a path to write to; the file appears at its place only when all went well.
+
+    Args:
+        path: where the file belongs; its folder is made if need be.
+    Yields:
+        a path in the same folder with the same ending.
+    Raises:
+        UserError: if the folder cannot be written to, or the disk is full.
+    """
+    path = Path(path)
+    beside = path.with_name(f".{os.getpid()}_{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield beside
+        os.replace(beside, path)
+    except OSError as error:
+        raise UserError(f"Cannot write {path}: {error.strerror or error}.") from error
+    finally:
+        with contextlib.suppress(OSError):
+            beside.unlink()
+
+
+def write_hdf5(path, image, **others):
+    """Writes arrays to an HDF5 file.
+
+    retina-unet lib/help_functions.py, write_hdf5. Differs: written whole; the type is kept.
+
+    Args:
+        path: the file.
+        image: (num_images, channels, height, width), stored as the data set `image`.
+        others: further data sets by name (`ids`: a list of strings); None leaves one out.
+    """
+    with written_whole(path) as beside, h5py.File(beside, "w") as file:
+        file["image"] = image
+        for name, values in others.items():
+            if values is not None:
+                file[name] = values
+
+
+def load_hdf5(path):
+    """Reads the data set `image` of an HDF5 file.
+
+    retina-unet lib/help_functions.py, load_hdf5. Its float64 files are read too.
+
+    Args:
+        path: the file.
+    Returns:
+        (num_images, channels, height, width) as stored.
+    Raises:
+        UserError: if there is no such file, it is no whole HDF5 file or holds no such array.
+    """
+    with _open_hdf5(path) as file:
+        if "image" not in file:
+            raise UserError(
+                f"{path} holds no data set `image`, but {sorted(file) or 'nothing'}. "
+                "Prepare the data again with prepare_datasets_DRIVE.py (or _ISBI.py)."
+            )
+        if file["image"].ndim != 4 or file["image"].shape[0] == 0:
+            raise UserError(
+                f"{path}: `image` must have the shape (num_images, channels, height, width). "
+                f"Received: {file['image'].shape}."
+            )
+        return file["image"][...]
+
+
+def load_hdf5_extra(path, name):
+    """Reads another data set of an HDF5 file, strings as str.
+
+    Args:
+        path: the file.
+        name: the data set, for example `ids`.
+    Returns:
+        the array (of strings: a list), or None where the file has no such data set: files that
+        retina-unet wrote have only `image`.
+    """
+    with _open_hdf5(path) as file:
+        if name not in file:
+            return None
+        if h5py.check_string_dtype(file[name].dtype):
+            return list(file[name].asstr()[...])
+        return file[name][...]
+
+
+@contextlib.contextmanager
+def _open_hdf5(path):
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(
+            f"{path} does not exist. Prepare the data first, or mend path_local and the file "
+            "names in [data paths] of the configuration."
+        )
+    try:
+        with h5py.File(path, "r") as file:
+            yield file
+    except OSError as error:
+        raise UserError(
+            f"{path} is not a whole HDF5 file; it may be cut off or half downloaded "
+            f"({path.stat().st_size} bytes). Prepare the data again. HDF5 says: {error}"
+        ) from error
+
+
+def group_images(images, per_row):
+    """Lays images out as a grid, row by row; a last row that is not full stays black at its end.
+
+    retina-unet lib/help_functions.py, group_images. Differs: any number of images.
+
+    Args:
+        images: (num_images, channels, height, width), channels 1 or 3.
+        per_row: images in a row.
+    Returns:
+        (num_rows * height, per_row * width, channels).
+    """
+    num_images, channels, height, width = images.shape
+    per_row = min(per_row, num_images)
+    num_rows = -(-num_images // per_row)
+    grid = np.full((num_rows * per_row, channels, height, width), GRID_BACKGROUND, images.dtype)
+    grid[:num_images] = images
+    grid = grid.reshape(num_rows, per_row, channels, height, width)
+    grid = grid.transpose(0, 3, 1, 4, 2)  # (num_rows, height, per_row, width, channels)
+    return grid.reshape(num_rows * height, per_row * width, channels)
+
+
+def visualize(image, path):
+    """Saves an image as PNG.
+
+    retina-unet lib/help_functions.py, visualize.
+
+    Args:
+        image: (height, width, channels) with 1 or 3 channels; uint8, or floats in [0, 1].
+        path: the PNG file.
+    """
+    if image.dtype != np.uint8:
+        image = np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
+    with written_whole(path) as beside:
+        Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).save(beside, "PNG")

@@ -1,0 +1,146 @@
+"""Reads photographs and masks from image files, and says plainly what is wrong with one."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+IMAGE_ENDINGS = (".tif", ".tiff", ".png", ".gif", ".jpg", ".jpeg", ".bmp", ".ppm", ".pgm")
+# What data sets add behind the id of a picture: 21_training.tif, 21_manual1.gif, ...
+ID_ENDINGS = re.compile(
+    r"[ _-]*(training|train|test|manual ?\d?|mask|fov|labels?|groundtruth|gt|1stHO|2ndHO)$",
+    re.IGNORECASE,
+)
+
+
+def list_images(folder):
+    """Lists the image files of a folder by id.
+
+    Args:
+        folder: a folder.
+    Returns:
+        {id: path}, sorted by id, numbers by value ("2" before "10").
+    Raises:
+        ValueError: if the folder is missing or empty, or two files have the same id.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ValueError(f"The folder {folder} does not exist.")
+    files = [
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() in IMAGE_ENDINGS and not path.name.startswith(".")
+    ]
+    if not files:
+        raise ValueError(f"The folder {folder} holds no image ({', '.join(IMAGE_ENDINGS)}).")
+    by_id = {}
+    for path in sorted(files, key=lambda path: _natural_key(path.name)):
+        if image_id(path) in by_id:
+            raise ValueError(
+                f"{path} and {by_id[image_id(path)].name} both have the id {image_id(path)}. "
+                "Remove or rename one of them."
+            )
+        by_id[image_id(path)] = path
+    return dict(sorted(by_id.items(), key=lambda item: _natural_key(item[0])))
+
+
+def image_id(path):
+    """Gives what the files of one picture have in common: 21 for 21_training_mask.gif."""
+    stem, before = Path(path).stem, None
+    while before != stem:
+        before, stem = stem, ID_ENDINGS.sub("", stem)
+    return stem or Path(path).stem
+
+
+def read_photograph(path):
+    """Reads an RGB photograph.
+
+    Args:
+        path: an image file of 8 bits a channel; an alpha channel is left out.
+    Returns:
+        (3, height, width) uint8.
+    Raises:
+        ValueError: if it cannot be read whole or is not RGB.
+    """
+    image = _open_whole(path)
+    if image.mode not in ("RGB", "RGBA", "RGBX"):
+        raise ValueError(
+            f"{path} must be an RGB photograph of 8 bits a channel. Received: an image of mode "
+            f"{image.mode}. Are the folders of images and masks swapped?"
+        )
+    return np.asarray(image.convert("RGB")).transpose(2, 0, 1)
+
+
+def read_binary_mask(path):
+    """Reads a mask of two values: 0/255 or 0/1, as grey, 1-bit, palette or grey-looking RGB image.
+
+    Args:
+        path: an image file.
+    Returns:
+        (height, width) uint8 in {0, 255}.
+    Raises:
+        ValueError: if it cannot be read whole or has other values; they are listed.
+    """
+    grey = _as_grey(path, _open_whole(path))
+    values = np.unique(grey)
+    if set(values.tolist()) <= {0, 255}:
+        return grey.astype(np.uint8)
+    if set(values.tolist()) <= {0, 1}:
+        return (grey * 255).astype(np.uint8)
+    raise ValueError(
+        f"{path} must be a mask with the values 0 and 255 (or 0 and 1). Received: "
+        f"{_list_values(values)}. Threshold it and save it without loss (PNG, GIF or TIFF)."
+    )
+
+
+def _open_whole(path):
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return image
+    except UnidentifiedImageError:
+        raise ValueError(
+            f"{path} is not an image that can be read ({Path(path).stat().st_size} bytes), "
+            "whatever its name says. Download or convert it again."
+        ) from None
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        raise ValueError(
+            f"{path} cannot be read whole; it may be cut off or half downloaded: {error}. "
+            "Download it again."
+        ) from None
+
+
+def _as_grey(path, image):
+    if image.mode in ("1", "L"):
+        return np.asarray(image.convert("L"))
+    if image.mode == "P":
+        return _two_colours_as_mask(np.asarray(image.convert("L")))
+    if image.mode in ("PA", "RGB", "RGBA", "LA"):
+        colours = np.asarray(image.convert("RGB"))
+        if (colours != colours[..., :1]).any():
+            raise ValueError(
+                f"{path} must be a mask in black and white. Received: an image in colours. "
+                "Are the folders of images and masks swapped?"
+            )
+        return colours[..., 0]
+    return np.asarray(image)
+
+
+def _two_colours_as_mask(grey):
+    """Takes the darker of two palette colours for 0: DRIVE's 2nd_manual has (4, 2, 4) for black."""
+    values = np.unique(grey)
+    if len(values) == 2 and values[1] > 1:
+        return np.where(grey == values[1], 255, 0)
+    return grey
+
+
+def _list_values(values, most=8):
+    shown = ", ".join(str(value) for value in values[:most])
+    return f"{len(values)} values: {shown}{', ...' if len(values) > most else ''}"
+
+
+def _natural_key(name):
+    """Sorts numbers by value; the text itself decides between 1 and 01."""
+    parts = re.split(r"(\d+)", name)
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in parts], name

@@ -1,0 +1,84 @@
+"""Curves as PNG files, drawn without a screen: Agg is chosen before pyplot is loaded."""
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt  # noqa: E402
+import numpy as np  # noqa: E402
+
+from lib.help_functions import written_whole  # noqa: E402
+
+# A curve through every pixel has millions of points; more than these cannot be told apart.
+MOST_POINTS = 5000
+
+
+def draw_loss_curves(history, path):
+    """Draws training and validation loss over the epochs and marks the best epoch.
+
+    Args:
+        history: dictionaries with epoch, loss and val_loss.
+        path: the PNG file.
+    """
+    epochs = [row["epoch"] for row in history]
+    best = min(history, key=lambda row: row["val_loss"])
+    figure, axes = plt.subplots(figsize=(7, 5))
+    axes.plot(epochs, [row["loss"] for row in history], marker=".", label="training")
+    axes.plot(epochs, [row["val_loss"] for row in history], marker=".", label="validation")
+    label = f"best: {best['val_loss']:.4f} in epoch {best['epoch']}"
+    axes.plot(best["epoch"], best["val_loss"], "k*", markersize=12, label=label)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    _finish(figure, axes, path, title="Loss", x="epoch", y="cross-entropy")
+
+
+def draw_roc(false_positive_rate, true_positive_rate, area, path, observer=None):
+    """Draws the receiver operating characteristic.
+
+    Args:
+        false_positive_rate: 1 - specificity at falling thresholds.
+        true_positive_rate: sensitivity at the same thresholds.
+        area: area under the curve.
+        path: the PNG file.
+        observer: (specificity, sensitivity) of a second human observer, drawn as a point.
+    """
+    figure, axes = plt.subplots(figsize=(6, 6))
+    axes.plot(*_thinned(false_positive_rate, true_positive_rate), label=f"AUC = {area:.4f}")
+    axes.plot([0, 1], [0, 1], color="0.7", linewidth=1, linestyle="--", label="chance")
+    if observer:
+        specificity, sensitivity = observer
+        axes.plot(1 - specificity, sensitivity, "r^", label="second human observer")
+    _finish(
+        figure, axes, path, title="ROC curve", x="1 - specificity", y="sensitivity", square=True
+    )
+
+
+def draw_precision_recall(recall, precision, area, path, observer=None):
+    """Draws the precision-recall curve; observer = (recall, precision) adds a point."""
+    figure, axes = plt.subplots(figsize=(6, 6))
+    axes.plot(*_thinned(recall, precision), label=f"area = {area:.4f}")
+    if observer:
+        axes.plot(*observer, "r^", label="second human observer")
+    _finish(
+        figure, axes, path, title="Precision-recall curve", x="recall", y="precision", square=True
+    )
+
+
+def _thinned(x, y):
+    """Takes points that are evenly spaced along the curve."""
+    x, y = np.asarray(x), np.asarray(y)
+    if len(x) <= MOST_POINTS:
+        return x, y
+    length = np.concatenate([[0], np.cumsum(np.abs(np.diff(x)) + np.abs(np.diff(y)))])
+    keep = np.unique(np.searchsorted(length, np.linspace(0, length[-1], MOST_POINTS)))
+    return x[keep], y[keep]
+
+
+def _finish(figure, axes, path, *, title, x, y, square=False):
+    axes.set(title=title, xlabel=x, ylabel=y)
+    if square:
+        axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    with written_whole(path) as beside:
+        figure.savefig(beside, dpi=100, bbox_inches="tight", format="png")
+    plt.close(figure)

@@ -1,0 +1,106 @@
+"""Pre-processing of fundus photographs, training and test alike.
+
+retina-unet lib/pre_processing.py: grey -> standardise -> equalise -> gamma -> [0, 1]. The
+arithmetic is float64 with the original's truncations to uint8: the published weights saw just that.
+"""
+
+import cv2
+import numpy as np
+
+GAMMA = 1.2
+CLAHE_CLIP_LIMIT = 2.0
+CLAHE_TILES = (8, 8)
+
+
+def preprocess(images, equalization="clahe"):
+    """Prepares RGB photographs for the network.
+
+    retina-unet lib/pre_processing.py, my_PreProc. Differs: plain equalisation can be chosen.
+    The mean and standard deviation of the stack cancel in the min-max scaling of each image, so an
+    image gives the same result alone or in a stack (up to rounding).
+
+    Args:
+        images: (num_images, 3, height, width) RGB in [0, 255].
+        equalization: "clahe" (the original's) or "histogram".
+    Returns:
+        (num_images, 1, height, width) float32 in [0, 1].
+    Raises:
+        ValueError: if the images are not RGB or the equalisation is unknown.
+    """
+    equalize = {"clahe": clahe_equalized, "histogram": histo_equalized}.get(equalization)
+    if equalize is None:
+        raise ValueError(f"equalization must be clahe or histogram. Received: {equalization}")
+    grey = dataset_normalized(rgb2gray(images))
+    grey = adjust_gamma(equalize(grey), GAMMA)
+    return (grey / 255.0).astype(np.float32)
+
+
+def rgb2gray(images):
+    """Weighs red, green and blue by 0.299, 0.587 and 0.114 (ITU-R BT.601 luma).
+
+    Args:
+        images: (num_images, 3, height, width).
+    Returns:
+        (num_images, 1, height, width) float64.
+    """
+    images = np.asarray(images)
+    if images.ndim != 4 or images.shape[1] != 3:
+        raise ValueError(
+            f"RGB images must have the shape (num_images, 3, height, width). "
+            f"Received: {images.shape}"
+        )
+    # The same order of the sums as in the original: the last bit decides truncations further down.
+    grey = images[:, 0] * 0.299 + images[:, 1] * 0.587 + images[:, 2] * 0.114
+    return grey[:, np.newaxis]
+
+
+def dataset_normalized(images):
+    """Standardises by the mean and deviation of the stack, then scales each image to [0, 255].
+
+    A constant image has nothing to scale and becomes 0; the original divides by zero there.
+
+    Args:
+        images: (num_images, 1, height, width).
+    Returns:
+        (num_images, 1, height, width) float64 in [0, 255].
+    """
+    deviation = np.std(images)
+    standardised = (images - np.mean(images)) / (deviation if deviation > 0 else 1.0)
+    lowest = standardised.min(axis=(1, 2, 3), keepdims=True)
+    spread = standardised.max(axis=(1, 2, 3), keepdims=True) - lowest
+    return (standardised - lowest) / np.where(spread > 0, spread, 1.0) * 255
+
+
+def histo_equalized(images):
+    """Equalises the histogram of each image; in and out as clahe_equalized."""
+    return _for_each_image(cv2.equalizeHist, images)
+
+
+def clahe_equalized(images):
+    """Equalises contrast-limited in 8 x 8 tiles (CLAHE, clip limit 2.0).
+
+    Args:
+        images: (num_images, 1, height, width) in [0, 255]; truncated to uint8.
+    Returns:
+        (num_images, 1, height, width) uint8.
+    """
+    clahe = cv2.createCLAHE(clipLimit=CLAHE_CLIP_LIMIT, tileGridSize=CLAHE_TILES)
+    return _for_each_image(clahe.apply, images)
+
+
+def adjust_gamma(images, gamma):
+    """Brightens by the exponent 1 / gamma through a table of 256 truncated values.
+
+    Args:
+        images: (num_images, 1, height, width) in [0, 255]; truncated to uint8.
+        gamma: 1 leaves the image as it is, above 1 brightens.
+    Returns:
+        (num_images, 1, height, width) uint8.
+    """
+    table = (((np.arange(256) / 255.0) ** (1.0 / gamma)) * 255).astype(np.uint8)
+    return table[np.asarray(images).astype(np.uint8)]
+
+
+def _for_each_image(equalize, images):
+    grey = np.asarray(images).astype(np.uint8)
+    return np.stack([equalize(image[0])[np.newaxis] for image in grey])

@@ -1,0 +1,424 @@
+"""What both trainings share: optimiser, resume, weights, logs, curves, plateau detector."""
+
+import csv
+import importlib.util
+import json
+import math
+import shutil
+import sys
+import time
+
+import h5py
+import keras
+
+from lib.errors import UserError
+from lib.help_functions import written_whole
+from lib.plots import draw_loss_curves
+
+TRAINING_STATE = "training_state"
+# Settings that may change between the two halves of an interrupted training.
+FREE_SETTINGS = ("N_epochs", "nohup", "tensorboard")
+
+
+def get_optimizer(settings):
+    """Builds the optimiser that the training settings ask for.
+
+    Args:
+        settings: with optimizer ("sgd" or "adam"), learning_rate and momentum (sgd only).
+    Returns:
+        keras.optimizers.Optimizer.
+    """
+    if settings.optimizer == "adam":
+        return keras.optimizers.Adam(settings.learning_rate)
+    return keras.optimizers.SGD(settings.learning_rate, momentum=settings.momentum)
+
+
+def train(model, training_data, validation_data, experiment, configuration, history, class_shares):
+    """Trains a compiled network, or goes on where an earlier start was stopped.
+
+    After every epoch the experiment's folder holds the last weights with all that is needed to go
+    on, the best weights (lowest validation loss), a CSV log and a picture of the loss curves.
+
+    Args:
+        model: compiled keras.Model.
+        training_data: keras PyDataset that begins with the epoch after the history.
+        validation_data: keras PyDataset.
+        experiment: lib.experiment.Experiment.
+        configuration: lib.configuration.Configuration.
+        history: as read_history gives it; empty for a training from the start, which then takes
+            the place of an earlier one. Grows by a dictionary every epoch.
+        class_shares: share of the pixels of each class, summing to 1: tells the plateau detector
+            the loss of a network that gives the same answer everywhere.
+    Raises:
+        UserError: if the weights cannot be read, or the loss is no number any more.
+    """
+    settings = configuration.training_settings
+    num_epochs = settings.N_epochs
+    if history:
+        model.optimizer.build(model.trainable_variables)
+        load_weights(model, experiment.weights("last"))
+    else:
+        experiment.remove_training()
+    experiment.keep_configuration(configuration.path)
+    has_bar = sys.stdout.isatty()  # a log file gets lines
+    callbacks = [
+        PlateauDetector(class_shares),
+        EpochRecorder(experiment, configuration, history),
+        ProgressLines(num_epochs, len(training_data), has_bar=has_bar),
+    ]
+    if settings.tensorboard:
+        callbacks.append(_tensorboard(experiment))
+    model.fit(
+        training_data,
+        validation_data=validation_data,
+        initial_epoch=len(history),
+        epochs=num_epochs,
+        callbacks=callbacks,
+        verbose=1 if has_bar else 0,
+    )
+
+
+# ---------------------------------------------------------------- weights and state
+
+
+def read_history(experiment, configuration):
+    """Reads what an interrupted training of this experiment has done so far.
+
+    Args:
+        experiment: lib.experiment.Experiment.
+        configuration: lib.configuration.Configuration; its training must be the interrupted one.
+    Returns:
+        list of dictionaries, one for each finished epoch; empty where nothing was begun.
+    Raises:
+        UserError: if the training is complete or was begun with other settings.
+    """
+    last, best = experiment.weights("last"), experiment.weights("best")
+    num_epochs = configuration.training_settings.N_epochs
+    if not last.exists():
+        if best.exists():
+            raise UserError(
+                f"{best} exists, but no {last.name} to go on from. Choose another "
+                "[experiment name] name, or start anew with --overwrite."
+            )
+        return []
+    state = read_training_state(last)
+    _require_same_settings(last, state["settings"], _training_settings(configuration))
+    num_done = len(state["history"])
+    if num_done >= num_epochs:
+        raise UserError(
+            f"The experiment {experiment.name} is complete: {num_done} epochs are in {last}, "
+            f"{num_epochs} are asked for. To go on, raise [training settings] N_epochs; to start "
+            "anew, choose another [experiment name] name or add --overwrite."
+        )
+    print(f"Going on after epoch {num_done} of {num_epochs} from {last}.", flush=True)
+    return state["history"]
+
+
+def save_weights(model, path, state=None):
+    """Saves the weights of a network, whole or not at all.
+
+    Args:
+        model: keras.Model.
+        path: the file; must end in .weights.h5.
+        state: dictionary stored beside the weights, for resuming. Without it the optimiser's
+            variables are left out as well.
+    """
+    with written_whole(path) as beside:
+        # Keras demands the ending; the name beside the place keeps it.
+        model.save_weights(beside)
+        with h5py.File(beside, "a") as file:
+            if state is not None:
+                file[TRAINING_STATE] = json.dumps(state)
+            elif "optimizer" in file:
+                del file["optimizer"]
+        if state is None:
+            _repack(beside)
+
+
+def load_weights(model, path):
+    """Loads weights that save_weights wrote.
+
+    Args:
+        model: keras.Model of the same network, in either data format.
+        path: the file.
+    Raises:
+        UserError: if the file is not whole or holds another network.
+    """
+    try:
+        found = _count_parameters(path)
+        if found != model.count_params():
+            raise ValueError(f"it holds {found:,} parameters")
+        model.load_weights(path)
+    except OSError as error:
+        raise UserError(
+            f"{path} is not a whole weights file; it may be cut off: {error}. Copy it again, or "
+            "delete it and train again."
+        ) from error
+    except (ValueError, KeyError) as error:
+        raise UserError(
+            f"{path} must hold the weights of the network {model.name} with "
+            f"{model.count_params():,} parameters. Received: {error}. "
+            "Mend [training settings] network in the configuration, or the name of the experiment."
+        ) from error
+
+
+def read_training_state(path):
+    """Reads what save_weights stored beside the weights: {"history": [...], "settings": {...}}."""
+    try:
+        with h5py.File(path, "r") as file:
+            if TRAINING_STATE in file:
+                return json.loads(file[TRAINING_STATE].asstr()[()])
+    except OSError as error:
+        raise UserError(
+            f"{path} is not a whole weights file; it may be cut off: {error}. Copy it again, or "
+            "start anew with --overwrite."
+        ) from error
+    raise UserError(
+        f"{path} holds weights, but nothing to go on from. Choose another [experiment name] name, "
+        "or start anew with --overwrite."
+    )
+
+
+def _require_same_settings(path, begun_with, now):
+    changed = [
+        f"{section} {key}: {begun_with.get(section, {}).get(key)} -> {value}"
+        for section, values in now.items()
+        for key, value in values.items()
+        if begun_with.get(section, {}).get(key) != value
+    ]
+    if changed:
+        raise UserError(
+            f"{path} was trained with other settings ({'; '.join(changed)}). Set them back to go "
+            "on, choose another [experiment name] name, or start anew with --overwrite."
+        )
+
+
+def _training_settings(configuration):
+    """Gives the settings that make a training what it is: those that must not change half-way."""
+    settings = configuration.as_dict()
+    settings.pop("testing_settings")
+    settings.pop("experiment_name")
+    training = settings["training_settings"]
+    settings["training_settings"] = {k: v for k, v in training.items() if k not in FREE_SETTINGS}
+    return settings
+
+
+def _count_parameters(path):
+    """Counts the floating-point parameters of the layers in a weights file."""
+    sizes = []
+
+    def count(name, item):
+        is_layer = not name.startswith("optimizer") and "seed_generator" not in name
+        if isinstance(item, h5py.Dataset) and is_layer and name != TRAINING_STATE:
+            sizes.append(item.size)
+
+    with h5py.File(path, "r") as file:
+        file.visititems(count)
+    return sum(sizes)
+
+
+def _repack(path):
+    """Copies an HDF5 file onto itself: what was deleted in it gives its space back."""
+    whole = path.with_name(f"{path.name}.repacked")
+    with h5py.File(path, "r") as source, h5py.File(whole, "w") as target:
+        target.attrs.update(source.attrs)
+        for name in source:
+            source.copy(name, target)
+    whole.replace(path)
+
+
+# ---------------------------------------------------------------- what happens after each epoch
+
+
+class EpochRecorder(keras.callbacks.Callback):
+    """Writes best and last weights, the CSV log and the curves after each epoch.
+
+    The last weights are written after the best and carry the history, from which log and curves are
+    made. Whenever the process is killed, the files tell one story.
+
+    Args:
+        experiment: lib.experiment.Experiment.
+        configuration: lib.configuration.Configuration.
+        history: dictionaries of the epochs so far; each new one is appended.
+    """
+
+    def __init__(self, experiment, configuration, history):
+        super().__init__()
+        self.experiment = experiment
+        self.settings = _training_settings(configuration)
+        self.history = history
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Starts the clock."""
+        self.start = time.monotonic()
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Writes everything."""
+        best = min((row["val_loss"] for row in self.history), default=math.inf)
+        row = {"epoch": epoch + 1, **{name: float(value) for name, value in logs.items()}}
+        row["seconds"] = round(time.monotonic() - self.start, 2)
+        self.history.append(row)
+        if row["val_loss"] < best:
+            save_weights(self.model, self.experiment.weights("best"))
+        state = {"history": self.history, "settings": self.settings}
+        save_weights(self.model, self.experiment.weights("last"), state)
+        _write_log(self.history, self.experiment.file("log.csv"))
+        draw_loss_curves(self.history, self.experiment.file("loss_curves.png"))
+
+
+class ProgressLines(keras.callbacks.Callback):
+    """Says early how long the training will take, and one line after each epoch.
+
+    Args:
+        num_epochs: epochs in all.
+        num_batches: batches of an epoch.
+        has_bar: whether Keras's progress bar shows the figures of an epoch.
+    """
+
+    # The first batches compile the network and say nothing about speed.
+    WARM_UP, MEASURED = 3, 10
+
+    def __init__(self, num_epochs, num_batches, has_bar):
+        super().__init__()
+        self.num_epochs = num_epochs
+        self.num_batches = num_batches
+        self.has_bar = has_bar
+        self.told = False
+        self.best = math.inf
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Starts the clock."""
+        self.start = time.monotonic()
+        self.epochs_left = self.num_epochs - epoch
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Estimates the duration once, from the first batches after the warm-up."""
+        if batch + 1 == self.WARM_UP:
+            self.measured_from = time.monotonic()
+        if batch + 1 == self.WARM_UP + self.MEASURED and not self.told:
+            self.told = True
+            per_batch = (time.monotonic() - self.measured_from) / self.MEASURED
+            whole = per_batch * self.num_batches * self.epochs_left
+            print(
+                f"\n{per_batch * 1000:.0f} ms a batch: about {duration(whole)} for the "
+                f"{self.epochs_left} epochs to come.",
+                flush=True,
+            )
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Tells what the epoch gave and how long the rest will take."""
+        seconds = time.monotonic() - self.start
+        left = duration(seconds * (self.epochs_left - 1))
+        is_best = logs["val_loss"] < self.best
+        self.best = min(self.best, logs["val_loss"])
+        figures = "" if self.has_bar else "".join(f" - {k}: {v:.4f}" for k, v in logs.items())
+        best = " - best so far" if is_best else ""
+        print(
+            f"{chr(10) if self.has_bar else ''}Epoch {epoch + 1}/{self.num_epochs} - "
+            f"{duration(seconds)}{figures}{best} - {left} left",
+            flush=True,
+        )
+
+
+class PlateauDetector(keras.callbacks.Callback):
+    """Says in plain words when a network has learnt nothing, and stops it when the loss is NaN.
+
+    Two losses tell of it. ln(number of classes): the network answers the same probability for all
+    classes; with a ReLU before the softmax it may have died, and then has no gradient to recover
+    by. The entropy of the class shares (about .32 on DRIVE): it answers the share of each class
+    everywhere, whatever the image.
+
+    Args:
+        class_shares: share of the pixels of each class, summing to 1.
+        patience: epochs in a row on the entropy before it is reported.
+    """
+
+    def __init__(self, class_shares, patience=2):
+        super().__init__()
+        self.uniform = math.log(len(class_shares))
+        self.entropy = -sum(share * math.log(share) for share in class_shares if share > 0)
+        self.patience = patience
+        self.epochs_on_entropy = 0
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Compares the losses with those of an answer that does not look at the image."""
+        loss, validation = logs["loss"], logs["val_loss"]
+        if not math.isfinite(loss):
+            raise UserError(
+                f"The training loss is {loss} in epoch {epoch + 1}: it has diverged. Lower "
+                "[training settings] learning_rate (or momentum) and start anew with --overwrite."
+            )
+        if max(abs(loss - self.uniform), abs(validation - self.uniform)) < 1e-4:
+            num_classes = round(math.exp(self.uniform))
+            print(
+                f"\nPLATEAU: the loss stays at {self.uniform:.4f} = ln {num_classes}: the network "
+                "answers the same probability for every class everywhere. With "
+                "output_activation = relu it has died and cannot recover. Start anew with another "
+                "[training settings] seed, or with output_activation = linear.",
+                flush=True,
+            )
+            return
+        on_entropy = min(loss, validation) > 0.98 * self.entropy and loss < 1.05 * self.entropy
+        self.epochs_on_entropy = self.epochs_on_entropy + 1 if on_entropy else 0
+        if self.epochs_on_entropy == self.patience:
+            print(
+                f"\nPLATEAU: for {self.patience} epochs the loss has stayed at {loss:.4f}, the "
+                f"entropy of the class shares ({self.entropy:.4f}): the network answers the same "
+                "everywhere, whatever the image. Look at the sample pictures: do images and "
+                "masks fit? Then try a higher [training settings] learning_rate, optimizer = adam, "
+                "another seed, or output_activation = linear.",
+                flush=True,
+            )
+
+
+def duration(seconds):
+    """Words a duration: 45 s, 12 min, 3 h 20 min, 2 d 4 h."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 48:
+        return f"{hours} h {minutes} min"
+    return f"{hours // 24} d {hours % 24} h"
+
+
+def _write_log(history, path):
+    with written_whole(path) as beside, open(beside, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fieldnames=list(history[0]))
+        writer.writeheader()
+        writer.writerows(history)
+
+
+def _tensorboard(experiment):
+    if importlib.util.find_spec("tensorboard") is None:
+        raise UserError(
+            "[training settings] tensorboard = True needs the package tensorboard: "
+            "pip install tensorboard, or set it to False."
+        )
+    return keras.callbacks.TensorBoard(experiment.file("tensorboard"), write_graph=False)
+
+
+def draw_model(model, experiment):
+    """Draws the network where graphviz's program `dot` exists; else writes it as a table.
+
+    Args:
+        model: keras.Model.
+        experiment: lib.experiment.Experiment; gets <name>_model.png or <name>_model.txt, and
+            <name>_architecture.json.
+    """
+    with written_whole(experiment.file("architecture.json")) as beside:
+        beside.write_text(model.to_json(indent=1), encoding="utf-8")
+    if shutil.which("dot"):
+        with written_whole(experiment.file("model.png")) as beside:
+            keras.utils.plot_model(model, beside, show_shapes=True, show_layer_names=True)
+        return
+    lines = []
+    model.summary(print_fn=lambda line, line_break=True: lines.append(line), line_length=100)
+    with written_whole(experiment.file("model.txt")) as beside:
+        beside.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print(
+        "The program dot (Debian: apt install graphviz) is not installed: the network is written "
+        f"as a table to {experiment.file('model.txt')} in place of a picture."
+    )

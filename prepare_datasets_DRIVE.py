@@ -1,0 +1,198 @@
+"""Turns the image files of DRIVE into the HDF5 files that training and testing read.
+
+    python prepare_datasets_DRIVE.py [folder] [--output folder]
+
+The folder (default ./DRIVE) holds {training,test}/{images,1st_manual,mask} and perhaps
+test/2nd_manual, as DRIVE is given out; any number of images, any one size. Expected result: six
+files DRIVE_dataset_{imgs,groundTruth,borderMasks}_{train,test}.hdf5 in the folder
+./DRIVE_datasets_training_testing/, 73 MB in all for the 20 + 20 images of DRIVE, in about 2
+seconds. Where the test images have no ground truth (as DRIVE is given out today), that file is left
+out and said so.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from lib.errors import raise_if_any, run_script
+from lib.help_functions import write_hdf5
+from lib.image_files import list_images, read_binary_mask, read_photograph
+
+OUTPUT_FOLDER = "DRIVE_datasets_training_testing"
+# Ground truth may reach a few pixels beyond the FOV at its rim: 0.05 % of DRIVE's vessel pixels do.
+MOST_VESSEL_OUTSIDE_FOV = 0.05
+
+
+def main():
+    """Reads the command line and prepares the data."""
+    parser = argparse.ArgumentParser(description="Prepares DRIVE for training and testing.")
+    parser.add_argument("folder", nargs="?", default="DRIVE", help="default: ./DRIVE")
+    parser.add_argument("--output", default=OUTPUT_FOLDER, help=f"default: ./{OUTPUT_FOLDER}")
+    arguments = parser.parse_args()
+    prepare(Path(arguments.folder), Path(arguments.output))
+
+
+def prepare(folder, output_folder):
+    """Checks all images of a folder in DRIVE's layout and writes the HDF5 files.
+
+    retina-unet prepare_datasets_DRIVE.py, get_datasets. Differs: uint8 in place of float64; pairs
+    by id and sorted, not in the order of the file system; any number of images; files are checked.
+
+    Args:
+        folder: holds {training,test}/{images,1st_manual,mask}.
+        output_folder: where the six files go.
+    Raises:
+        UserError: with all problems found; nothing is written then.
+    """
+    subsets = {"train": "training", "test": "test"}
+    read = {short: read_subset(folder / name) for short, name in subsets.items()}
+    raise_if_any([problem for _, problems in read.values() for problem in problems])
+    for subset, (images, _) in read.items():
+        write_subset(output_folder, subset, images)
+    print(f"Written to {output_folder}")
+
+
+def read_subset(folder):
+    """Reads and checks one half of the data set.
+
+    Args:
+        folder: holds images, 1st_manual, mask and perhaps 2nd_manual.
+    Returns:
+        ({"ids": [...], "images": (N, 3, H, W), "1st_manual": (N, 1, H, W), ...} uint8, problems);
+        a test set without ground truth has no "1st_manual". Where there are problems, no images.
+    """
+    is_test = folder.name == "test"
+    files, problems = _find_files(folder, is_test)
+    if problems:
+        return {}, problems
+    arrays = {"ids": list(files["images"])}
+    for kind, by_id in files.items():
+        read = read_photograph if kind == "images" else read_binary_mask
+        arrays[kind] = []
+        for identity in arrays["ids"]:
+            try:
+                arrays[kind].append(read(by_id[identity]))
+            except ValueError as error:
+                problems.append(str(error))
+    if problems:
+        return {}, problems
+    problems = _check_sizes(files, arrays) or _check_masks(files, arrays)
+    return _stacked(arrays) if not problems else {}, problems
+
+
+def write_subset(output_folder, subset, arrays):
+    """Writes the three files of one half; without ground truth an old file of it is taken away.
+
+    Args:
+        output_folder: where the files go.
+        subset: "train" or "test".
+        arrays: as read_subset gives them.
+    """
+    ids = arrays["ids"]
+    print(f"{subset}: {len(ids)} images of {_size(arrays['images'])}, ids {ids[0]} to {ids[-1]}")
+
+    def path(kind):
+        return output_folder / f"DRIVE_dataset_{kind}_{subset}.hdf5"
+
+    has_ground_truth = "1st_manual" in arrays
+    write_hdf5(path("imgs"), arrays["images"], ids=ids, has_ground_truth=has_ground_truth)
+    write_hdf5(path("borderMasks"), arrays["mask"], ids=ids)
+    if has_ground_truth:
+        second = arrays.get("2nd_manual")
+        write_hdf5(path("groundTruth"), arrays["1st_manual"], ids=ids, second_observer=second)
+        return
+    path("groundTruth").unlink(missing_ok=True)
+    print(
+        f"{subset}: no ground truth (no folder 1st_manual). {path('groundTruth').name} is left "
+        "out; testing will predict and draw, but cannot give figures."
+    )
+
+
+def _find_files(folder, is_test):
+    """Lists the files of every kind by id -> ({kind: {id: path}}, problems)."""
+    kinds = ["images", "mask"]
+    if not is_test or (folder / "1st_manual").is_dir():
+        kinds.append("1st_manual")
+    if (folder / "2nd_manual").is_dir():
+        kinds.append("2nd_manual")
+    if not folder.is_dir():
+        return {}, [
+            f"The folder {folder} does not exist. Expected there: {', '.join(kinds)}. Download "
+            "DRIVE (see DRIVE/README.md) and give its folder as the argument."
+        ]
+    files, problems = {}, []
+    for kind in kinds:
+        try:
+            files[kind] = list_images(folder / kind)
+        except ValueError as error:
+            problems.append(str(error))
+    for kind in set(files) - {"images"} if "images" in files else ():
+        problems += _unpaired(folder, kind, files["images"], files[kind])
+    return files, problems
+
+
+def _unpaired(folder, kind, images, others):
+    """Lists images without a partner in another folder, and partners without an image."""
+    missing = [identity for identity in images if identity not in others]
+    surplus = [identity for identity in others if identity not in images]
+    problems = []
+    if missing:
+        problems.append(
+            f"{folder / kind} has {len(others)} files for {len(images)} images. "
+            f"Missing for id: {', '.join(missing)}."
+        )
+    if surplus:
+        problems.append(
+            f"{folder / kind} has files without an image in {folder / 'images'}, "
+            f"id: {', '.join(surplus)}."
+        )
+    return problems
+
+
+def _check_sizes(files, arrays):
+    """Lists the files whose size differs from that of the first image."""
+    expected = arrays["images"][0].shape[-2:]
+    first = files["images"][arrays["ids"][0]].name
+    return [
+        f"{files[kind][identity]} must have {expected[1]} x {expected[0]} pixels (width x height) "
+        f"as {first} has. Received: {image.shape[-1]} x {image.shape[-2]}."
+        for kind in files
+        for identity, image in zip(arrays["ids"], arrays[kind])
+        if image.shape[-2:] != expected
+    ]
+
+
+def _check_masks(files, arrays):
+    """Lists empty FOV masks and vessels outside the FOV: signs of swapped files or folders."""
+    problems = []
+    for index, identity in enumerate(arrays["ids"]):
+        fov = arrays["mask"][index] > 0
+        if not fov.any():
+            problems.append(f"{files['mask'][identity]} must show the FOV in white; it is black.")
+            continue
+        for kind in set(files) & {"1st_manual", "2nd_manual"}:
+            vessels = arrays[kind][index] > 0
+            outside = np.count_nonzero(vessels & ~fov) / max(1, np.count_nonzero(vessels))
+            if outside > MOST_VESSEL_OUTSIDE_FOV:
+                problems.append(
+                    f"{files[kind][identity]}: {outside:.0%} of its vessels lie outside the FOV of "
+                    f"{files['mask'][identity].name}; expected at most "
+                    f"{MOST_VESSEL_OUTSIDE_FOV:.0%}. Are {kind} and mask swapped, or files renamed?"
+                )
+    return problems
+
+
+def _stacked(arrays):
+    stacks = {kind: np.stack(images) for kind, images in arrays.items() if kind != "ids"}
+    stacks = {kind: s if s.ndim == 4 else s[:, np.newaxis] for kind, s in stacks.items()}
+    return {"ids": arrays["ids"], **stacks}
+
+
+def _size(images):
+    return f"{images.shape[-1]} x {images.shape[-2]} pixels"
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(main))

@@ -1,0 +1,13 @@
+"""Tests the experiment that configuration.txt describes, after its training.
+
+    python run_testing.py [configuration file]
+
+Starts the prediction script of src/, which writes probabilities, pictures and figures into <name>/.
+"""
+
+import sys
+
+from src.launch import launch
+
+if __name__ == "__main__":
+    sys.exit(launch("prediction"))

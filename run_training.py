@@ -1,0 +1,14 @@
+"""Trains the experiment that configuration.txt describes.
+
+    python run_training.py [configuration file] [--overwrite]
+
+Makes the folder <name>/, copies the configuration into it and starts the training script of src/.
+Started again after an interruption, it goes on from the last finished epoch.
+"""
+
+import sys
+
+from src.launch import launch
+
+if __name__ == "__main__":
+    sys.exit(launch("training"))

@@ -1,0 +1,116 @@
+"""Starts the script that a configuration asks for, in the foreground or with a log file.
+
+With `nohup = True` everything printed goes to <name>/<name>_training.nohup (_prediction.nohup), and
+a closed terminal does not stop the work. The original hides its errors there and exits with 0;
+here the exit status is the script's, and the last lines of the log are shown when it failed.
+"""
+
+import argparse
+import contextlib
+import importlib
+import os
+import signal
+import sys
+import traceback
+
+from lib.configuration import read_configuration
+from lib.errors import UserError, print_problems, run_script
+from lib.experiment import Experiment
+
+SCRIPTS = {
+    ("retina", "training"): "src.retinaNN_training",
+    ("retina", "prediction"): "src.retinaNN_predict",
+}
+LAST_LINES = 20
+
+
+def launch(step):
+    """Reads the command line, and runs one step of the configured experiment.
+
+    Args:
+        step: "training" or "prediction".
+    Returns:
+        exit status: 0, or 1 for an error.
+    """
+    arguments = _read_command_line(step)
+    # TensorFlow's own start-up lines say nothing that describe_devices does not say better.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    return run_script(lambda: _run(step, arguments))
+
+
+def _read_command_line(step):
+    parser = argparse.ArgumentParser(
+        description=f"Starts the {step} of the experiment that a configuration file describes."
+    )
+    parser.add_argument(
+        "configuration",
+        nargs="?",
+        default="configuration.txt",
+        help="default: ./configuration.txt",
+    )
+    if step == "training":
+        parser.add_argument(
+            "--overwrite",
+            action="store_true",
+            help="start anew and replace an earlier training of the same name",
+        )
+    return parser.parse_args()
+
+
+def _run(step, arguments):
+    configuration = read_configuration(arguments.configuration)
+    experiment = Experiment(configuration.experiment_name.name)
+    if step == "training":
+        settings, options = configuration.training_settings, {"overwrite": arguments.overwrite}
+    else:
+        settings, options = configuration.testing_settings, {}
+        experiment.find_weights(settings.best_last)
+    script = importlib.import_module(SCRIPTS[configuration.task, step])
+    with experiment.writable_folder():
+        if settings.nohup:
+            with _output_in(experiment.file(f"{step}.nohup")):
+                script.main(configuration, **options)
+        else:
+            script.main(configuration, **options)
+
+
+@contextlib.contextmanager
+def _output_in(log):
+    """Sends all output, that of libraries too, to a log file, and outlives the terminal.
+
+    An error is written to the log; then the log's last lines are shown where the user is.
+    """
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    print(f"nohup = True: the output goes to {log}. To follow it: tail -f {log}", flush=True)
+    kept = [os.dup(stream.fileno()) for stream in (sys.stdout, sys.stderr)]
+    with open(log, "a", encoding="utf-8") as file:
+        _redirect([file.fileno()] * 2)
+    try:
+        yield
+    except UserError as error:
+        print_problems(error.problems)
+        _redirect(kept)
+        raise
+    except Exception:
+        traceback.print_exc()
+        _redirect(kept)
+        _show_end(log)
+        raise SystemExit(1) from None
+    except BaseException:
+        _redirect(kept)
+        raise
+    _redirect(kept)
+    print(f"Done; see {log}.")
+
+
+def _redirect(descriptors):
+    for stream, descriptor in zip((sys.stdout, sys.stderr), descriptors):
+        stream.flush()
+        os.dup2(descriptor, stream.fileno())
+
+
+def _show_end(log):
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    print(f"The last lines of {log}:", file=sys.stderr)
+    print("\n".join(f"  | {line}" for line in lines[-LAST_LINES:]), file=sys.stderr)

@@ -1,0 +1,313 @@
+"""Tests the network of the retina experiment: probabilities, pictures and figures.
+
+    python src/retinaNN_predict.py [configuration.txt]
+
+The same as `python run_testing.py`, without a log file. Expected result in the folder <name>/:
+predictions.hdf5, grids of pictures, ROC and precision-recall curves, performances.txt and .json.
+With the weights that retina-unet published, DRIVE at stride 5 gives an area under the ROC curve of
+0.979034 (docs/RESULTS.md gives the times).
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+
+if __name__ == "__main__":  # started by itself: lib lies beside src
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from lib.configuration import read_configuration
+from lib.devices import describe_devices, set_up_devices
+from lib.errors import UserError, run_script
+from lib.evaluation import (
+    binary_figures,
+    confusion_figures,
+    performances_text,
+    pred_only_FOV,
+    roc_and_pr_curves,
+    spread,
+)
+from lib.experiment import Experiment
+from lib.extract_patches import num_overlap_patches, pad_to_multiple, predict_overlap
+from lib.help_functions import group_images, visualize, write_hdf5, written_whole
+from lib.keras1_weights import is_keras1_file, load_keras1_weights
+from lib.plots import draw_precision_recall, draw_roc
+from lib.pre_processing import preprocess
+from lib.training import duration, load_weights
+from src.retina_data import load_subset
+from src.retinaNN_training import build_network
+
+# One pass over a whole image pads it to a multiple of this.
+FULL_IMAGE_MULTIPLE = 16
+
+
+def main(configuration):
+    """Tests as a configuration says.
+
+    retina-unet src/retinaNN_predict.py. Differs: docs/DIFFERENCES.md.
+
+    Args:
+        configuration: lib.configuration.Configuration of the retina task.
+    Raises:
+        UserError: for data, weights or settings that do not fit.
+    """
+    settings = configuration.testing_settings
+    experiment = Experiment(configuration.experiment_name.name)
+
+    # 1. The device, the weights to test, the images.
+    set_up_devices()
+    print(describe_devices(), flush=True)
+    precision = configuration.training_settings.mixed_precision
+    keras.config.set_dtype_policy("mixed_bfloat16" if precision else "float32")
+    weights = experiment.find_weights(settings.best_last)
+    data = _first_images(load_subset(configuration, "test"), configuration)
+    images = preprocess(data["images"], configuration.data_attributes.equalization)
+
+    # 2. The network and its weights, and the prediction.
+    print(f"Testing {weights} on {len(images)} images, inference = {settings.inference}.")
+    predict = predict_full_images if settings.inference == "full_image" else predict_by_patches
+    probabilities = predict(configuration, weights, images)
+    _tell_constant(probabilities, weights)
+    write_hdf5(
+        experiment.folder / "predictions.hdf5",
+        probabilities,
+        ids=data["ids"],
+        settings=json.dumps(configuration.as_dict()),
+    )
+
+    # 3. The pictures.
+    save_pictures(experiment, images, probabilities, data, settings.N_group_visual)
+
+    # 4. The figures, where there is ground truth.
+    if data["ground_truth"] is None:
+        print(
+            "The test images have no ground truth: no figures, no curves. Probabilities and "
+            f"pictures are in {experiment.folder}."
+        )
+        return
+    performances = evaluate(probabilities, data)
+    save_performances(experiment, performances, probabilities, data)
+
+
+# ---------------------------------------------------------------- prediction
+
+
+def predict_by_patches(configuration, weights, images):
+    """Predicts each image by patches, overlapping and averaged or (average_mode = False) apart.
+
+    Args:
+        configuration: lib.configuration.Configuration.
+        weights: path of the weights.
+        images: (num_images, 1, height, width) float32 in [0, 1].
+    Returns:
+        (num_images, 1, height, width) float32, probability of vessel.
+    """
+    settings, attributes = configuration.testing_settings, configuration.data_attributes
+    patch_size = (attributes.patch_height, attributes.patch_width)
+    stride = (settings.stride_height, settings.stride_width)
+    stride = stride if settings.average_mode else patch_size
+    model = build_network(configuration, *patch_size)
+    load_any_weights(model, weights)
+
+    def predictor(patches):
+        vessel = np.asarray(model.predict_on_batch(patches))[..., 1]
+        return vessel.reshape(-1, *patch_size)
+
+    per_image = num_overlap_patches(images.shape[2:], patch_size, stride)
+    print(f"{per_image:,} patches an image, {per_image * len(images):,} in all.")
+    progress = Progress(per_image * len(images))
+    predicted = [predict_overlap(predictor, x, patch_size, stride, progress.add) for x in images]
+    progress.finish()
+    return np.stack(predicted)[:, np.newaxis]
+
+
+def predict_full_images(configuration, weights, images):
+    """Predicts each image in one pass: the zero-padded image in place of patches.
+
+    The network is fully convolutional, so its weights fit inputs of any size. Not in the original;
+    about 75 times less work than stride 5, at slightly lower figures (docs/RESULTS.md).
+    Arguments and result as in predict_by_patches.
+    """
+    height, width = images.shape[2:]
+    padded_size = pad_to_multiple(images[0], FULL_IMAGE_MULTIPLE).shape[1:]
+    model = build_network(configuration, *padded_size)
+    load_any_weights(model, weights)
+    progress = Progress(len(images))
+    predicted = []
+    for image in images:
+        batch = pad_to_multiple(image, FULL_IMAGE_MULTIPLE)[np.newaxis]
+        vessel = np.asarray(model.predict_on_batch(batch))[..., 1]
+        predicted.append(vessel.reshape(1, *padded_size)[:, :height, :width])
+        progress.add(1)
+    progress.finish()
+    return np.stack(predicted)
+
+
+def load_any_weights(model, path):
+    """Loads weights written here, or by retina-unet in 2016, whichever the file holds.
+
+    Args:
+        model: keras.Model of the network.
+        path: existing file.
+    Raises:
+        UserError: if the file is not whole or holds another network.
+    """
+    try:
+        is_keras1 = is_keras1_file(path)
+    except OSError:
+        is_keras1 = False  # load_weights words what is wrong with the file
+    if not is_keras1:
+        load_weights(model, path)
+        return
+    try:
+        load_keras1_weights(model, path)
+    except (ValueError, KeyError, OSError) as error:
+        raise UserError(
+            f"{error}. Mend [training settings] network or the weights' folder."
+        ) from error
+    print(f"{path} was written by Keras 1 (retina-unet, 2016): kernels turned by 180 degrees.")
+
+
+class Progress:
+    """Shows how much is predicted and the time left: a bar on a terminal, else a line a minute.
+
+    Args:
+        total: units (patches or images) to come.
+    """
+
+    SECONDS_BETWEEN_LINES = 60
+
+    def __init__(self, total):
+        self.total = total
+        self.done = 0
+        self.start = self.last_line = time.monotonic()
+        self.bar = keras.utils.Progbar(total) if sys.stdout.isatty() else None
+
+    def add(self, number):
+        """Counts further units as done."""
+        self.done += number
+        if self.bar:
+            self.bar.update(self.done)
+            return
+        now = time.monotonic()
+        if now - self.last_line > self.SECONDS_BETWEEN_LINES:
+            self.last_line = now
+            left = (now - self.start) / self.done * (self.total - self.done)
+            print(f"{self.done:,} of {self.total:,} predicted, {duration(left)} left", flush=True)
+
+    def finish(self):
+        """Tells the time it all took."""
+        print(f"Predicted in {duration(time.monotonic() - self.start)}.", flush=True)
+
+
+# ---------------------------------------------------------------- pictures and figures
+
+
+def save_pictures(experiment, images, probabilities, data, num_in_row):
+    """Saves grids of originals, ground truths and predictions, and comparisons row by row.
+
+    Everything outside the FOV is black in the predictions. N_group_visual images stand side by side
+    in each comparison; the last one may hold fewer.
+
+    Args:
+        experiment: lib.experiment.Experiment.
+        images: (num_images, 1, height, width) float32, pre-processed.
+        probabilities: like images.
+        data: with fov_masks and ground_truth (or None), like images.
+        num_in_row: images side by side.
+    """
+    rows = {"originals": images, "groundTruths": data["ground_truth"]}
+    rows["predictions"] = probabilities * data["fov_masks"]
+    rows = {name: row.astype(np.float32) for name, row in rows.items() if row is not None}
+    for name, row in rows.items():
+        visualize(group_images(row, num_in_row), experiment.folder / f"all_{name}.png")
+    for number, first in enumerate(range(0, len(images), num_in_row)):
+        stripes = [
+            group_images(row[first : first + num_in_row], num_in_row) for row in rows.values()
+        ]
+        ending = f"Original_GroundTruth_Prediction{number}.png"
+        visualize(np.concatenate(stripes), experiment.file(ending))
+
+
+def evaluate(probabilities, data):
+    """Computes all figures.
+
+    Args:
+        probabilities: (num_images, 1, height, width) float32.
+        data: with fov_masks, ground_truth, ids and perhaps second_observer.
+    Returns:
+        dictionary as performances.json has it: inside_FOV, whole_image, per_image, second_observer.
+    """
+    masks, ground_truth, second = data["fov_masks"], data["ground_truth"], data["second_observer"]
+    in_fov, truth_in_fov = pred_only_FOV(probabilities, ground_truth, masks)
+    images = [
+        {"id": name, **binary_figures(truth[mask > 0], probability[mask > 0])}
+        for name, truth, mask, probability in zip(data["ids"], ground_truth, masks, probabilities)
+    ]
+    performances = {
+        "inside_FOV": binary_figures(truth_in_fov, in_fov),
+        "whole_image": binary_figures(ground_truth.ravel(), probabilities.ravel()),
+        "per_image": {"spread": spread(images), "images": images},
+        "second_observer": None,
+    }
+    if second is not None:
+        observed, truth = pred_only_FOV(second, ground_truth, masks)
+        performances["second_observer"] = confusion_figures(truth > 0, observed > 0)
+    return performances
+
+
+def save_performances(experiment, performances, probabilities, data):
+    """Saves performances.txt, performances.json and both curves, and prints the figures."""
+    written = performances_text(performances)
+    print("\n" + written)
+    with written_whole(experiment.folder / "performances.txt") as beside:
+        beside.write_text(written, encoding="utf-8")
+    with written_whole(experiment.folder / "performances.json") as beside:
+        beside.write_text(json.dumps(performances, indent=1) + "\n", encoding="utf-8")
+    inside, second = performances["inside_FOV"], performances["second_observer"]
+    if inside["auc_roc"] is None:
+        print("The ground truth holds one class only: areas and curves are undefined.")
+        return
+    in_fov, truth = pred_only_FOV(probabilities, data["ground_truth"], data["fov_masks"])
+    curves = roc_and_pr_curves(truth, in_fov)
+    roc_point = second and (second["specificity"], second["sensitivity"])
+    pr_point = second and (second["sensitivity"], second["precision"])
+    draw_roc(*curves["roc"], inside["auc_roc"], experiment.folder / "ROC.png", roc_point)
+    path = experiment.folder / "Precision_recall.png"
+    draw_precision_recall(*curves["pr"], inside["auc_pr"], path, pr_point)
+    print(f"Pictures, figures and predictions.hdf5 are in {experiment.folder}.")
+
+
+def _first_images(data, configuration):
+    """Keeps the first full_images_to_test images."""
+    number = configuration.testing_settings.full_images_to_test
+    available = len(data["images"])
+    if number > available:
+        raise UserError(
+            configuration.problem(
+                "testing settings",
+                "full_images_to_test",
+                f"at most {available}, the number of test images",
+                f"Use {available}.",
+            )
+        )
+    return {name: None if values is None else values[:number] for name, values in data.items()}
+
+
+def _tell_constant(probabilities, weights):
+    """Says so when the pictures will be one grey."""
+    if float(np.ptp(probabilities)) < 1e-3:
+        print(
+            f"WARNING: the network answers {float(probabilities.mean()):.3f} for every pixel, so "
+            f"the predictions are one grey. {weights} holds a network that learnt nothing; look "
+            "for PLATEAU in the training's output.",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    path = sys.argv[1] if len(sys.argv) > 1 else "configuration.txt"
+    sys.exit(run_script(lambda: main(read_configuration(path))))

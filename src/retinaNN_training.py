@@ -1,0 +1,193 @@
+"""Trains the network of the retina experiment.
+
+    python src/retinaNN_training.py [configuration.txt]
+
+The same as `python run_training.py`, without a log file. Expected result: a folder <name>/ with the
+best and the last weights, a log, loss curves and sample pictures. With the original's settings
+(190,000 patches, 150 epochs): docs/RESULTS.md gives the times.
+"""
+
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+
+if __name__ == "__main__":  # started by itself: lib lies beside src
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from lib.configuration import read_configuration
+from lib.devices import describe_devices, inner_data_format, set_up_devices
+from lib.errors import UserError, run_script
+from lib.experiment import Experiment
+from lib.extract_patches import crop_to_square, cut_patches, draw_patch_positions
+from lib.help_functions import group_images, visualize
+from lib.patch_dataset import PatchDataset
+from lib.pre_processing import preprocess
+from lib.training import draw_model, get_optimizer, read_history, train
+from lib.unet import NETWORKS
+from src.retina_data import load_subset
+
+VALIDATION_SHARE = 0.1
+NUM_SAMPLES, SAMPLES_PER_ROW = 40, 5
+
+
+def main(configuration, overwrite=False):
+    """Trains as a configuration says.
+
+    retina-unet src/retinaNN_training.py. Differs: docs/DIFFERENCES.md.
+
+    Args:
+        configuration: lib.configuration.Configuration of the retina task.
+        overwrite: whether to start anew where there is an earlier training of the same name.
+    Raises:
+        UserError: for data or settings that do not fit.
+    """
+    settings = configuration.training_settings
+    experiment = Experiment(configuration.experiment_name.name)
+    with experiment.writable_folder(), experiment.locked_for_training():
+        # 1. How far an earlier start came; the device, the seed, the precision.
+        history = [] if overwrite else read_history(experiment, configuration)
+        set_up_devices()
+        print(describe_devices(), flush=True)
+        keras.utils.set_random_seed(settings.seed)
+        keras.config.set_dtype_policy("mixed_bfloat16" if settings.mixed_precision else "float32")
+
+        # 2. Training and validation patches, and a look at what is fed.
+        images, ground_truth, positions = load_patches(configuration)
+        training_data, validation_data = split_patches(
+            configuration, images, ground_truth, positions, epoch=len(history)
+        )
+        save_samples(experiment, images, ground_truth, positions, training_data.patch_size)
+
+        # 3. The network.
+        model = build_network(configuration, *training_data.patch_size)
+        model.compile(
+            optimizer=get_optimizer(settings),
+            loss="sparse_categorical_crossentropy",
+            metrics=["accuracy"],
+        )
+        print(f"Network {settings.network} with {model.count_params():,} parameters.")
+        draw_model(model, experiment)
+
+        # 4. The training itself.
+        vessel_share = float(ground_truth.mean())
+        shares = (1 - vessel_share, vessel_share)
+        train(model, training_data, validation_data, experiment, configuration, history, shares)
+    best = min(history, key=lambda row: row["val_loss"])
+    print(
+        f"Trained. Lowest validation loss {best['val_loss']:.4f} in epoch {best['epoch']}: "
+        f"{experiment.weights('best')}. Next: python run_testing.py {configuration.path}"
+    )
+
+
+def load_patches(configuration):
+    """Reads the training images and draws where the patches lie in them.
+
+    Returns:
+        images (N, 1, H, W) float32 in [0, 1], ground truth (N, 1, H, W) uint8 in {0, 1}, positions
+        (N_subimgs, 3).
+    """
+    data = load_subset(configuration, "train")
+    images = crop_to_square(preprocess(data["images"], configuration.data_attributes.equalization))
+    positions = _draw_positions(configuration, crop_to_square(data["fov_masks"]))
+    _tell_split(positions, data["ids"])
+    return images, crop_to_square(data["ground_truth"]), positions
+
+
+def split_patches(configuration, images, ground_truth, positions, epoch):
+    """Gives the batches for training, shuffled, and for validation, the last 10 % of the patches."""
+    settings, attributes = configuration.training_settings, configuration.data_attributes
+    options = {
+        "patch_size": (attributes.patch_height, attributes.patch_width),
+        "batch_size": settings.batch_size,
+    }
+    num_training = _num_training(positions)
+    training_data = PatchDataset(
+        images,
+        ground_truth,
+        positions[:num_training],
+        shuffle_seed=settings.seed,
+        epoch=epoch,
+        **options,
+    )
+    return training_data, PatchDataset(images, ground_truth, positions[num_training:], **options)
+
+
+def build_network(configuration, height, width):
+    """Builds the configured network for grey inputs of height x width pixels, for this device."""
+    settings = configuration.training_settings
+    return NETWORKS[settings.network](
+        1,
+        height,
+        width,
+        output_activation=settings.output_activation,
+        data_format=inner_data_format(),
+    )
+
+
+def save_samples(experiment, images, ground_truth, positions, patch_size):
+    """Saves the first 40 training patches and their masks as grids of 5 in a row."""
+    chosen = positions[:NUM_SAMPLES]
+    for kind, source in (("imgs", images), ("masks", ground_truth.astype(np.float32))):
+        grid = group_images(cut_patches(source, chosen, *patch_size), SAMPLES_PER_ROW)
+        visualize(grid, experiment.folder / f"sample_input_{kind}.png")
+
+
+def _draw_positions(configuration, fov_masks):
+    settings, attributes = configuration.training_settings, configuration.data_attributes
+    num_images = len(fov_masks)
+    if settings.N_subimgs % num_images:
+        multiple = max(num_images, settings.N_subimgs // num_images * num_images)
+        raise UserError(
+            configuration.problem(
+                "training settings",
+                "N_subimgs",
+                f"a multiple of the {num_images} training images",
+                f"Use {multiple}.",
+            )
+        )
+    try:
+        return draw_patch_positions(
+            np.random.default_rng(settings.seed),
+            settings.N_subimgs,
+            fov_masks,
+            attributes.patch_height,
+            attributes.patch_width,
+            settings.inside_FOV,
+        )
+    except ValueError as error:
+        raise UserError(
+            f"{configuration.path}: [data attributes] patch_height and patch_width do not fit the "
+            f"training images: {error}. Choose smaller patches, or inside_FOV = False."
+        ) from error
+
+
+def _num_training(positions):
+    return int(len(positions) * (1 - VALIDATION_SHARE))
+
+
+def _tell_split(positions, ids):
+    """Says which images train and which validate; an image that gives patches to both is named."""
+    training, validation = np.split(positions[:, 0], [_num_training(positions)])
+    if not len(training) or not len(validation):
+        raise UserError(
+            "[training settings] N_subimgs must leave patches for training and for validation "
+            f"(the last 10 %). Received: {len(positions)}. Use at least {10 * len(ids)}."
+        )
+    validating = [ids[i] for i in np.unique(validation)]
+    print(
+        f"{len(training):,} patches for training; {len(validation):,} for validation, "
+        f"from the images {', '.join(validating)}."
+    )
+    shared = [ids[i] for i in np.intersect1d(training, validation)]
+    if shared:
+        print(
+            f"Note: image {', '.join(shared)} gives patches to both, so the validation loss is a "
+            "little too good. With a multiple of 10 images this does not happen."
+        )
+
+
+if __name__ == "__main__":
+    path = sys.argv[1] if len(sys.argv) > 1 else "configuration.txt"
+    sys.exit(run_script(lambda: main(read_configuration(path))))
