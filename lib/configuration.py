@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from lib.errors import UserError, raise_if_any
+from lib.overlap_tile import output_size, tile_starts
 
 REQUIRED = object()
 # Names that would put an experiment's files among the project's own.
@@ -120,12 +121,26 @@ def multiple_of_4(value):
 
 # ---------------------------------------------------------------- the keys
 
+EXPERIMENT_KEYS = (
+    Key("experiment name", "name", experiment_name),
+    Key("experiment name", "task", choice("retina", "membrane"), "retina"),
+)
+
 SHARED_TRAINING_KEYS = (
     Key("training settings", "N_epochs", integer(1)),
     Key("training settings", "nohup", boolean),
     Key("training settings", "seed", integer(0, 2**32 - 1), 0),
+    Key("training settings", "optimizer", choice("sgd", "adam"), "sgd"),
+    Key("training settings", "learning_rate", real(0, above=True), 0.01),
+    Key("training settings", "learning_rate_decay", choice("none", "cosine"), "none"),
     Key("training settings", "mixed_precision", boolean, False),
     Key("training settings", "tensorboard", boolean, False),
+)
+
+SHARED_TESTING_KEYS = (
+    Key("testing settings", "best_last", choice("best", "last")),
+    Key("testing settings", "N_group_visual", integer(1)),
+    Key("testing settings", "nohup", boolean),
 )
 
 RETINA_KEYS = (
@@ -136,8 +151,7 @@ RETINA_KEYS = (
     Key("data paths", "test_imgs_original", text),
     Key("data paths", "test_groundTruth", text),
     Key("data paths", "test_border_masks", text),
-    Key("experiment name", "name", experiment_name),
-    Key("experiment name", "task", choice("retina", "membrane"), "retina"),
+    *EXPERIMENT_KEYS,
     Key("data attributes", "patch_height", multiple_of_4),
     Key("data attributes", "patch_width", multiple_of_4),
     Key("data attributes", "equalization", choice("clahe", "histogram"), "clahe"),
@@ -145,22 +159,45 @@ RETINA_KEYS = (
     Key("training settings", "inside_FOV", boolean),
     Key("training settings", "batch_size", integer(1)),
     *SHARED_TRAINING_KEYS,
-    Key("training settings", "optimizer", choice("sgd", "adam"), "sgd"),
-    Key("training settings", "learning_rate", real(0, above=True), 0.01),
     Key("training settings", "momentum", real(0, 0.9999), 0.0),
     Key("training settings", "network", choice("unet", "gnet"), "unet"),
     Key("training settings", "output_activation", choice("relu", "linear"), "relu"),
-    Key("testing settings", "best_last", choice("best", "last")),
+    *SHARED_TESTING_KEYS,
     Key("testing settings", "full_images_to_test", integer(1)),
-    Key("testing settings", "N_group_visual", integer(1)),
     Key("testing settings", "average_mode", boolean),
     Key("testing settings", "stride_height", integer(1)),
     Key("testing settings", "stride_width", integer(1)),
-    Key("testing settings", "nohup", boolean),
     Key("testing settings", "inference", choice("patches", "full_image"), "patches"),
 )
 
-KEYS = {"retina": RETINA_KEYS}
+MEMBRANE_KEYS = (
+    Key("data paths", "path_local", text),
+    Key("data paths", "train_imgs_original", text),
+    Key("data paths", "train_groundTruth", text),
+    Key("data paths", "train_weight_maps", text),
+    Key("data paths", "test_imgs_original", text),
+    *EXPERIMENT_KEYS,
+    Key("data attributes", "tile_size", integer(1)),
+    Key("training settings", "N_tiles", integer(1)),
+    Key("training settings", "validation_images", integer(1), 5),
+    Key("training settings", "batch_size", integer(1), 1),
+    *SHARED_TRAINING_KEYS,
+    Key("training settings", "momentum", real(0, 0.9999), 0.99),
+    Key("training settings", "base_filters", integer(1), 64),
+    Key("training settings", "depth", integer(1, 8), 4),
+    Key("training settings", "variant", choice("paper", "release"), "paper"),
+    Key("training settings", "elastic_sigma", real(0), 10.0),
+    Key("training settings", "rotation_degrees", real(0, 180), 180.0),
+    Key("training settings", "shift", real(0), 0.0),
+    Key("training settings", "flip", boolean, True),
+    Key("training settings", "brightness", real(0, 1), 0.05),
+    Key("training settings", "contrast", real(0, 1), 0.2),
+    *SHARED_TESTING_KEYS,
+    Key("testing settings", "tile_size", integer(1), 572),
+    Key("testing settings", "symmetries", boolean, False),
+)
+
+KEYS = {"retina": RETINA_KEYS, "membrane": MEMBRANE_KEYS}
 
 
 # ---------------------------------------------------------------- reading
@@ -295,6 +332,12 @@ def _value(parser, key):
             raise ValueError("is missing. Add it, or take configuration.txt as a pattern.")
         return key.default
     received = parser.get(key.section, key.name).strip()
+    if "\n" in received:  # configparser joins an indented line to the value above it
+        first, below = received.split("\n", 1)
+        raise ValueError(
+            f"is followed by an indented line. Received: {first}, then {below.strip()}. "
+            "Begin every key at the left margin."
+        )
     try:
         return key.parse(received)
     except ValueError as error:
@@ -322,4 +365,16 @@ def _check_retina(configuration):
     return problems
 
 
-CROSS_CHECKS = {"retina": _check_retina}
+def _check_membrane(configuration):
+    """Lists tile sizes that do not fit the depth of the network."""
+    depth, problems = configuration.training_settings.depth, []
+    for section in ("data attributes", "testing settings"):
+        size = getattr(configuration, section.replace(" ", "_")).tile_size
+        try:
+            tile_starts(size, output_size(size, depth), depth)
+        except ValueError as error:
+            problems.append(f"{configuration.path}: [{section}] tile_size: {error}")
+    return problems
+
+
+CROSS_CHECKS = {"retina": _check_retina, "membrane": _check_membrane}

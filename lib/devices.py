@@ -22,6 +22,19 @@ def set_up_devices():
         tf.config.experimental.set_memory_growth(gpu, True)
 
 
+def start_computing(seed, mixed_precision):
+    """Sets up devices, seed and precision for a script, and says what it computes on.
+
+    Args:
+        seed: seeds weights, drop-out and all else that is random.
+        mixed_precision: whether to compute in bfloat16, keeping the weights in float32.
+    """
+    set_up_devices()
+    print(describe_devices(), flush=True)
+    keras.utils.set_random_seed(seed)
+    keras.config.set_dtype_policy("mixed_bfloat16" if mixed_precision else "float32")
+
+
 def list_gpus():
     """Names the GPUs that the backend sees, for example ["NVIDIA H200"]; empty without one."""
     backend = keras.backend.backend()

@@ -87,14 +87,15 @@ def load_hdf5_extra(path, name):
         path: the file.
         name: the data set, for example `ids`.
     Returns:
-        the array (of strings: a list), or None where the file has no such data set: files that
-        retina-unet wrote have only `image`.
+        the array (of strings: a list; of one string: itself), or None where the file has no such
+        data set: files that retina-unet wrote have only `image`.
     """
     with _open_hdf5(path) as file:
         if name not in file:
             return None
         if h5py.check_string_dtype(file[name].dtype):
-            return list(file[name].asstr()[...])
+            strings = file[name].asstr()[()]
+            return strings if isinstance(strings, str) else list(strings)
         return file[name][...]
 
 

@@ -1,5 +1,6 @@
 """Reads photographs and masks from image files, and says plainly what is wrong with one."""
 
+import contextlib
 import re
 from pathlib import Path
 
@@ -82,23 +83,104 @@ def read_binary_mask(path):
     Raises:
         ValueError: if it cannot be read whole or has other values; they are listed.
     """
-    grey = _as_grey(path, _open_whole(path))
+    return two_values(path, _as_grey(path, _open_whole(path)))
+
+
+def read_stack(path):
+    """Reads a TIFF file of any number of grey pages of 8 bits and one size.
+
+    Args:
+        path: a TIFF file, for example train-volume.tif of ISBI 2012.
+    Returns:
+        (num_pages, height, width) uint8.
+    Raises:
+        ValueError: if it cannot be read whole, a page is not grey of 8 bits, or sizes differ.
+    """
+    if not Path(path).is_file():
+        raise ValueError(f"{path} does not exist.")
+    pages = [_grey_page(f"{path}, page {n}", page) for n, page in enumerate(_pages(path), start=1)]
+    sizes = {page.shape for page in pages}
+    if len(sizes) > 1:
+        raise ValueError(f"{path} must hold pages of one size. Received: {sorted(sizes)}.")
+    return np.stack(pages)
+
+
+def read_grey_images(folder):
+    """Reads the grey images of a folder as one stack, in the order of their numbers.
+
+    Args:
+        folder: holds images of 8 bits and one size.
+    Returns:
+        (list of ids, (num_images, height, width) uint8).
+    Raises:
+        ValueError: if one cannot be read whole, is not grey of 8 bits, or sizes differ.
+    """
+    files = list_images(folder)
+    images = [_grey_page(path, _open_whole(path)) for path in files.values()]
+    for path, image in zip(files.values(), images):
+        if image.shape != images[0].shape:
+            raise ValueError(
+                f"{path} must have the size of the other images in {folder}, {images[0].shape}. "
+                f"Received: {image.shape}."
+            )
+    return list(files), np.stack(images)
+
+
+def two_values(place, grey):
+    """Checks that a mask or a stack of labels has two values.
+
+    Args:
+        place: where it came from, for the message.
+        grey: array of whole numbers.
+    Returns:
+        array of the same shape, uint8 in {0, 255}.
+    Raises:
+        ValueError: if it has other values than 0 and 255 (or 0 and 1); they are listed.
+    """
     values = np.unique(grey)
     if set(values.tolist()) <= {0, 255}:
         return grey.astype(np.uint8)
     if set(values.tolist()) <= {0, 1}:
         return (grey * 255).astype(np.uint8)
     raise ValueError(
-        f"{path} must be a mask with the values 0 and 255 (or 0 and 1). Received: "
+        f"{place} must have the values 0 and 255 (or 0 and 1) only. Received: "
         f"{_list_values(values)}. Threshold it and save it without loss (PNG, GIF or TIFF)."
     )
 
 
+def _pages(path):
+    """Reads all pages of an image file."""
+    pages = []
+    with _readable(path), Image.open(path) as image:
+        for page in range(getattr(image, "n_frames", 1)):
+            image.seek(page)
+            pages.append(image.copy())
+    return pages
+
+
+def _grey_page(place, image):
+    if image.mode == "1":
+        image = image.convert("L")
+    if image.mode != "L":
+        kinds = {"RGB": "in colours", "RGBA": "in colours", "I;16": "of 16 bits a pixel"}
+        raise ValueError(
+            f"{place} must be a grey image of 8 bits a pixel. Received: an image "
+            f"{kinds.get(image.mode, '')} (mode {image.mode}). Convert it to 8-bit grey."
+        )
+    return np.asarray(image)
+
+
 def _open_whole(path):
+    with _readable(path), Image.open(path) as image:
+        image.load()
+        return image
+
+
+@contextlib.contextmanager
+def _readable(path):
+    """Words what Pillow raises when a file is no image or not whole."""
     try:
-        with Image.open(path) as image:
-            image.load()
-            return image
+        yield
     except UnidentifiedImageError:
         raise ValueError(
             f"{path} is not an image that can be read ({Path(path).stat().st_size} bytes), "

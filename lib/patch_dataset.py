@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 
+from lib.elastic_deformation import Tile, cut_tile
 from lib.extract_patches import cut_patches
 
 
@@ -73,3 +74,102 @@ class PatchDataset(keras.utils.PyDataset):
         else:
             rng = np.random.default_rng([self.shuffle_seed, self.epoch])
             self._order = rng.permutation(num_patches)
+
+
+class TileDataset(keras.utils.PyDataset):
+    """Cuts tiles with their context, labels and weights, deformed at random if asked for.
+
+    The paper's training: one large tile a step. A tile's place and deformation follow from the
+    seed, the epoch's number and the tile's, so that a resumed training sees what an uninterrupted
+    one would have seen.
+
+    Args:
+        images: (num_slices, height, width) float32 in [0, 1].
+        labels: (num_slices, height, width) uint8, 1 = cell.
+        weights: (num_slices, height, width) float32 weight maps.
+        places: (num_tiles, 3) fixed slice, row and column of the label's tile; or a number of
+            tiles an epoch, drawn uniformly over the slices.
+        sizes: (input size, output size) of a tile in pixels.
+        batch_size: tiles in a batch; the last batch of an epoch may be smaller.
+        augmentation: lib.elastic_deformation.Augmentation, or None.
+        seed: of places and deformations.
+        epoch: number of the epoch that comes first, 0 unless training is resumed.
+    """
+
+    def __init__(
+        self,
+        images,
+        labels,
+        weights,
+        places,
+        *,
+        sizes,
+        batch_size=1,
+        augmentation=None,
+        seed=0,
+        epoch=0,
+    ):
+        super().__init__(workers=1, use_multiprocessing=False)
+        self.slices = (images, labels, weights)
+        self.places = None if np.isscalar(places) else places
+        self.num_tiles = places if np.isscalar(places) else len(places)
+        self.sizes = sizes
+        self.batch_size = batch_size
+        self.augmentation = augmentation
+        self.seed = seed
+        self.epoch = epoch
+
+    def __len__(self):
+        """Counts the batches of an epoch."""
+        return -(-self.num_tiles // self.batch_size)
+
+    def __getitem__(self, index):
+        """Cuts one batch.
+
+        Returns:
+            (B, 1, H, W) float32 tiles, (B, H'*W') int32 labels, (B, H'*W') float32 weights.
+        """
+        first = index * self.batch_size
+        numbers = range(first, min(first + self.batch_size, self.num_tiles))
+        tiles = [self.cut(number) for number in numbers]
+        images, labels, weights = (np.stack(parts) for parts in zip(*tiles))
+        flat = (len(tiles), -1)
+        return images[:, np.newaxis], labels.reshape(flat).astype(np.int32), weights.reshape(flat)
+
+    def cut(self, number):
+        """Cuts one tile of this epoch: image (H, W), label and weights (H', W')."""
+        rng = np.random.default_rng([self.seed, self.epoch, number])
+        index, row, column = self._draw_place(rng) if self.places is None else self.places[number]
+        parts = (stack[index] for stack in self.slices)
+        tile = Tile(int(row), int(column), *self.sizes)
+        return cut_tile(*parts, tile, self.augmentation, rng)
+
+    def on_epoch_end(self):
+        """Goes on to the tiles of the next epoch."""
+        self.epoch += 1
+
+    def _draw_place(self, rng):
+        num_slices, *shape = self.slices[0].shape
+        # A tile that is larger than the slice lies in its middle, mirrored around.
+        spare = [size - self.sizes[1] for size in shape]
+        place = [rng.integers(0, s + 1) if s > 0 else s // 2 for s in spare]
+        return rng.integers(num_slices), *place
+
+
+def covering_places(num_slices, shape, output_size):
+    """Lays tiles evenly over every slice, as few as cover it.
+
+    Args:
+        num_slices: number of slices.
+        shape: (height, width) of a slice in pixels.
+        output_size: side of the label's tile in pixels.
+    Returns:
+        (num_tiles, 3) int: slice, row and column of the label's tile.
+    """
+    starts = []
+    for size in shape:
+        number = -(-size // output_size)
+        last = size - output_size
+        evenly = np.linspace(0, last, number) if number > 1 else np.array([last // 2])
+        starts.append(np.rint(evenly).astype(int))
+    return np.array([(i, r, c) for i in range(num_slices) for r in starts[0] for c in starts[1]])

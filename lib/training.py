@@ -14,23 +14,29 @@ import keras
 from lib.errors import UserError
 from lib.help_functions import written_whole
 from lib.plots import draw_loss_curves
+from lib.progress import duration
 
 TRAINING_STATE = "training_state"
 # Settings that may change between the two halves of an interrupted training.
 FREE_SETTINGS = ("N_epochs", "nohup", "tensorboard")
 
 
-def get_optimizer(settings):
+def get_optimizer(settings, num_steps):
     """Builds the optimiser that the training settings ask for.
 
     Args:
-        settings: with optimizer ("sgd" or "adam"), learning_rate and momentum (sgd only).
+        settings: with optimizer ("sgd" or "adam"), learning_rate, learning_rate_decay ("none", or
+            "cosine" from the learning rate to 0 over the training) and momentum (sgd only).
+        num_steps: batches of the whole training.
     Returns:
         keras.optimizers.Optimizer.
     """
+    rate = settings.learning_rate
+    if settings.learning_rate_decay == "cosine":
+        rate = keras.optimizers.schedules.CosineDecay(rate, num_steps)
     if settings.optimizer == "adam":
-        return keras.optimizers.Adam(settings.learning_rate)
-    return keras.optimizers.SGD(settings.learning_rate, momentum=settings.momentum)
+        return keras.optimizers.Adam(rate)
+    return keras.optimizers.SGD(rate, momentum=settings.momentum)
 
 
 def train(model, training_data, validation_data, experiment, configuration, history, class_shares):
@@ -199,7 +205,9 @@ def _training_settings(configuration):
     settings.pop("testing_settings")
     settings.pop("experiment_name")
     training = settings["training_settings"]
-    settings["training_settings"] = {k: v for k, v in training.items() if k not in FREE_SETTINGS}
+    # The number of epochs shapes a decaying learning rate from its first step.
+    free = FREE_SETTINGS if training["learning_rate_decay"] == "none" else FREE_SETTINGS[1:]
+    settings["training_settings"] = {k: v for k, v in training.items() if k not in free}
     return settings
 
 
@@ -369,19 +377,6 @@ class PlateauDetector(keras.callbacks.Callback):
                 "another seed, or output_activation = linear.",
                 flush=True,
             )
-
-
-def duration(seconds):
-    """Words a duration: 45 s, 12 min, 3 h 20 min, 2 d 4 h."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    if minutes < 60:
-        return f"{minutes} min"
-    hours, minutes = divmod(minutes, 60)
-    if hours < 48:
-        return f"{hours} h {minutes} min"
-    return f"{hours // 24} d {hours % 24} h"
 
 
 def _write_log(history, path):

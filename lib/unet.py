@@ -8,6 +8,8 @@ Every layer gets its data_format, so that the user's keras.json decides nothing.
 import keras
 from keras import layers
 
+from lib.overlap_tile import output_size
+
 DATA_FORMATS = ("channels_first", "channels_last")
 
 
@@ -76,11 +78,68 @@ def get_gnet(
     return keras.Model(inputs, net.pixel_softmax(x, output_activation), name="gnet")
 
 
+def get_unpadded_unet(
+    num_channels,
+    tile_height,
+    tile_width,
+    *,
+    base_filters=64,
+    depth=4,
+    variant="paper",
+    data_format="channels_first",
+    dropout=0.5,
+):
+    """Builds the U-Net of the paper: unpadded convolutions, centre-cropped skips.
+
+    Ronneberger, Fischer, Brox 2015, figure 1: 572 -> 388 pixels, 23 convolutions, 31,030,658
+    parameters for 64 base filters and depth 4. Drop-out "at the end of the contracting path"
+    (section 3.1) is on the last level with a skip, which carries it, and on the lowest. Kernels are
+    drawn from N(0, sqrt(2 / fan_in)) (section 3), not truncated, as released.
+
+    Args:
+        num_channels: channels of the input, 1 for grey images.
+        tile_height: height of the input in pixels, 2^depth * k + 4 * (2^depth - 1).
+        tile_width: width of the input in pixels, alike.
+        base_filters: filters of the first level; doubled at each level below.
+        depth: number of poolings.
+        variant: "paper", as figure 1 is drawn; or "release", as the authors published it: a ReLU
+            after each up-convolution, and twice the base filters out of the last (31,100,354).
+        data_format: what the layers compute in; the input stays (N, C, H, W).
+        dropout: share of the features that is dropped.
+    Returns:
+        keras.Model: (N, C, H, W) -> (N, H' * W', 2), probabilities of membrane and cell on the
+        pixels with full context, H' = H - (12 * 2^depth - 8).
+    Raises:
+        ValueError: if a size does not fit (the two nearest that do are named), or an option is
+            unknown.
+    """
+    if variant not in ("paper", "release"):
+        raise ValueError(f"variant must be paper or release. Received: {variant}")
+    net = _UnpaddedNetwork(data_format, dropout, tile_height, tile_width, depth)
+    inputs, x = net.input(num_channels)
+    skips = []
+    for level in range(depth):
+        x = net.double_convolution(x, base_filters * 2**level)
+        if level == depth - 1:
+            x = layers.Dropout(dropout)(x)
+        skips.append(x)
+        x = net.pool(x)
+    x = net.double_convolution(x, base_filters * 2**depth)
+    x = layers.Dropout(dropout)(x)
+    for level in reversed(range(depth)):
+        filters = base_filters * 2**level
+        up_filters = 2 * filters if variant == "release" and level == 0 else filters
+        x = net.up_convolution(x, up_filters, "relu" if variant == "release" else None)
+        x = net.crop_and_join(x, skips[level])
+        x = net.double_convolution(x, filters)
+    return keras.Model(inputs, net.pixel_softmax(x), name="unpadded_unet")
+
+
 NETWORKS = {"unet": get_unet, "gnet": get_gnet}
 
 
-class _Network:
-    """The layers that get_unet and get_gnet are made of, all in one data format."""
+class _Layers:
+    """What all networks are made of, in one data format."""
 
     def __init__(self, data_format, dropout):
         if data_format not in DATA_FORMATS:
@@ -89,17 +148,41 @@ class _Network:
         self.dropout = dropout
         self.channel_axis = 1 if data_format == "channels_first" else -1
 
-    def input(self, num_channels, height, width):
-        for name, size in (("patch_height", height), ("patch_width", width)):
-            if size <= 0 or size % 4:
-                raise ValueError(
-                    f"{name} must be a multiple of 4, because the network pools twice. "
-                    f"Received: {size}. Use {max(4, size // 4 * 4)} or {max(4, size // 4 * 4) + 4}."
-                )
+    def channels_first_input(self, num_channels, height, width):
         inputs = keras.Input((num_channels, height, width))
         if self.data_format == "channels_first":
             return inputs, inputs
         return inputs, layers.Permute((2, 3, 1))(inputs)  # (B, H, W, C)
+
+    def pool(self, x):
+        return layers.MaxPooling2D(2, data_format=self.data_format)(x)
+
+    def join(self, up, skip):
+        # The published weights of both projects were trained with this order.
+        return layers.Concatenate(axis=self.channel_axis)([up, skip])
+
+    def softmax_over_pixels(self, x):
+        if self.data_format == "channels_first":
+            x = layers.Reshape((2, -1))(x)  # (B, 2, H*W)
+            x = layers.Permute((2, 1))(x)
+        else:
+            x = layers.Reshape((-1, 2))(x)
+        # (B, H*W, 2). The softmax stays in float32 under mixed precision.
+        return layers.Activation("softmax", dtype="float32")(x)
+
+
+class _Network(_Layers):
+    """The layers of get_unet and get_gnet: 'same' convolutions, nearest up-sampling."""
+
+    def input(self, num_channels, height, width):
+        for name, size in (("patch_height", height), ("patch_width", width)):
+            if size <= 0 or size % 4:
+                lower = max(4, size // 4 * 4)
+                raise ValueError(
+                    f"{name} must be a multiple of 4, because the network pools twice. "
+                    f"Received: {size}. Use {lower} or {lower + 4}."
+                )
+        return self.channels_first_input(num_channels, height, width)
 
     def double_convolution(self, x, filters):
         x = self.convolution(x, filters, 3, "relu")
@@ -111,25 +194,67 @@ class _Network:
             filters, size, padding="same", activation=activation, data_format=self.data_format
         )(x)
 
-    def pool(self, x):
-        return layers.MaxPooling2D(2, data_format=self.data_format)(x)
-
     def up(self, x):
         return layers.UpSampling2D(2, data_format=self.data_format, interpolation="nearest")(x)
 
     def up_and_join(self, x, skip):
-        return layers.Concatenate(axis=self.channel_axis)([self.up(x), skip])
+        return self.join(self.up(x), skip)
 
     def pixel_softmax(self, x, output_activation):
         if output_activation not in ("relu", "linear"):
             raise ValueError(
                 f"output_activation must be relu or linear. Received: {output_activation}"
             )
-        x = self.convolution(x, 2, 1, output_activation)
-        if self.data_format == "channels_first":
-            x = layers.Reshape((2, -1))(x)  # (B, 2, H*W)
-            x = layers.Permute((2, 1))(x)
-        else:
-            x = layers.Reshape((-1, 2))(x)
-        # (B, H*W, 2). The softmax stays in float32 under mixed precision.
-        return layers.Activation("softmax", dtype="float32")(x)
+        return self.softmax_over_pixels(self.convolution(x, 2, 1, output_activation))
+
+
+class _UnpaddedNetwork(_Layers):
+    """The layers of get_unpadded_unet: unpadded convolutions, up-convolutions, cropped skips."""
+
+    def __init__(self, data_format, dropout, height, width, depth):
+        super().__init__(data_format, dropout)
+        self.size = (height, width)
+        for size in self.size:
+            output_size(size, depth)  # raises for a size that does not fit
+
+    def input(self, num_channels):
+        return self.channels_first_input(num_channels, *self.size)
+
+    def double_convolution(self, x, filters):
+        return self.convolution(self.convolution(x, filters, 3, "relu"), filters, 3, "relu")
+
+    def convolution(self, x, filters, size, activation):
+        return layers.Conv2D(
+            filters,
+            size,
+            padding="valid",
+            activation=activation,
+            data_format=self.data_format,
+            kernel_initializer=_he_untruncated(),
+        )(x)
+
+    def up_convolution(self, x, filters, activation):
+        return layers.Conv2DTranspose(
+            filters,
+            2,
+            strides=2,
+            activation=activation,
+            data_format=self.data_format,
+            kernel_initializer=_he_untruncated(),
+        )(x)
+
+    def crop_and_join(self, x, skip):
+        crops = [(s - u) // 2 for s, u in zip(self._height_width(skip), self._height_width(x))]
+        cropped = layers.Cropping2D(tuple(crops), data_format=self.data_format)(skip)
+        return self.join(x, cropped)
+
+    def pixel_softmax(self, x):
+        return self.softmax_over_pixels(self.convolution(x, 2, 1, None))
+
+    def _height_width(self, x):
+        return x.shape[2:4] if self.data_format == "channels_first" else x.shape[1:3]
+
+
+def _he_untruncated():
+    """N(0, sqrt(2 / fan_in)); Keras's he_normal cuts the normal distribution at 2 sigma."""
+    return keras.initializers.VarianceScaling(2.0, "fan_in", "untruncated_normal")

@@ -20,6 +20,8 @@ from lib.experiment import Experiment
 SCRIPTS = {
     ("retina", "training"): "src.retinaNN_training",
     ("retina", "prediction"): "src.retinaNN_predict",
+    ("membrane", "training"): "src.membraneNN_training",
+    ("membrane", "prediction"): "src.membraneNN_predict",
 }
 LAST_LINES = 20
 

@@ -10,17 +10,15 @@ With the weights that retina-unet published, DRIVE at stride 5 gives an area und
 
 import json
 import sys
-import time
 from pathlib import Path
 
-import keras
 import numpy as np
 
 if __name__ == "__main__":  # started by itself: lib lies beside src
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from lib.configuration import read_configuration
-from lib.devices import describe_devices, set_up_devices
+from lib.devices import start_computing
 from lib.errors import UserError, run_script
 from lib.evaluation import (
     binary_figures,
@@ -36,7 +34,8 @@ from lib.help_functions import group_images, visualize, write_hdf5, written_whol
 from lib.keras1_weights import is_keras1_file, load_keras1_weights
 from lib.plots import draw_precision_recall, draw_roc
 from lib.pre_processing import preprocess
-from lib.training import duration, load_weights
+from lib.progress import Progress
+from lib.training import load_weights
 from src.retina_data import load_subset
 from src.retinaNN_training import build_network
 
@@ -58,10 +57,8 @@ def main(configuration):
     experiment = Experiment(configuration.experiment_name.name)
 
     # 1. The device, the weights to test, the images.
-    set_up_devices()
-    print(describe_devices(), flush=True)
-    precision = configuration.training_settings.mixed_precision
-    keras.config.set_dtype_policy("mixed_bfloat16" if precision else "float32")
+    training_settings = configuration.training_settings
+    start_computing(training_settings.seed, training_settings.mixed_precision)
     weights = experiment.find_weights(settings.best_last)
     data = _first_images(load_subset(configuration, "test"), configuration)
     images = preprocess(data["images"], configuration.data_attributes.equalization)
@@ -169,38 +166,6 @@ def load_any_weights(model, path):
             f"{error}. Mend [training settings] network or the weights' folder."
         ) from error
     print(f"{path} was written by Keras 1 (retina-unet, 2016): kernels turned by 180 degrees.")
-
-
-class Progress:
-    """Shows how much is predicted and the time left: a bar on a terminal, else a line a minute.
-
-    Args:
-        total: units (patches or images) to come.
-    """
-
-    SECONDS_BETWEEN_LINES = 60
-
-    def __init__(self, total):
-        self.total = total
-        self.done = 0
-        self.start = self.last_line = time.monotonic()
-        self.bar = keras.utils.Progbar(total) if sys.stdout.isatty() else None
-
-    def add(self, number):
-        """Counts further units as done."""
-        self.done += number
-        if self.bar:
-            self.bar.update(self.done)
-            return
-        now = time.monotonic()
-        if now - self.last_line > self.SECONDS_BETWEEN_LINES:
-            self.last_line = now
-            left = (now - self.start) / self.done * (self.total - self.done)
-            print(f"{self.done:,} of {self.total:,} predicted, {duration(left)} left", flush=True)
-
-    def finish(self):
-        """Tells the time it all took."""
-        print(f"Predicted in {duration(time.monotonic() - self.start)}.", flush=True)
 
 
 # ---------------------------------------------------------------- pictures and figures

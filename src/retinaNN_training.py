@@ -10,14 +10,13 @@ best and the last weights, a log, loss curves and sample pictures. With the orig
 import sys
 from pathlib import Path
 
-import keras
 import numpy as np
 
 if __name__ == "__main__":  # started by itself: lib lies beside src
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from lib.configuration import read_configuration
-from lib.devices import describe_devices, inner_data_format, set_up_devices
+from lib.devices import inner_data_format, start_computing
 from lib.errors import UserError, run_script
 from lib.experiment import Experiment
 from lib.extract_patches import crop_to_square, cut_patches, draw_patch_positions
@@ -48,10 +47,7 @@ def main(configuration, overwrite=False):
     with experiment.writable_folder(), experiment.locked_for_training():
         # 1. How far an earlier start came; the device, the seed, the precision.
         history = [] if overwrite else read_history(experiment, configuration)
-        set_up_devices()
-        print(describe_devices(), flush=True)
-        keras.utils.set_random_seed(settings.seed)
-        keras.config.set_dtype_policy("mixed_bfloat16" if settings.mixed_precision else "float32")
+        start_computing(settings.seed, settings.mixed_precision)
 
         # 2. Training and validation patches, and a look at what is fed.
         images, ground_truth, positions = load_patches(configuration)
@@ -63,7 +59,7 @@ def main(configuration, overwrite=False):
         # 3. The network.
         model = build_network(configuration, *training_data.patch_size)
         model.compile(
-            optimizer=get_optimizer(settings),
+            optimizer=get_optimizer(settings, num_steps=settings.N_epochs * len(training_data)),
             loss="sparse_categorical_crossentropy",
             metrics=["accuracy"],
         )
@@ -96,7 +92,7 @@ def load_patches(configuration):
 
 
 def split_patches(configuration, images, ground_truth, positions, epoch):
-    """Gives the batches for training, shuffled, and for validation, the last 10 % of the patches."""
+    """Gives the batches for training, shuffled, and for validation, the last tenth of them all."""
     settings, attributes = configuration.training_settings, configuration.data_attributes
     options = {
         "patch_size": (attributes.patch_height, attributes.patch_width),

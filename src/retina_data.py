@@ -25,16 +25,16 @@ def load_subset(configuration, subset):
     images = load_hdf5(files["images"])
     data = {
         "images": images,
-        "ids": load_hdf5_extra(files["images"], "ids") or _numbered(images),
+        "ids": load_hdf5_extra(files["images"], "ids") or numbered(images),
         "ground_truth": None,
         "second_observer": None,
     }
-    problems = [] if images.shape[1] == 3 else [_channels_problem(files["images"], 3, images)]
+    problems = [] if images.shape[1] == 3 else [channels_problem(files["images"], 3, images)]
     masks = {"fov_masks": files["fov_masks"], "ground_truth": files["ground_truth"]}
     if subset == "test" and not _has_ground_truth(files):
         del masks["ground_truth"]
     for kind, path in masks.items():
-        data[kind], found = _load_masks(path, files["images"], data)
+        data[kind], found = load_masks(path, files["images"], data)
         problems += found
     raise_if_any(problems)
     if "ground_truth" in masks:
@@ -59,20 +59,28 @@ def _has_ground_truth(files):
     return noted is None or bool(noted)
 
 
-def _load_masks(path, images_path, data):
-    """Reads a file of masks that belong to images -> (masks in {0, 1}, problems)."""
-    masks, images, problems = load_hdf5(path), data["images"], []
-    if masks.shape[1] != 1:
-        problems.append(_channels_problem(path, 1, masks))
-    if len(masks) != len(images):
+def load_companion(path, images_path, data):
+    """Reads a file that belongs to images: one array of one channel for each.
+
+    Args:
+        path: the file.
+        images_path: the file of the images, for messages.
+        data: with images (N, C, H, W) and ids.
+    Returns:
+        array as stored, and a list of problems.
+    """
+    array, images, problems = load_hdf5(path), data["images"], []
+    if array.shape[1] != 1:
+        problems.append(channels_problem(path, 1, array))
+    if len(array) != len(images):
         problems.append(
-            f"{path} holds {len(masks)} masks for the {len(images)} images of {images_path.name}. "
+            f"{path} holds {len(array)} arrays for the {len(images)} images of {images_path.name}. "
             "Prepare the data again, or mend the file names in [data paths]."
         )
-    if masks.shape[2:] != images.shape[2:]:
+    if array.shape[2:] != images.shape[2:]:
         problems.append(
-            f"{path} holds masks of {masks.shape[3]} x {masks.shape[2]} pixels for images of "
-            f"{images.shape[3]} x {images.shape[2]} in {images_path.name}."
+            f"{path} holds arrays of {array.shape[3]} x {array.shape[2]} pixels for images of "
+            f"{images.shape[3]} x {images.shape[2]} in {images_path.name}. Prepare the data again."
         )
     ids = load_hdf5_extra(path, "ids")
     if ids is not None and len(ids) == len(images) and ids != data["ids"]:
@@ -80,6 +88,12 @@ def _load_masks(path, images_path, data):
             f"{path} belongs to other images (ids {ids[0]} to {ids[-1]}) than {images_path.name} "
             f"(ids {data['ids'][0]} to {data['ids'][-1]}). Mend the file names in [data paths]."
         )
+    return array, problems
+
+
+def load_masks(path, images_path, data):
+    """Reads masks that belong to images -> (uint8 in {0, 1}, problems); see load_companion."""
+    masks, problems = load_companion(path, images_path, data)
     values = np.unique(masks)
     if not (set(values.tolist()) <= {0, 1} or set(values.tolist()) <= {0, 255}):
         problems.append(
@@ -89,12 +103,14 @@ def _load_masks(path, images_path, data):
     return (masks > 0).astype(np.uint8), problems
 
 
-def _channels_problem(path, expected, array):
+def channels_problem(path, expected, array):
+    """Words that an array has another number of channels than expected."""
     return (
         f"{path} must hold {'RGB images' if expected == 3 else 'masks'} of {expected} channel(s). "
         f"Received: {array.shape[1]}. Are files swapped in [data paths]?"
     )
 
 
-def _numbered(images):
+def numbered(images):
+    """Gives ids to the images of files that have none."""
     return [f"{number:02d}" for number in range(len(images))]

@@ -1,0 +1,50 @@
+# Each target makes .venv and installs what it needs by itself. PYTHON chooses the interpreter:
+#   make test PYTHON=python3.12
+
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+
+.PHONY: demo test test-all lint format gpu clean help
+
+help:
+	@echo "make demo      synthetic data, training, testing: figures and pictures in a few minutes"
+	@echo "make test      the tests (make test-all: the slow ones too)"
+	@echo "make lint      style and format (make format: mends what can be mended)"
+	@echo "make gpu       installs TensorFlow with CUDA"
+	@echo "make clean     removes .venv, caches and everything that the demo made"
+
+# .venv is made anew whenever the list of packages changes.
+$(VENV)/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 10) <= v <= (3, 13) else \
+	  "Python 3.10 to 3.13 is needed; %s is %s.%s. Use: make PYTHON=python3.12 ..." % (sys.executable, *v))'
+	@$(PYTHON) -m venv --clear $(VENV) || { \
+	  echo "No virtual environment could be made. On Debian and Ubuntu: apt install python3-venv"; exit 1; }
+	$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt ".[dev]"
+	@touch $@
+
+demo: $(VENV)/installed
+	$(RUN) prepare_datasets_phantom.py phantom
+	$(RUN) run_training.py configuration_phantom.txt --overwrite
+	$(RUN) run_testing.py configuration_phantom.txt
+
+test: $(VENV)/installed
+	$(RUN) -m pytest -m "not slow"
+
+test-all: $(VENV)/installed
+	$(RUN) -m pytest
+
+lint: $(VENV)/installed
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+
+format: $(VENV)/installed
+	$(RUN) -m ruff check --fix .
+	$(RUN) -m ruff format .
+
+gpu: $(VENV)/installed
+	$(RUN) -m pip install --constraint constraints.txt ".[gpu]"
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis build *.egg-info phantom demo demo_membrane
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

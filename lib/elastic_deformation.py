@@ -1,0 +1,445 @@
+"""The data augmentation of the U-Net paper: elastic deformation, and what the paper adds to it.
+
+Ronneberger, Fischer, Brox 2015, section 3.1: "We generate smooth deformations using random
+displacement vectors on a coarse 3 by 3 grid. The displacements are sampled from a Gaussian
+distribution with 10 pixels standard deviation. Per-pixel displacements are then computed using
+bicubic interpolation"; and "shift and rotation invariance as well as robustness to deformations
+and gray value variations", without numbers.
+
+Where the paper leaves room: the nodes lie on the corners, edge middles and centre of the input
+tile; bicubic is cubic convolution with a = -1/2 (Keys 1981) with the edge nodes replicated, which
+passes through the nodes, so that the displacement there has the 10 pixels (the released code's
+cubic B-spline smooths them to about 5). Deformation, rotation, flips and shift are one backward
+map, and image, label and weights are sampled once through it.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+import numpy as np
+
+from lib.overlap_tile import mirror_indices
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Settings of the random transform; a setting of 0 or False switches its part off.
+
+    The defaults are the paper's where it has one (elastic_sigma), else those of the authors' later
+    ImageJ plug-in (shift, brightness, contrast); the plug-in has no flips and leaves the range of
+    rotations to the user, while here all orientations of the membranes count as equally likely.
+
+    Attributes:
+        elastic_sigma: standard deviation of the displacement at the nodes in pixels, >= 0.
+        rotation_degrees: rotation about the tile's centre, uniform within +- this, 0 ... 180.
+        shift: shift of the tile along each axis in pixels, uniform within +- this, >= 0.
+        flip: whether rows and columns are reversed, each with probability 1/2.
+        brightness: added to the grey values, uniform within +- this, 0 ... 1.
+        contrast: grey values are stretched about 0.5 by 1 + a factor within +- this, 0 ... 1.
+        grid_points: nodes along each axis of the tile, >= 2; paper: 3.
+    """
+
+    elastic_sigma: float = 10.0
+    rotation_degrees: float = 180.0
+    shift: float = 8.0
+    flip: bool = True
+    brightness: float = 0.05
+    contrast: float = 0.2
+    grid_points: int = 3
+
+    def __post_init__(self):
+        """Raises ValueError that names every setting out of its range."""
+        highest = {
+            "elastic_sigma": np.inf,
+            "rotation_degrees": 180.0,
+            "shift": np.inf,
+            "brightness": 1.0,
+            "contrast": 1.0,
+        }
+        problems = [
+            f"{name} must be a finite number from 0 to {limit}. Received: {getattr(self, name)}."
+            for name, limit in highest.items()
+            if not (np.isfinite(getattr(self, name)) and 0 <= getattr(self, name) <= limit)
+        ]
+        if self.flip not in (True, False):
+            problems.append(f"flip must be True or False. Received: {self.flip}.")
+        if self.grid_points != int(self.grid_points) or self.grid_points < 2:
+            problems.append(
+                f"grid_points must be an integer >= 2, the paper has 3. Received: "
+                f"{self.grid_points}."
+            )
+        if problems:
+            raise ValueError("\n".join(problems))
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A square training tile: where its label lies in the slice, and the two sizes of the network.
+
+    Attributes:
+        row: first row of the label's tile in the slice; the image's tile starts
+            (input_size - output_size) / 2 rows above. May lie outside: the slice is mirrored.
+        column: first column of the label's tile, alike.
+        input_size: side of the image's tile in pixels (572).
+        output_size: side of the tile of label and weights in pixels (388 for an unpadded network,
+            the input size for a padded one).
+    """
+
+    row: int
+    column: int
+    input_size: int
+    output_size: int
+
+    def __post_init__(self):
+        """Raises ValueError if the label cannot lie in the middle of the image's tile."""
+        surplus = self.input_size - self.output_size
+        if self.output_size < 1 or self.input_size < 2 or surplus < 0 or surplus % 2:
+            raise ValueError(
+                "A tile needs an input size of 2 or more, an output size of 1 or more that is not "
+                "larger, and the same number of pixels between them on both sides. Received: "
+                f"input {self.input_size}, output {self.output_size}. The paper has 572 and 388."
+            )
+
+    @property
+    def margin(self):
+        """Pixels by which the image's tile reaches beyond the label's on each side."""
+        return (self.input_size - self.output_size) // 2
+
+
+def random_grid(rng, sigma=10.0, points=3):
+    """Draws the displacements at the nodes.
+
+    Args:
+        rng: numpy.random.Generator.
+        sigma: standard deviation in pixels, >= 0; paper: 10.
+        points: nodes along each axis, >= 2; paper: 3.
+
+    Returns:
+        (2, points, points) float64 displacements in pixels: along rows, then along columns.
+
+    Raises:
+        ValueError: if sigma is negative or not finite, or points is below 2.
+    """
+    if not (np.isfinite(sigma) and sigma >= 0):
+        raise ValueError(f"sigma must be 0 or a number above 0 (pixels). Received: {sigma}.")
+    if points < 2:
+        raise ValueError(f"points must be 2 or more, the paper has 3. Received: {points}.")
+    return rng.normal(0.0, sigma, (2, points, points))
+
+
+def displacement_field(grid, shape):
+    """Interpolates the displacements at the nodes for every pixel, bicubically.
+
+    Cubic convolution is separable, so the field is By G Bx^T with one matrix per axis.
+
+    Args:
+        grid: (2, points, points) displacements at the nodes in pixels; the first and last nodes lie
+            on the first and last rows and columns. (points, points) for one component is fine too.
+        shape: (height, width) of the field in pixels, each >= 2.
+
+    Returns:
+        (2, height, width) float64 displacements in pixels, or (height, width) for one component.
+
+    Raises:
+        ValueError: if grid has not two or three dimensions with two or more nodes along each axis,
+            or shape is not two sizes >= 2.
+    """
+    grid = np.asarray(grid, np.float64)
+    if grid.ndim not in (2, 3) or min(grid.shape[-2:]) < 2:
+        raise ValueError(
+            "grid must have shape (2, points, points) with two or more points along each axis. "
+            f"Received: {grid.shape}. random_grid draws one."
+        )
+    if len(shape) != 2 or min(shape) < 2:
+        raise ValueError(f"shape must be (height, width), each 2 or more. Received: {shape}.")
+    from_rows, from_columns = (
+        interpolation_matrix(int(size), points) for size, points in zip(shape, grid.shape[-2:])
+    )
+    return from_rows @ grid @ from_columns.T
+
+
+@lru_cache(maxsize=16)
+def interpolation_matrix(num_pixels, num_nodes):
+    """Builds the matrix of cubic convolution from the nodes of one axis to its pixels.
+
+    Keys 1981, a = -1/2; positions before the first and after the last node take their values.
+
+    Args:
+        num_pixels: pixels along the axis, >= 2; the nodes are spread evenly from first to last.
+        num_nodes: nodes along the axis, >= 2.
+
+    Returns:
+        (num_pixels, num_nodes) float64, rows sum to 1; read-only, because it is kept.
+    """
+    position = np.arange(num_pixels) * (num_nodes - 1) / (num_pixels - 1)
+    matrix = np.zeros((num_pixels, num_nodes))
+    for offset in (-1, 0, 1, 2):
+        node = np.floor(position).astype(int) + offset
+        weight = _cubic_convolution(np.abs(position - node))
+        np.add.at(matrix, (np.arange(num_pixels), np.clip(node, 0, num_nodes - 1)), weight)
+    matrix.setflags(write=False)
+    return matrix
+
+
+def tile_coordinates(tile, augmentation=None, rng=None):
+    """Finds for every pixel of a tile the place in the slice that it shows.
+
+    A pixel at q from the tile's centre shows centre + shift + R F (q + D(q)): its displacement D by
+    the elastic field, flips F, and rotation R. The same number of random values is drawn whatever
+    the settings, so that switching one part off leaves the others as they are.
+
+    Args:
+        tile: Tile.
+        augmentation: Augmentation; None leaves the tile as it is.
+        rng: numpy.random.Generator; needed with an augmentation.
+
+    Returns:
+        (2, input_size, input_size) float64 rows and columns of the slice, not bounded by its size.
+
+    Raises:
+        ValueError: if there is an augmentation but no rng.
+    """
+    size = tile.input_size
+    from_centre = np.arange(size) - (size - 1) / 2.0
+    centre = np.array([tile.row, tile.column]) - tile.margin + (size - 1) / 2.0
+    if augmentation is None:
+        coordinates = np.empty((2, size, size))
+        coordinates[0] = (centre[0] + from_centre)[:, None]
+        coordinates[1] = centre[1] + from_centre
+        return coordinates
+    _require_generator(rng)
+    grid = random_grid(rng, augmentation.elastic_sigma, augmentation.grid_points)
+    linear, shift = _random_linear_map(augmentation, rng)
+    # The field is linear in its nodes: the nodes are rotated and flipped instead of every pixel.
+    coordinates = displacement_field(np.tensordot(linear, grid, axes=1), (size, size))
+    for component in range(2):
+        coordinates[component] += (centre + shift)[component] + linear[component, 1] * from_centre
+        coordinates[component] += (linear[component, 0] * from_centre)[:, None]
+    return coordinates
+
+
+def warp(image, coordinates, order):
+    """Samples an image at given places, mirrored beyond its borders.
+
+    Backward map: out(p) = image(coordinates(p)). The mirror does not repeat the edge pixel and
+    reaches any distance. Exact bilinear interpolation in the image's own precision;
+    cv2.remap before OpenCV 5 rounds places to 1/32 pixel.
+
+    Args:
+        image: (height, width); floating point for order 1, any type for order 0.
+        coordinates: (2, out_height, out_width) rows and columns in the image, finite.
+        order: 1 for linear (images, weights), 0 for nearest (labels; halves go up).
+
+    Returns:
+        (out_height, out_width) of the image's type.
+
+    Raises:
+        ValueError: if a shape, a type or order is not as above, or a coordinate is not finite.
+    """
+    return warp_together([image], coordinates, [order])[0]
+
+
+def warp_together(images, coordinates, orders):
+    """Samples several images of one size at the same places; faster than one by one.
+
+    Args:
+        images: list of (height, width) arrays, as in warp.
+        coordinates: (2, out_height, out_width) rows and columns in the images, finite.
+        orders: 1 (linear) or 0 (nearest) for each image.
+
+    Returns:
+        list of (out_height, out_width) arrays of the images' types.
+
+    Raises:
+        ValueError: as in warp.
+    """
+    images = [np.asarray(image) for image in images]
+    coordinates = _require_coordinates(coordinates)
+    _require_images(images, orders)
+    window = _MirroredWindow(images[0].shape, coordinates)
+    return [window.sample(image, order) for image, order in zip(images, orders)]
+
+
+def vary_grey_values(image, augmentation, rng):
+    """Changes brightness and contrast of an image tile at random.
+
+    v -> clip(0.5 + (1 + contrast) * (v - 0.5) + brightness, 0, 1), with both drawn uniformly within
+    their settings. Clipped, because the network is trained and tested on images in [0, 1]; with
+    both settings at 0 the image comes back untouched.
+
+    Args:
+        image: (height, width) floating point, grey values in [0, 1].
+        augmentation: Augmentation.
+        rng: numpy.random.Generator.
+
+    Returns:
+        (height, width) of the image's type.
+
+    Raises:
+        ValueError: if rng is not a generator.
+    """
+    _require_generator(rng)
+    contrast, brightness = rng.uniform(-1.0, 1.0, 2)
+    if augmentation.contrast == 0 and augmentation.brightness == 0:
+        return image
+    slope = 1.0 + float(contrast) * augmentation.contrast
+    offset = 0.5 - 0.5 * slope + float(brightness) * augmentation.brightness
+    return np.clip(image * slope + offset, 0.0, 1.0)
+
+
+def cut_tile(image, label, weights, tile, augmentation=None, rng=None):
+    """Cuts one training tile out of a slice and transforms it at random, sampling it once.
+
+    Args:
+        image: (height, width) float32 grey values in [0, 1], the whole slice.
+        label: (height, width) uint8 classes of the slice.
+        weights: (height, width) float32 weights of the slice (weight_map).
+        tile: Tile, place and sizes.
+        augmentation: Augmentation; None cuts the tile as it is.
+        rng: numpy.random.Generator; needed with an augmentation.
+
+    Returns:
+        (image, label, weights) of (input_size, input_size), (output_size, output_size) twice; types
+        as given.
+
+    Raises:
+        ValueError: if the three differ in shape, image or weights is not floating point, or there
+            is an augmentation but no rng.
+    """
+    label, weights = np.asarray(label), np.asarray(weights)
+    if not np.shape(image) == label.shape == weights.shape:
+        raise ValueError(
+            "image, label and weights must be of one slice and have its shape (height, width). "
+            f"Received: {np.shape(image)}, {label.shape} and {weights.shape}."
+        )
+    coordinates = tile_coordinates(tile, augmentation, rng)
+    middle = slice(tile.margin, tile.margin + tile.output_size)
+    image = warp(image, coordinates, 1)
+    label, weights = warp_together([label, weights], coordinates[:, middle, middle], [0, 1])
+    if augmentation is not None:
+        image = vary_grey_values(image, augmentation, rng)
+    return image, label, weights
+
+
+class _MirroredWindow:
+    """The part of a mirrored image plane that coordinates fall into, and their places in it.
+
+    The window is cut out of each image with one pair of index tables. Within it no border needs
+    care, and the four neighbours of a place are four views of one flat array, all read with one
+    array of indices.
+    """
+
+    def __init__(self, shape, coordinates):
+        """Lays the window around the coordinates (2, out_height, out_width)."""
+        self.places = [_fold(places, size) for places, size in zip(coordinates, shape)]
+        self.first = [int(np.floor(places.min())) for places in self.places]
+        # One more than the highest floor: the neighbour below or right, or a half that goes up.
+        last = [int(np.floor(places.max())) + 1 for places in self.places]
+        self.row_indices, self.column_indices = (
+            mirror_indices(np.arange(start, stop + 1), size)
+            for start, stop, size in zip(self.first, last, shape)
+        )
+
+    def sample(self, image, order):
+        """Returns the image's values at the places: nearest for order 0, linear for order 1."""
+        flat = image.take(self.row_indices, axis=0).take(self.column_indices, axis=1).ravel()
+        if order == 0:
+            return flat.take(self._nearest_index)
+        index, below, right = self._linear_index
+        below, right = below.astype(image.dtype), right.astype(image.dtype)
+        upper_row = _mix(flat.take(index), flat[1:].take(index), right)
+        next_row = flat[len(self.column_indices) :]
+        return _mix(upper_row, _mix(next_row.take(index), next_row[1:].take(index), right), below)
+
+    @cached_property
+    def _nearest_index(self):
+        """Flat index of the pixel nearest to each place."""
+        return self._flat_index(*(np.floor(places + 0.5) for places in self.places))
+
+    @cached_property
+    def _linear_index(self):
+        """Flat index of the upper left neighbour, and the distances below and right of it."""
+        rows, columns = (np.floor(places) for places in self.places)
+        index = self._flat_index(rows, columns)
+        return index, np.subtract(self.places[0], rows), np.subtract(self.places[1], columns)
+
+    def _flat_index(self, rows, columns):
+        """Flat index in the window of whole rows and columns of the mirrored plane."""
+        index = (rows - self.first[0]) * len(self.column_indices)
+        index += columns
+        index -= self.first[1]
+        return index.astype(np.intp)
+
+
+def _mix(start, end, share):
+    """Returns start + share * (end - start), written over end."""
+    end -= start
+    end *= share
+    end += start
+    return end
+
+
+def _fold(places, size):
+    """Brings places along one mirrored axis that spread over many periods into one period."""
+    period = max(2 * (size - 1), 1)
+    return np.mod(places, period) if np.ptp(places) > period else places
+
+
+def _cubic_convolution(distance):
+    """Computes Keys' kernel with a = -1/2 for distances >= 0 in nodes."""
+    near = 1.5 * distance**3 - 2.5 * distance**2 + 1.0
+    far = -0.5 * distance**3 + 2.5 * distance**2 - 4.0 * distance + 2.0
+    return np.where(distance < 1, near, np.where(distance < 2, far, 0.0))
+
+
+def _random_linear_map(augmentation, rng):
+    """Draws rotation times flips as a (2, 2) matrix on (row, column), and the shift (2,)."""
+    angle = np.deg2rad(rng.uniform(-1.0, 1.0) * augmentation.rotation_degrees)
+    flips = np.where((rng.random(2) < 0.5) & augmentation.flip, -1.0, 1.0)
+    shift = rng.uniform(-1.0, 1.0, 2) * augmentation.shift
+    rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    return rotation * flips, shift
+
+
+def _require_generator(rng):
+    """Raises if rng is not a generator of random numbers."""
+    if not isinstance(rng, np.random.Generator):
+        raise ValueError(
+            "A random transform needs a numpy.random.Generator. Received: rng of type "
+            f"{type(rng).__name__}. Use numpy.random.default_rng(seed)."
+        )
+
+
+def _require_coordinates(coordinates):
+    """Returns coordinates as a float64 array (2, height, width), or raises."""
+    coordinates = np.asarray(coordinates, np.float64)
+    if coordinates.ndim != 3 or coordinates.shape[0] != 2 or coordinates.size == 0:
+        raise ValueError(
+            "coordinates must have shape (2, height, width): rows, then columns. "
+            f"Received: {coordinates.shape}."
+        )
+    # The sum is finite only if all are, at a tenth of the cost of looking at each.
+    if not np.isfinite(coordinates.sum()):
+        raise ValueError("coordinates must be finite. Received: NaN or infinity among them.")
+    return coordinates
+
+
+def _require_images(images, orders):
+    """Raises if the images differ in shape or do not fit their orders."""
+    if len(images) != len(orders) or not images:
+        raise ValueError(
+            f"Every image needs its order. Received: {len(images)} images, {len(orders)} orders."
+        )
+    for image, order in zip(images, orders):
+        if image.ndim != 2 or image.size == 0 or image.shape != images[0].shape:
+            raise ValueError(
+                "Images to be warped must have one shape (height, width). Received: "
+                f"{[image.shape for image in images]}."
+            )
+        if order not in (0, 1):
+            raise ValueError(f"order must be 0 (nearest) or 1 (linear). Received: {order}.")
+        if order == 1 and not np.issubdtype(image.dtype, np.floating):
+            raise ValueError(
+                "Linear interpolation needs a floating-point image. Received: dtype "
+                f"{image.dtype}. Scale the image to [0, 1] float32; warp labels with order 0."
+            )

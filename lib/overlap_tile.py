@@ -1,0 +1,314 @@
+"""Overlap-tile prediction: an image of any size through an unpadded network, without seams.
+
+Ronneberger, Fischer, Brox 2015, section 2 and figure 2: the network computes only the part of a
+tile for which it has the full context, context beyond the image is mirrored, and tiles are laid so
+that their outputs cover the image. Differs from the authors' released code in the step between
+tiles: they step by the output size (388), which moves the pooling grid from tile to tile, so that
+tiles do not fit one pass over the whole image. Here all tiles start at multiples of 2^depth, which
+makes the tiled result equal to one pass, but for the rounding of the network's own sums.
+
+Sizes, for a network of `depth` poolings with two unpadded 3x3 convolutions per level (figure 1):
+an input of n pixels is valid if n = 2^depth * k + 4 * (2^depth - 1) and leaves an output of at
+least one pixel; the output is n - (12 * 2^depth - 8). Depth 4: 572 -> 388.
+"""
+
+import numpy as np
+
+
+def margin(depth=4):
+    """Gives the context a tile loses on each side in pixels: 92 at the paper's depth of 4.
+
+    Args:
+        depth: number of poolings, >= 0.
+
+    Returns:
+        int, (input size - output size) / 2.
+
+    Raises:
+        ValueError: if depth is not an integer >= 0.
+    """
+    return 6 * _pooling_step(depth) - 4
+
+
+def valid_input_size(input_size, depth=4):
+    """Tells whether every pooling of the network sees an even size and some output is left.
+
+    Args:
+        input_size: height or width of an input tile in pixels.
+        depth: number of poolings, >= 0.
+
+    Returns:
+        bool.
+    """
+    step = _pooling_step(depth)
+    return (input_size - 4 * (step - 1)) % step == 0 and input_size > 2 * margin(depth)
+
+
+def output_size(input_size, depth=4):
+    """Gives the output size of an input size: 388 for 572 at depth 4.
+
+    Args:
+        input_size: height or width of an input tile in pixels.
+        depth: number of poolings, >= 0.
+
+    Returns:
+        int, height or width of the output in pixels.
+
+    Raises:
+        ValueError: if input_size is not valid; it names the two nearest valid sizes.
+    """
+    if not valid_input_size(input_size, depth):
+        raise ValueError(_wrong_size_text("input size", input_size, depth, smallest_output=1))
+    return input_size - 2 * margin(depth)
+
+
+def input_for_output(size, depth=4):
+    """Gives the smallest valid input size whose output is not smaller than size.
+
+    Args:
+        size: wanted height or width of the output in pixels, >= 1.
+        depth: number of poolings, >= 0.
+
+    Returns:
+        int, height or width of the input in pixels: 572 for 388, 700 for 512 at depth 4.
+
+    Raises:
+        ValueError: if size is below 1.
+    """
+    if size < 1:
+        raise ValueError(f"size must be 1 pixel or more. Received: {size}.")
+    step = _pooling_step(depth)
+    # The output is 2^depth * k + 4 * (2^depth - 1) - 2 * margin for a whole number k.
+    steps = -(-(size + 2 * margin(depth) - 4 * (step - 1)) // step)
+    return step * steps + 4 * (step - 1)
+
+
+def nearest_valid_sizes(size, depth=4, smallest_output=1):
+    """Finds the two valid input sizes nearest to a size, for error texts and proposals.
+
+    Args:
+        size: height or width in pixels that somebody asked for.
+        depth: number of poolings, >= 0.
+        smallest_output: the output must have at least this many pixels.
+
+    Returns:
+        (lower, upper): lower <= size < upper, and the two smallest where size is below both.
+    """
+    lower = smallest = input_for_output(smallest_output, depth)
+    step = _pooling_step(depth)
+    if size > smallest:
+        lower += (size - smallest) // step * step
+    return lower, lower + step
+
+
+def mirror_indices(indices, size):
+    """Maps positions outside an image to those inside that a mirror shows, at any distance.
+
+    The edge pixel is not repeated (NumPy's mode 'reflect'): for size 5, the positions -3 ... 7 show
+    3 2 1 0 1 2 3 4 3 2 1. NumPy's pad does the same, but makes a padded copy of the image.
+
+    Args:
+        indices: integers, positions along one axis.
+        size: length of that axis, >= 1.
+
+    Returns:
+        array of integers in [0, size), of the shape of indices.
+
+    Raises:
+        ValueError: if size is below 1.
+    """
+    if size < 1:
+        raise ValueError(f"An axis must have 1 pixel or more to be mirrored. Received: {size}.")
+    if size == 1:
+        return np.zeros_like(indices)
+    period = 2 * (size - 1)
+    folded = np.abs(indices) % period
+    return np.minimum(folded, period - folded)
+
+
+def tile_starts(length, output_tile_size, depth=4):
+    """Places output tiles along one axis so that they cover it and no seam arises.
+
+    The network's response depends on the position of a pixel in the pooling grid, so every start
+    must be the same modulo 2^depth. The step is the largest multiple of 2^depth that leaves no gap.
+    Worked example, 512 pixels by outputs of 388 at depth 4: 388 // 16 * 16 = 384, so the tiles
+    cover 0 ... 387 and 384 ... 771, of which 384 ... 511 lie in the image.
+
+    Args:
+        length: height or width of the image in pixels, >= 1.
+        output_tile_size: height or width of the output of a tile in pixels.
+        depth: number of poolings, >= 0.
+
+    Returns:
+        list of int, the first row or column of every output tile: [0, 384] in the example.
+
+    Raises:
+        ValueError: if output_tile_size is below 2^depth, so that tiles on the pooling grid would
+            leave gaps, or length is below 1.
+    """
+    step = _pooling_step(depth)
+    if length < 1 or output_tile_size < step:
+        raise ValueError(
+            f"Tiles that start at multiples of {step} (2^depth) need an output of {step} pixels or "
+            "more to leave no gap, and an image of 1 pixel or more. Received: output "
+            f"{output_tile_size}, image {length}. Use an input size of "
+            f"{input_for_output(step, depth)} or more."
+        )
+    stride = output_tile_size // step * step
+    overlap = output_tile_size - stride
+    return list(range(0, max(length - overlap, 1), stride))
+
+
+def predict_overlap_tile(predictor, image, tile_size=None, *, depth=4, batch_size=1):
+    """Predicts a whole image tile by tile.
+
+    Paper, figure 2. The result is that of one pass over the whole image, whatever the tile size.
+    Memory is the image, the result and one batch of tiles.
+
+    Args:
+        predictor: callable, (N, C, tile_height, tile_width) of the image's type to
+            (N, K, tile_height - 2 margin, tile_width - 2 margin); it knows nothing of tiles.
+        image: (C, height, width) float32, any height and width, also smaller than a tile.
+        tile_size: input size of a tile in pixels, an integer or (height, width); None makes one
+            pass with the smallest tile that covers the image.
+        depth: number of poolings of the network, >= 0.
+        batch_size: tiles per call of the predictor, >= 1.
+
+    Returns:
+        (K, height, width) of the type the predictor returns (float32 from a network).
+
+    Raises:
+        ValueError: if the image is not a floating-point array of three dimensions, the tile size
+            is not valid (the two nearest valid sizes are named), batch_size is below 1, or the
+            predictor returns another shape than expected.
+    """
+    image = _require_image(image)
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be 1 or more. Received: {batch_size}.")
+    input_shape = _tile_shape(tile_size, image.shape[1:], depth)
+    output_shape = tuple(output_size(size, depth) for size in input_shape)
+    starts = [
+        (row, column)
+        for row in tile_starts(image.shape[1], output_shape[0], depth)
+        for column in tile_starts(image.shape[2], output_shape[1], depth)
+    ]
+    prediction = None
+    for first in range(0, len(starts), batch_size):
+        batch = starts[first : first + batch_size]
+        tiles = np.stack([_cut(image, start, input_shape, depth) for start in batch])
+        outputs = _require_outputs(predictor(tiles), len(batch), output_shape)
+        if prediction is None:
+            prediction = np.empty((outputs.shape[1], *image.shape[1:]), outputs.dtype)
+        for (row, column), output in zip(batch, outputs):
+            place = prediction[:, row : row + output_shape[0], column : column + output_shape[1]]
+            place[...] = output[:, : place.shape[1], : place.shape[2]]
+    return prediction
+
+
+def predict_symmetries(predict, image):
+    """Averages the predictions of an image in the eight orientations of the square.
+
+    Paper, table 1: the published result is the mean over seven rotated versions of the image;
+    which seven, it does not say. Here: the four rotations by 90 degrees, each also mirrored.
+
+    Args:
+        predict: callable, (C, any height, any width) to (K, same height, same width).
+        image: (C, height, width) float32; need not be square.
+
+    Returns:
+        (K, height, width) of the type predict returns.
+
+    Raises:
+        ValueError: if the image is not a floating-point array of three dimensions, or predict
+            returns another height or width than it was given.
+    """
+    image = _require_image(image)
+    # Summed in float64, so that eight equal predictions have exactly themselves as their mean.
+    total = 0.0
+    for quarter_turns in range(4):
+        for mirrored in (False, True):
+            turned = np.rot90(image[:, :, ::-1] if mirrored else image, quarter_turns, (1, 2))
+            prediction = _require_same_size(predict(np.ascontiguousarray(turned)), turned)
+            turned_back = np.rot90(prediction, -quarter_turns, (1, 2))
+            total = total + (turned_back[:, :, ::-1] if mirrored else turned_back).astype(float)
+    return (total / 8.0).astype(prediction.dtype)
+
+
+def _cut(image, start, input_shape, depth):
+    """Cuts the input tile whose output tile starts at start = (row, column), mirrored outside."""
+    rows, columns = (
+        mirror_indices(np.arange(size) + first - margin(depth), length)
+        for first, size, length in zip(start, input_shape, image.shape[1:])
+    )
+    return image[:, rows[:, None], columns]
+
+
+def _pooling_step(depth):
+    """Returns 2^depth, the period of the pooling grid in pixels."""
+    if depth != int(depth) or depth < 0:
+        raise ValueError(f"depth must be a whole number of poolings >= 0. Received: {depth}.")
+    return 2 ** int(depth)
+
+
+def _tile_shape(tile_size, image_shape, depth):
+    """Returns the (height, width) of the input tiles, checked; the image's own if None."""
+    step = _pooling_step(depth)
+    if tile_size is None:
+        # An output below 2^depth would leave gaps between tiles; here there is one tile only, but
+        # the rule costs a few pixels of context at most.
+        return tuple(input_for_output(max(length, step), depth) for length in image_shape)
+    tile_shape = (tile_size, tile_size) if np.ndim(tile_size) == 0 else tuple(tile_size)
+    if len(tile_shape) != 2:
+        raise ValueError(
+            f"tile_size must be an integer or (height, width) in pixels. Received: {tile_size}."
+        )
+    for size in tile_shape:
+        if not valid_input_size(size, depth) or output_size(size, depth) < step:
+            raise ValueError(_wrong_size_text("tile size", size, depth, smallest_output=step))
+    return tuple(int(size) for size in tile_shape)
+
+
+def _wrong_size_text(name, size, depth, smallest_output):
+    """Builds the error text for a size that does not fit the network, with two that do."""
+    step = _pooling_step(depth)
+    lower, upper = nearest_valid_sizes(size, depth, smallest_output)
+    return (
+        f"A network of depth {depth} needs a {name} of {step} * k + {4 * (step - 1)}, at least "
+        f"{input_for_output(smallest_output, depth)} pixels. Received: {size}. "
+        f"Use {lower} or {upper}."
+    )
+
+
+def _require_image(image):
+    """Returns image as a floating-point array (C, height, width), or raises."""
+    image = np.asarray(image)
+    if image.ndim != 3 or image.size == 0 or not np.issubdtype(image.dtype, np.floating):
+        raise ValueError(
+            "image must be a floating-point array of shape (channels, height, width), scaled as "
+            f"for training. Received: shape {image.shape}, dtype {image.dtype}."
+        )
+    return image
+
+
+def _require_outputs(outputs, num_tiles, output_shape):
+    """Returns the predictor's outputs as an array (num_tiles, K, *output_shape), or raises."""
+    outputs = np.asarray(outputs)
+    expected = (num_tiles, "classes", *output_shape)
+    if outputs.ndim != 4 or (outputs.shape[0], *outputs.shape[2:]) != (num_tiles, *output_shape):
+        raise ValueError(
+            f"The predictor must return an array of shape {expected}. Received: {outputs.shape}. "
+            "Check that the network's depth is the one given here and that its output is "
+            "channels first."
+        )
+    return outputs
+
+
+def _require_same_size(prediction, image):
+    """Returns prediction as an array (K, height, width) with the size of image, or raises."""
+    prediction = np.asarray(prediction)
+    if prediction.ndim != 3 or prediction.shape[1:] != image.shape[1:]:
+        raise ValueError(
+            f"predict must return an array of shape ('classes', {image.shape[1]}, "
+            f"{image.shape[2]}). Received: {prediction.shape}."
+        )
+    return prediction

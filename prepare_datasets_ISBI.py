@@ -1,0 +1,179 @@
+"""Turns the stacks of the ISBI 2012 membrane challenge into the HDF5 files that the scripts read.
+
+    python prepare_datasets_ISBI.py [folder] [--output folder] [--w0 10] [--sigma 5]
+
+The folder (default ./ISBI) holds train-volume.tif, train-labels.tif and perhaps test-volume.tif, of
+any number of pages, or the numbered images train/image, train/label and perhaps test, as many
+copies of the data do. Expected result: ISBI_dataset_{imgs,groundTruth,weightMaps}_train.hdf5 and
+ISBI_dataset_imgs_test.hdf5 in ./ISBI_datasets_training_testing/, 60 MB for 30 + 30 slices of
+512 x 512, in about a minute, nearly all of it for the weight maps.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from lib.errors import UserError, raise_if_any, run_script
+from lib.help_functions import write_hdf5
+from lib.image_files import read_grey_images, read_stack, two_values
+from lib.weight_map import class_weights, instances, weight_map
+
+OUTPUT_FOLDER = "ISBI_datasets_training_testing"
+# Cells are many and fill most of a slice (ISBI: 78 %); membranes are few connected networks.
+LEAST_CELL_SHARE, LARGEST_CELL_OF_ALL = 0.5, 0.5
+
+
+def main():
+    """Reads the command line and prepares the data."""
+    parser = argparse.ArgumentParser(description="Prepares ISBI 2012 for training and testing.")
+    parser.add_argument("folder", nargs="?", default="ISBI", help="default: ./ISBI")
+    parser.add_argument("--output", default=OUTPUT_FOLDER, help=f"default: ./{OUTPUT_FOLDER}")
+    parser.add_argument("--w0", type=float, default=10, help="height of the border term, paper: 10")
+    parser.add_argument(
+        "--sigma", type=float, default=5, help="its width in pixels, paper: about 5"
+    )
+    arguments = parser.parse_args()
+    prepare(Path(arguments.folder), Path(arguments.output), w0=arguments.w0, sigma=arguments.sigma)
+
+
+def prepare(folder, output_folder, *, w0=10.0, sigma=5.0):
+    """Checks the slices and labels of a folder and writes the HDF5 files, weight maps among them.
+
+    Args:
+        folder: holds the TIFF stacks or the folders of images.
+        output_folder: where the files go.
+        w0: height of the border term of the weight map (paper, equation 2).
+        sigma: its width in pixels.
+    Raises:
+        UserError: with all problems found; nothing is written then.
+    """
+    if not (w0 >= 0 and sigma > 0 and np.isfinite([w0, sigma]).all()):
+        raise UserError(
+            f"--w0 must be at least 0 and --sigma above 0 pixels. Received: {w0:g} and {sigma:g}. "
+            "The paper has 10 and about 5."
+        )
+    ids, slices, labels, test = read_folder(folder)
+    weights = weight_maps(labels, w0, sigma)
+
+    def path(kind):
+        return output_folder / f"ISBI_dataset_{kind}.hdf5"
+
+    write_hdf5(path("imgs_train"), slices[:, np.newaxis], ids=ids)
+    write_hdf5(path("groundTruth_train"), labels[:, np.newaxis], ids=ids)
+    write_hdf5(path("weightMaps_train"), weights[:, np.newaxis], ids=ids, w0=w0, sigma=sigma)
+    if test is None:
+        path("imgs_test").unlink(missing_ok=True)
+        print("No test-volume.tif (or test): testing will give figures, but no submission.")
+    else:
+        write_hdf5(path("imgs_test"), test[1][:, np.newaxis], ids=test[0])
+        print(f"test: {len(test[0])} slices of {_size(test[1])}, without labels")
+    print(f"Written to {output_folder}")
+
+
+def read_folder(folder):
+    """Reads and checks slices, labels and test slices.
+
+    Args:
+        folder: holds the TIFF stacks or the folders of images.
+    Returns:
+        ids of the labelled slices, slices (N, H, W) uint8, labels (N, H, W) uint8 in {0, 255},
+        (ids, (M, H, W) uint8) of the test slices or None.
+    Raises:
+        UserError: with all problems found.
+    """
+    if not folder.is_dir():
+        raise UserError(
+            f"The folder {folder} does not exist. Download the ISBI 2012 data (see ISBI/README.md) "
+            "and give its folder as the argument."
+        )
+    if (folder / "train").is_dir():
+        names = {"slices": "train/image", "labels": "train/label", "test": "test"}
+        read = read_grey_images
+    else:
+        names = {"slices": "train-volume.tif", "labels": "train-labels.tif"}
+        names["test"] = "test-volume.tif"
+        read = _read_numbered_stack
+    found, problems = {"test": None}, []
+    for kind, name in names.items():
+        if kind == "test" and not (folder / name).exists():
+            continue
+        try:
+            found[kind] = read(folder / name)
+        except ValueError as error:
+            problems.append(str(error))
+    raise_if_any(problems)
+    labels = _checked_labels(folder, names, found)
+    ids, slices = found["slices"]
+    print(f"train: {len(ids)} labelled slices of {_size(slices)}, ids {ids[0]} to {ids[-1]}")
+    return ids, slices, labels, found["test"]
+
+
+def weight_maps(labels, w0, sigma):
+    """Computes the weight map of every slice (paper, equation 2).
+
+    Args:
+        labels: (N, H, W) uint8 in {0, 255}.
+        w0: height of the border term.
+        sigma: its width in pixels.
+    Returns:
+        (N, H, W) float32.
+    """
+    balance = class_weights(labels > 0)
+    print(f"class weights w_c: membrane {balance[0]:.5f}, cell {balance[1]:.5f}", flush=True)
+    maps = [weight_map(label > 0, balance, w0, sigma).astype(np.float32) for label in labels]
+    return np.stack(maps)
+
+
+def _read_numbered_stack(path):
+    stack = read_stack(path)
+    return [f"{number:02d}" for number in range(len(stack))], stack
+
+
+def _checked_labels(folder, names, found):
+    """Compares labels with slices, and looks for labels that cannot be right."""
+    (ids, slices), (label_ids, labels) = found["slices"], found["labels"]
+    place = folder / names["labels"]
+    if len(labels) != len(slices) or labels.shape[1:] != slices.shape[1:]:
+        raise UserError(
+            f"{place} must hold a label for each of the {len(slices)} slices of {_size(slices)} in "
+            f"{folder / names['slices']}. Received: {len(labels)} of {_size(labels)}."
+        )
+    if label_ids != ids:
+        unlike = [a for a, b in zip(label_ids, ids) if a != b]
+        raise UserError(
+            f"{place} must have the numbers of {folder / names['slices']}. "
+            f"Received others: {', '.join(unlike)}."
+        )
+    try:
+        labels = two_values(place, labels)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    raise_if_any(_label_problems(place, ids, labels))
+    return labels
+
+
+def _label_problems(place, ids, labels):
+    """Lists what is wrong with labels of one class, or with membranes in white."""
+    expected = f"{place} must show cells in white (255) and membranes in black (0)."
+    cell_share = float((labels > 0).mean())
+    if cell_share in (0, 1):
+        return [f"{expected} Received: labels that are all {'white' if cell_share else 'black'}."]
+    sizes = [np.bincount(instances(label > 0).ravel())[1:] for label in labels]
+    in_one_piece = np.mean([size.max(initial=0) / max(1, size.sum()) for size in sizes])
+    if cell_share < LEAST_CELL_SHARE and in_one_piece > LARGEST_CELL_OF_ALL:
+        return [
+            f"{expected} Received: white on {cell_share:.0%} of the pixels, {in_one_piece:.0%} of "
+            "it in one piece a slice: they seem inverted (membranes white). Invert them."
+        ]
+    empty = [name for name, size in zip(ids, sizes) if not len(size)]
+    return [f"{expected} Received: no white at all in slice {', '.join(empty)}."] if empty else []
+
+
+def _size(stack):
+    return f"{stack.shape[-1]} x {stack.shape[-2]} pixels"
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(main))

@@ -1,0 +1,158 @@
+"""Trains the paper's unpadded U-Net on membranes.
+
+    python src/membraneNN_training.py [configuration_ISBI.txt]
+
+The same as `python run_training.py configuration_ISBI.txt`, without a log file. Expected result: a
+folder <name>/ with the best and the last weights, a log, loss curves and sample pictures that show
+the deformed tiles, their labels and their weights. docs/RESULTS.md gives figures and times.
+"""
+
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+
+if __name__ == "__main__":  # started by itself: lib lies beside src
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from lib.configuration import read_configuration
+from lib.devices import inner_data_format, start_computing
+from lib.elastic_deformation import Augmentation
+from lib.errors import run_script
+from lib.experiment import Experiment
+from lib.help_functions import group_images, visualize
+from lib.overlap_tile import output_size
+from lib.patch_dataset import TileDataset, covering_places
+from lib.training import draw_model, get_optimizer, read_history, train
+from lib.unet import get_unpadded_unet
+from src.membrane_data import load_labelled, split_validation
+
+NUM_SAMPLES, SAMPLES_PER_ROW = 6, 3
+
+
+def main(configuration, overwrite=False):
+    """Trains as a configuration says.
+
+    Ronneberger, Fischer, Brox 2015, section 3. What the paper leaves open: docs/DIFFERENCES.md.
+
+    Args:
+        configuration: lib.configuration.Configuration of the membrane task.
+        overwrite: whether to start anew where there is an earlier training of the same name.
+    Raises:
+        UserError: for data or settings that do not fit.
+    """
+    settings = configuration.training_settings
+    experiment = Experiment(configuration.experiment_name.name)
+    with experiment.writable_folder(), experiment.locked_for_training():
+        # 1. How far an earlier start came; the device, the seed, the precision.
+        history = [] if overwrite else read_history(experiment, configuration)
+        start_computing(settings.seed, settings.mixed_precision)
+
+        # 2. Tiles for training and validation, and a look at what is fed.
+        data = load_labelled(configuration)
+        training_data, validation_data = split_tiles(configuration, data, epoch=len(history))
+        save_samples(experiment, training_data)
+
+        # 3. The network, with the weighted cross-entropy: sum(w * ce) / sum(w).
+        model = build_network(configuration, configuration.data_attributes.tile_size)
+        model.compile(
+            optimizer=get_optimizer(settings, num_steps=settings.N_epochs * len(training_data)),
+            loss=keras.losses.SparseCategoricalCrossentropy(reduction="mean_with_sample_weight"),
+            metrics=["accuracy"],
+        )
+        print(f"Unpadded U-Net ({settings.variant}) with {model.count_params():,} parameters.")
+        draw_model(model, experiment)
+
+        # 4. The training itself.
+        shares = weighted_shares(data["labels"], data["weights"])
+        train(model, training_data, validation_data, experiment, configuration, history, shares)
+    best = min(history, key=lambda row: row["val_loss"])
+    print(
+        f"Trained. Lowest validation loss {best['val_loss']:.4f} in epoch {best['epoch']}: "
+        f"{experiment.weights('best')}. Next: python run_testing.py {configuration.path}"
+    )
+
+
+def build_network(configuration, tile_size):
+    """Builds the configured network for square tiles, for this device."""
+    settings = configuration.training_settings
+    return get_unpadded_unet(
+        1,
+        tile_size,
+        tile_size,
+        base_filters=settings.base_filters,
+        depth=settings.depth,
+        variant=settings.variant,
+        data_format=inner_data_format(),
+    )
+
+
+def split_tiles(configuration, data, epoch):
+    """Gives tiles for training, drawn and deformed at random, and for validation, as they are."""
+    settings = configuration.training_settings
+    training, validation = split_validation(configuration, len(data["images"]))
+    print(
+        f"{settings.N_tiles} tiles an epoch from the slices {_ids(data, training)}; held out for "
+        f"validation and never trained on: {_ids(data, validation)}."
+    )
+    tile_size = configuration.data_attributes.tile_size
+    sizes = (tile_size, output_size(tile_size, settings.depth))
+
+    def tiles(part, places, **options):
+        stacks = (data[kind][part] for kind in ("images", "labels", "weights"))
+        return TileDataset(*stacks, places, sizes=sizes, batch_size=settings.batch_size, **options)
+
+    training_data = tiles(
+        training,
+        settings.N_tiles,
+        augmentation=get_augmentation(settings),
+        seed=settings.seed,
+        epoch=epoch,
+    )
+    num_validation = validation.stop - validation.start
+    places = covering_places(num_validation, data["images"].shape[1:], sizes[1])
+    return training_data, tiles(validation, places)
+
+
+def get_augmentation(settings):
+    """Gathers the settings of the random transform; each is off at 0 or False."""
+    return Augmentation(
+        elastic_sigma=settings.elastic_sigma,
+        rotation_degrees=settings.rotation_degrees,
+        shift=settings.shift,
+        flip=settings.flip,
+        brightness=settings.brightness,
+        contrast=settings.contrast,
+    )
+
+
+def weighted_shares(labels, weights):
+    """Gives the share of membrane and cell in the sum of all weights."""
+    cell = float(weights[labels > 0].sum(dtype=np.float64) / weights.sum(dtype=np.float64))
+    return 1 - cell, cell
+
+
+def save_samples(experiment, training_data):
+    """Saves the first training tiles: the images with a grid of their context, labels, weights."""
+    number = min(NUM_SAMPLES, training_data.num_tiles)
+    tiles = [training_data.cut(n) for n in range(number)]
+    images, labels, weights = (np.stack(parts)[:, np.newaxis] for parts in zip(*tiles))
+    pictures = {
+        "imgs": images,
+        "masks": labels.astype(np.float32),
+        "weights": weights / weights.max(),
+    }
+    for kind, stack in pictures.items():
+        grid = group_images(stack, SAMPLES_PER_ROW)
+        visualize(grid, experiment.folder / f"sample_input_{kind}.png")
+
+
+def _ids(data, part):
+    ids = data["ids"][part]
+    return ids[0] if len(ids) == 1 else f"{ids[0]} to {ids[-1]}"
+
+
+if __name__ == "__main__":
+    path = sys.argv[1] if len(sys.argv) > 1 else "configuration_ISBI.txt"
+    sys.exit(run_script(lambda: main(read_configuration(path))))
