@@ -1,0 +1,309 @@
+"""Tests of the overlap-tile strategy: sizes, mirror, tile places, and equality with one pass."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lib import overlap_tile as ot
+
+
+class SmallUNet:
+    """A valid U-Net in NumPy, float64, random weights: two convolutions and a pooling per level."""
+
+    def __init__(self, depth, base_filters=2, num_channels=1, num_classes=2, seed=0):
+        rng = np.random.default_rng(seed)
+        filters = [base_filters * 2**level for level in range(depth + 1)]
+
+        def kernel(size, inputs, outputs):
+            scale = np.sqrt(2 / (size * size * inputs))
+            return rng.normal(0, scale, (outputs, inputs, size, size))
+
+        inputs = [num_channels, *filters]
+        self.down = [
+            (kernel(3, inputs[level], count), kernel(3, count, count))
+            for level, count in enumerate(filters)
+        ]
+        self.up = [
+            (kernel(2, 2 * count, count), kernel(3, 2 * count, count), kernel(3, count, count))
+            for count in reversed(filters[:-1])
+        ]
+        self.score = kernel(1, base_filters, num_classes)
+
+    def __call__(self, images):
+        x, skips = images, []
+        for level, (first, second) in enumerate(self.down):
+            if level:
+                n, c, height, width = x.shape
+                x = x.reshape(n, c, height // 2, 2, width // 2, 2).max((3, 5))
+            x = relu(convolve(relu(convolve(x, first)), second))
+            skips.append(x)
+        for (up, first, second), skip in zip(self.up, reversed(skips[:-1])):
+            x = up_convolve(x, up)
+            rows, columns = ((a - b) // 2 for a, b in zip(skip.shape[2:], x.shape[2:]))
+            skip = skip[:, :, rows : rows + x.shape[2], columns : columns + x.shape[3]]
+            x = relu(convolve(relu(convolve(np.concatenate([x, skip], 1), first)), second))
+        return convolve(x, self.score)
+
+
+def relu(x):
+    return np.maximum(x, 0)
+
+
+def convolve(x, kernel):
+    windows = np.lib.stride_tricks.sliding_window_view(x, kernel.shape[2:], (2, 3))
+    return np.einsum("nchwij,ocij->nohw", windows, kernel, optimize=False)
+
+
+def up_convolve(x, kernel):
+    n, _, height, width = x.shape
+    spread = np.einsum("nchw,ocij->nohiwj", x, kernel, optimize=False)
+    return spread.reshape(n, kernel.shape[0], 2 * height, 2 * width)
+
+
+def crop_margin(depth):
+    """A predictor that gives back the middle of its input."""
+    cut = ot.margin(depth)
+    return lambda tiles: tiles[:, :, cut:-cut, cut:-cut]
+
+
+# Figure 1 of the paper and the same arithmetic at other depths: every level takes 4 pixels by its
+# convolutions and a pooling needs an even size.
+@pytest.mark.parametrize(
+    "depth, step, smallest, border",
+    [(1, 2, 18, 16), (2, 4, 44, 40), (3, 8, 92, 88), (4, 16, 188, 184), (5, 32, 380, 376)],
+)
+def test_valid_sizes_at_every_depth(depth, step, smallest, border):
+    valid = [size for size in range(1, 500) if ot.valid_input_size(size, depth)]
+    assert valid == list(range(smallest, 500, step))
+    assert 2 * ot.margin(depth) == border
+    assert all(ot.output_size(size, depth) == size - border for size in valid)
+
+
+@settings(deadline=None)
+@given(st.integers(0, 5), st.integers(1, 700))
+def test_valid_sizes_equal_a_walk_through_the_network(depth, size):
+    def walk(n, level):
+        n -= 4
+        if level < depth:
+            if n < 2 or n % 2:
+                return 0
+            n = 2 * walk(n // 2, level + 1) - 4 if walk(n // 2, level + 1) else 0
+        return max(n, 0)
+
+    output = walk(size, 0)
+    assert ot.valid_input_size(size, depth) == (output > 0)
+    if output > 0:
+        assert ot.output_size(size, depth) == output
+
+
+def test_sizes_of_the_paper():
+    assert ot.output_size(572) == 388
+    assert ot.margin() == 92
+    # 512 pixels in one pass: 700 = 16 * 40 + 60 gives 516; 684 would give 500.
+    assert ot.input_for_output(512) == 700
+    assert ot.input_for_output(388) == 572
+    assert ot.input_for_output(389) == 588
+    assert ot.input_for_output(1) == 188
+
+
+@given(st.integers(1, 2000), st.integers(0, 5))
+def test_input_for_output_is_the_smallest(size, depth):
+    input_size = ot.input_for_output(size, depth)
+    smaller = input_size - 2**depth
+    assert ot.output_size(input_size, depth) >= size
+    assert not ot.valid_input_size(smaller, depth) or ot.output_size(smaller, depth) < size
+
+
+@pytest.mark.parametrize(
+    "size, nearest",
+    [(570, (556, 572)), (572, (572, 588)), (5, (188, 204)), (188, (188, 204))],
+)
+def test_nearest_valid_sizes(size, nearest):
+    assert ot.nearest_valid_sizes(size) == nearest
+
+
+def test_mirror_of_five_pixels():
+    expected = [2, 3, 4, 3, 2, 1, 0, 1, 2, 3, 4, 3, 2, 1, 0, 1, 2]
+    assert ot.mirror_indices(np.arange(-6, 11), 5).tolist() == expected
+
+
+@given(st.integers(1, 9), st.integers(0, 60), st.integers(0, 60))
+def test_mirror_equals_numpy_pad_at_any_distance(size, before, after):
+    padded = np.pad(np.arange(size), (before, after), mode="reflect")
+    np.testing.assert_array_equal(ot.mirror_indices(np.arange(-before, size + after), size), padded)
+
+
+def test_tile_starts_of_the_paper():
+    # 388 // 16 * 16 = 384: two tiles cover 0 ... 387 and 384 ... 771. Steps of 388 would seam.
+    assert ot.tile_starts(512, 388) == [0, 384]
+    assert ot.tile_starts(388, 388) == [0]
+    assert ot.tile_starts(389, 388) == [0, 384]
+    assert ot.tile_starts(772, 388) == [0, 384]
+    assert ot.tile_starts(773, 388) == [0, 384, 768]
+
+
+@given(st.integers(1, 900), st.integers(0, 4), st.integers(0, 20))
+def test_tile_starts_cover_the_axis_on_the_pooling_grid(length, depth, extra):
+    output = ot.output_size(ot.input_for_output(2**depth, depth) + extra * 2**depth, depth)
+    starts = ot.tile_starts(length, output, depth)
+    covered = np.zeros(length, bool)
+    for start in starts:
+        covered[start : start + output] = True
+    assert covered.all()
+    assert all(start % 2**depth == 0 and start < length for start in starts)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(1, 90),
+    st.integers(1, 90),
+    st.integers(1, 3),
+    st.integers(1, 3),
+    st.tuples(st.integers(0, 6), st.integers(0, 6)) | st.none(),
+    st.integers(1, 4),
+)
+def test_identity_predictor_gives_the_image_back(height, width, channels, depth, steps, batch_size):
+    image = np.random.default_rng(height).random((channels, height, width), dtype=np.float32)
+    smallest = ot.input_for_output(2**depth, depth)
+    tile_size = steps and tuple(smallest + step * 2**depth for step in steps)
+    prediction = ot.predict_overlap_tile(
+        crop_margin(depth), image, tile_size, depth=depth, batch_size=batch_size
+    )
+    np.testing.assert_array_equal(prediction, image)
+    assert prediction.dtype == np.float32
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.integers(1, 70), st.integers(1, 70), st.integers(1, 2), st.integers(0, 5))
+def test_tiled_equals_one_pass(height, width, depth, extra):
+    network = SmallUNet(depth)
+    image = np.random.default_rng(width).random((1, height, width))
+    one_pass = ot.predict_overlap_tile(network, image, depth=depth)
+    tile_size = ot.input_for_output(2**depth, depth) + extra * 2**depth
+    tiled = ot.predict_overlap_tile(network, image, tile_size, depth=depth, batch_size=3)
+    np.testing.assert_allclose(tiled, one_pass, rtol=0, atol=1e-12)
+
+
+def test_tiles_off_the_pooling_grid_would_differ():
+    """The small network does depend on the position in the pooling grid: else all tiles fit."""
+    network = SmallUNet(depth=2)
+    image = np.random.default_rng(0).random((1, 40, 40))
+    whole = ot.predict_overlap_tile(network, image, depth=2)
+    shifted = ot.predict_overlap_tile(network, image[:, :, 1:], depth=2)
+    # Columns far from the border, where the mirrored context is the same.
+    assert np.abs(whole[:, :, 21:24] - shifted[:, :, 20:23]).max() > 1e-3
+
+
+def test_one_pass_equals_the_network_on_the_padded_image():
+    network = SmallUNet(depth=1, num_channels=2)
+    image = np.random.default_rng(0).random((2, 10, 15))
+    # Margin 8; 10 rows need an input of 26 = 2 * 11 + 4, 15 columns 32 for 16.
+    padded = np.pad(image, ((0, 0), (8, 8), (8, 9)), mode="reflect")
+    prediction = ot.predict_overlap_tile(network, image, depth=1)
+    expected = network(padded[None])[0, :, :, :15]
+    np.testing.assert_allclose(prediction, expected, rtol=0, atol=1e-12)
+
+
+def test_predictor_gets_small_batches_of_float32_tiles():
+    shapes = []
+
+    def predictor(tiles):
+        shapes.append((tiles.shape, tiles.dtype))
+        return crop_margin(1)(tiles)
+
+    # Outputs of 4, so 3 x 2 tiles cover 9 x 8; batches of 4 and 2.
+    ot.predict_overlap_tile(predictor, np.zeros((1, 9, 8), np.float32), 20, depth=1, batch_size=4)
+    assert shapes == [((4, 1, 20, 20), np.float32), ((2, 1, 20, 20), np.float32)]
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 12), st.integers(1, 12))
+def test_symmetries_undo_themselves(height, width):
+    image = np.random.default_rng(height).random((2, height, width), dtype=np.float32)
+    averaged = ot.predict_symmetries(lambda turned: turned, image)
+    np.testing.assert_array_equal(averaged, image)
+    assert averaged.dtype == np.float32
+
+
+def test_symmetries_are_the_eight_of_the_square():
+    seen = []
+    image = np.arange(6.0).reshape(1, 2, 3)
+    ot.predict_symmetries(lambda turned: seen.append(turned.tolist()) or turned, image)
+    square = np.array([[0, 1, 2], [3, 4, 5]], float)
+    expected = [square, square[::-1], square[:, ::-1], square[::-1, ::-1]]
+    expected += [turned.T for turned in expected]
+    assert sorted(seen) == sorted([turned.tolist()] for turned in expected)
+
+
+def test_symmetries_average_a_predictor_with_a_preferred_side():
+    # Each pixel gets its left neighbour; over the eight orientations that is the mean of the four
+    # neighbours. In the middle of 0 ... 8 in three rows: (1 + 3 + 5 + 7) / 4 = 4.
+    image = np.arange(9.0).reshape(1, 3, 3)
+    image[0, 0, 1] = 9.0
+    averaged = ot.predict_symmetries(lambda turned: np.roll(turned, 1, axis=2), image)
+    assert averaged[0, 1, 1] == (9 + 3 + 5 + 7) / 4
+
+
+@pytest.mark.parametrize("tile_size, words", [(570, "Use 556 or 572"), ((572, 100), "204 or 220")])
+def test_wrong_tile_size_names_two_that_fit(tile_size, words):
+    image = np.zeros((1, 30, 30), np.float32)
+    with pytest.raises(ValueError, match=rf"tile size of 16 \* k \+ 60.*Received: .*{words}"):
+        ot.predict_overlap_tile(crop_margin(4), image, tile_size)
+
+
+def test_tile_with_an_output_below_the_pooling_step_is_refused():
+    # 188 gives 4 pixels; tiles that start at multiples of 16 would leave gaps.
+    image = np.zeros((1, 30, 30), np.float32)
+    with pytest.raises(ValueError, match=r"at least 204 pixels\. Received: 188\. Use 204 or 220"):
+        ot.predict_overlap_tile(crop_margin(4), image, 188)
+    with pytest.raises(ValueError, match=r"output of 16 pixels or more.*Use an input size of 204"):
+        ot.tile_starts(30, 4)
+
+
+def test_tile_size_must_be_one_number_or_two():
+    with pytest.raises(ValueError, match=r"an integer or \(height, width\).*Received"):
+        ot.predict_overlap_tile(crop_margin(4), np.zeros((1, 3, 3)), (572, 572, 572))
+
+
+@pytest.mark.parametrize(
+    "image",
+    [np.zeros((3, 3)), np.zeros((1, 3, 3), np.uint8), np.zeros((1, 0, 3))],
+)
+def test_image_must_be_floating_point_with_channels(image):
+    for predict in (ot.predict_overlap_tile, ot.predict_symmetries):
+        with pytest.raises(ValueError, match=r"image must be a floating-point array of shape"):
+            predict(crop_margin(4), image)
+
+
+def test_predictor_of_another_depth_is_refused():
+    image = np.zeros((1, 30, 30), np.float32)
+    with pytest.raises(ValueError, match=r"predictor must return.*388, 388\).*532, 532\)"):
+        ot.predict_overlap_tile(crop_margin(2), image, 572)
+
+
+def test_symmetries_refuse_another_size():
+    with pytest.raises(ValueError, match=r"predict must return.*3, 4\)\. Received: \(1, 3, 3\)"):
+        ot.predict_symmetries(lambda image: image[:, :, :3], np.zeros((1, 3, 4)))
+
+
+@pytest.mark.parametrize(
+    "call, words",
+    [
+        (lambda: ot.output_size(571), "Received: 571. Use 556 or 572."),
+        (lambda: ot.output_size(20), "at least 188 pixels. Received: 20. Use 188 or 204."),
+        (lambda: ot.input_for_output(0), "size must be 1 pixel or more. Received: 0."),
+        (lambda: ot.mirror_indices([0], 0), "1 pixel or more to be mirrored. Received: 0."),
+        (lambda: ot.tile_starts(0, 388), "an image of 1 pixel or more. Received"),
+        (lambda: ot.margin(-1), "whole number of poolings >= 0. Received: -1."),
+        (lambda: ot.margin(1.5), "whole number of poolings >= 0. Received: 1.5."),
+        (
+            lambda: ot.predict_overlap_tile(crop_margin(1), np.zeros((1, 3, 3)), batch_size=0),
+            "batch_size must be 1 or more. Received: 0.",
+        ),
+    ],
+)
+def test_wrong_values_are_refused(call, words):
+    with pytest.raises(ValueError) as error:
+        call()
+    assert words in str(error.value)
