@@ -8,7 +8,7 @@ They need no download and no permission: the demonstration and the tests run on 
 Expected result in the folder (default ./phantom), after about 15 seconds on one CPU core:
     DRIVE/{training,test}/{images,1st_manual,mask}      21_training.tif, 01_test.tif ...
     ISBI/{train-volume,train-labels,test-volume}.tif    8-bit stacks, 255 = cell, 0 = membrane
-    DRIVE_datasets_training_testing/*.hdf5              what run_training.py reads
+    {DRIVE,ISBI}_datasets_training_testing/*.hdf5       what run_training.py reads
     PHANTOM                                             the list of the files written here
 
 The same seed gives the same pictures. Files of an earlier run are replaced; a folder whose DRIVE or
@@ -23,6 +23,7 @@ import numpy as np
 from PIL import Image
 
 import prepare_datasets_DRIVE
+import prepare_datasets_ISBI
 from lib import phantom
 from lib.errors import UserError, run_script
 
@@ -42,10 +43,10 @@ def main():
     # 2. Draw the pictures and write them.
     write(arguments.folder, arguments)
 
-    # 3. Turn them into the HDF5 files that the training reads.
-    prepare_datasets_DRIVE.prepare(
-        arguments.folder / "DRIVE", arguments.folder / "DRIVE_datasets_training_testing"
-    )
+    # 3. Turn them into the HDF5 files that the trainings read.
+    for name, preparation in (("DRIVE", prepare_datasets_DRIVE), ("ISBI", prepare_datasets_ISBI)):
+        output_folder = arguments.folder / f"{name}_datasets_training_testing"
+        preparation.prepare(arguments.folder / name, output_folder)
 
 
 def parse_arguments(words=None):

@@ -32,6 +32,9 @@ def start_computing(seed, mixed_precision):
     set_up_devices()
     print(describe_devices(), flush=True)
     keras.utils.set_random_seed(seed)
+    # What the user's keras.json may say otherwise; losses and metrics follow it.
+    keras.config.set_floatx("float32")
+    keras.config.set_epsilon(1e-7)
     keras.config.set_dtype_policy("mixed_bfloat16" if mixed_precision else "float32")
 
 

@@ -113,10 +113,8 @@ def random_grid(rng, sigma=10.0, points=3):
         rng: numpy.random.Generator.
         sigma: standard deviation in pixels, >= 0; paper: 10.
         points: nodes along each axis, >= 2; paper: 3.
-
     Returns:
         (2, points, points) float64 displacements in pixels: along rows, then along columns.
-
     Raises:
         ValueError: if sigma is negative or not finite, or points is below 2.
     """
@@ -136,10 +134,8 @@ def displacement_field(grid, shape):
         grid: (2, points, points) displacements at the nodes in pixels; the first and last nodes lie
             on the first and last rows and columns. (points, points) for one component is fine too.
         shape: (height, width) of the field in pixels, each >= 2.
-
     Returns:
         (2, height, width) float64 displacements in pixels, or (height, width) for one component.
-
     Raises:
         ValueError: if grid has not two or three dimensions with two or more nodes along each axis,
             or shape is not two sizes >= 2.
@@ -167,7 +163,6 @@ def interpolation_matrix(num_pixels, num_nodes):
     Args:
         num_pixels: pixels along the axis, >= 2; the nodes are spread evenly from first to last.
         num_nodes: nodes along the axis, >= 2.
-
     Returns:
         (num_pixels, num_nodes) float64, rows sum to 1; read-only, because it is kept.
     """
@@ -192,10 +187,8 @@ def tile_coordinates(tile, augmentation=None, rng=None):
         tile: Tile.
         augmentation: Augmentation; None leaves the tile as it is.
         rng: numpy.random.Generator; needed with an augmentation.
-
     Returns:
         (2, input_size, input_size) float64 rows and columns of the slice, not bounded by its size.
-
     Raises:
         ValueError: if there is an augmentation but no rng.
     """
@@ -229,10 +222,8 @@ def warp(image, coordinates, order):
         image: (height, width); floating point for order 1, any type for order 0.
         coordinates: (2, out_height, out_width) rows and columns in the image, finite.
         order: 1 for linear (images, weights), 0 for nearest (labels; halves go up).
-
     Returns:
         (out_height, out_width) of the image's type.
-
     Raises:
         ValueError: if a shape, a type or order is not as above, or a coordinate is not finite.
     """
@@ -246,10 +237,8 @@ def warp_together(images, coordinates, orders):
         images: list of (height, width) arrays, as in warp.
         coordinates: (2, out_height, out_width) rows and columns in the images, finite.
         orders: 1 (linear) or 0 (nearest) for each image.
-
     Returns:
         list of (out_height, out_width) arrays of the images' types.
-
     Raises:
         ValueError: as in warp.
     """
@@ -271,10 +260,8 @@ def vary_grey_values(image, augmentation, rng):
         image: (height, width) floating point, grey values in [0, 1].
         augmentation: Augmentation.
         rng: numpy.random.Generator.
-
     Returns:
         (height, width) of the image's type.
-
     Raises:
         ValueError: if rng is not a generator.
     """
@@ -297,11 +284,9 @@ def cut_tile(image, label, weights, tile, augmentation=None, rng=None):
         tile: Tile, place and sizes.
         augmentation: Augmentation; None cuts the tile as it is.
         rng: numpy.random.Generator; needed with an augmentation.
-
     Returns:
         (image, label, weights) of (input_size, input_size), (output_size, output_size) twice; types
         as given.
-
     Raises:
         ValueError: if the three differ in shape, image or weights is not floating point, or there
             is an augmentation but no rng.

@@ -1,12 +1,14 @@
 """The folder of an experiment: the names of its files, and whether they can be written."""
 
 import contextlib
+import glob
 import os
 import shutil
 import stat
 from pathlib import Path
 
 from lib.errors import UserError
+from lib.help_functions import written_whole
 
 
 class Experiment:
@@ -28,6 +30,10 @@ class Experiment:
         """Gives the path of the weights that are written here, best_last = "best" or "last"."""
         return self.file(f"{best_last}.weights.h5")
 
+    def original_weights(self, best_last):
+        """Gives the path of the weights that retina-unet wrote in 2016."""
+        return self.file(f"{best_last}_weights.h5")
+
     def find_weights(self, best_last):
         """Finds the weights to test: those written here, or those of retina-unet 2016.
 
@@ -40,21 +46,22 @@ class Experiment:
         Raises:
             UserError: if there is none, with what the folder holds.
         """
+        self._require_no_file()
         if not self.folder.is_dir():
             raise UserError(
                 f"The experiment folder {self.folder} does not exist. Train first "
                 "(python run_training.py), or mend [experiment name] name."
             )
-        original = f"{best_last}_weights.h5"
-        renamed = sorted(self.folder.glob(f"*_{original}"))
-        for path in (self.weights(best_last), self.file(original)):
+        original = self.original_weights(best_last)
+        renamed = sorted(self.folder.glob(f"*_{best_last}_weights.h5"))
+        for path in (self.weights(best_last), original):
             if path.is_file():
                 return path
         if len(renamed) == 1:
             return renamed[0]
         found = sorted(path.name for path in self.folder.glob("*.h5"))
         raise UserError(
-            f"{self.weights(best_last)} does not exist (nor {self.file(original).name}, as "
+            f"{self.weights(best_last)} does not exist (nor {original.name}, as "
             f"retina-unet named it). Found there: {', '.join(found) or 'no weights'}. Train first, "
             "or mend [experiment name] name or [testing settings] best_last."
         )
@@ -75,7 +82,15 @@ class Experiment:
             with contextlib.suppress(OSError):
                 self.folder.rmdir()  # refuses a folder that holds anything
 
+    def _require_no_file(self):
+        if self.folder.is_file():
+            raise UserError(
+                f"{self.folder} is a file, where the folder of the experiment belongs. Move it, or "
+                "choose another [experiment name] name."
+            )
+
     def _require_writable(self):
+        self._require_no_file()
         probe = self.folder / f".{os.getpid()}_probe"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -98,7 +113,8 @@ class Experiment:
     def locked_for_training(self):
         """Keeps a second training out of the folder while one runs.
 
-        The lock goes with the process that holds it, however that ends.
+        The lock goes with the process that holds it, however that ends. What a process that was
+        killed left half-written is taken away.
 
         Raises:
             UserError: if another process trains this experiment.
@@ -108,7 +124,8 @@ class Experiment:
         except ImportError:  # Windows: no such lock; two trainings at once are the user's care.
             yield
             return
-        with open(self.folder / ".training.lock", "a+") as lock:
+        path = self.folder / ".training.lock"
+        with open(path, "a+") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
@@ -120,7 +137,12 @@ class Experiment:
             lock.truncate(0)
             lock.write(str(os.getpid()))
             lock.flush()
-            yield
+            for left in self.folder.glob(f".[0-9]*_{glob.escape(self.name)}_*.weights.h5*"):
+                left.unlink()
+            try:
+                yield
+            finally:
+                path.unlink()
 
     def remove_training(self):
         """Takes away what an earlier training of this name left and a new one would go on from."""
@@ -131,4 +153,5 @@ class Experiment:
         """Copies the configuration beside the results, as <name>_configuration.txt."""
         kept = self.file("configuration.txt")
         if not kept.exists() or not kept.samefile(path):
-            shutil.copyfile(path, kept)
+            with written_whole(kept) as beside:
+                shutil.copyfile(path, beside)

@@ -10,7 +10,7 @@ from PIL import Image, UnidentifiedImageError
 IMAGE_ENDINGS = (".tif", ".tiff", ".png", ".gif", ".jpg", ".jpeg", ".bmp", ".ppm", ".pgm")
 # What data sets add behind the id of a picture: 21_training.tif, 21_manual1.gif, ...
 ID_ENDINGS = re.compile(
-    r"[ _-]*(training|train|test|manual ?\d?|mask|fov|labels?|groundtruth|gt|1stHO|2ndHO)$",
+    r"(?:[ _-]+|(?<=\d))(training|train|test|manual ?\d?|mask|fov|labels?|groundtruth|gt|1stHO|2ndHO)$",
     re.IGNORECASE,
 )
 

@@ -56,13 +56,11 @@ def membrane_metrics(ground_truth, probability, thresholds=None):
         probability: (num_slices, height, width) float32 in [0, 1], probability of cell.
         thresholds: thresholds to try; None takes the challenge's: 0, 0.1, ... 0.9 and
             0.9999999999999999 (the warping error without the last).
-
     Returns:
         dict from 'pixel_error', 'rand_error', 'warping_error' (least is best), 'v_rand_thin' and
         'v_info_thin' (most is best) to a dict with 'best', 'threshold' (the first that gives the
         best), 'at_half' (the value at 0.5, whether or not 0.5 is among the thresholds),
         'thresholds' and 'curve' (the values at them), all floats or lists of floats.
-
     Raises:
         ValueError: if a shape, a value or a threshold is not as above.
     """
@@ -94,10 +92,8 @@ def pixel_error(ground_truth, probability, threshold=0.5):
         ground_truth: (num_slices, height, width) uint8 in {0, 1}, 1 is cell.
         probability: (num_slices, height, width) float32 in [0, 1], probability of cell.
         threshold: number in [0, 1]; cell is above it.
-
     Returns:
         float in [0, 1], 0 is best.
-
     Raises:
         ValueError: if a shape, a value or the threshold is not as above.
     """
@@ -122,10 +118,8 @@ def rand_error(ground_truth, probability, threshold=0.5):
         ground_truth: (num_slices, height, width) uint8 in {0, 1}, 1 is cell.
         probability: (num_slices, height, width) float32 in [0, 1], probability of cell.
         threshold: number in [0, 1]; cell is above it.
-
     Returns:
         float in [0, 1], 0 is best.
-
     Raises:
         ValueError: if a shape, a value or the threshold is not as above.
     """
@@ -143,10 +137,8 @@ def v_rand_thin(ground_truth, probability, threshold=0.5):
         ground_truth: (num_slices, height, width) uint8 in {0, 1}, 1 is cell.
         probability: (num_slices, height, width) float32 in [0, 1], probability of cell.
         threshold: number in [0, 1]; cell is above it.
-
     Returns:
         float in [0, 1], 1 is best.
-
     Raises:
         ValueError: if a shape, a value or the threshold is not as above.
     """
@@ -167,10 +159,8 @@ def v_info_thin(ground_truth, probability, threshold=0.5):
         ground_truth: (num_slices, height, width) uint8 in {0, 1}, 1 is cell.
         probability: (num_slices, height, width) float32 in [0, 1], probability of cell.
         threshold: number in [0, 1]; cell is above it.
-
     Returns:
         float in [0, 1], 1 is best.
-
     Raises:
         ValueError: if a shape, a value or the threshold is not as above.
     """
@@ -190,10 +180,8 @@ def warping_error(ground_truth, probability, threshold=0.5):
         ground_truth: (num_slices, height, width) uint8 in {0, 1}, 1 is cell.
         probability: (num_slices, height, width) float32 in [0, 1], probability of cell.
         threshold: number in [0, 1]; cell is above it.
-
     Returns:
         float in [0, 1], 0 is best.
-
     Raises:
         ValueError: if a shape, a value or the threshold is not as above.
     """
@@ -207,7 +195,6 @@ def components(cell):
 
     Args:
         cell: (height, width) bool or {0, 1}, 1 is cell.
-
     Returns:
         (height, width) int32, 0 on membrane, 1 ... num_objects on the objects.
     """
@@ -225,7 +212,6 @@ def thin_membrane(cell):
 
     Args:
         cell: (height, width) bool, True is cell.
-
     Returns:
         (height, width) int, 0 on borders, the object's number elsewhere.
     """
@@ -269,7 +255,6 @@ def warp(ground_truth, probability, threshold):
         ground_truth: (height, width) bool or {0, 1}, 1 is cell.
         probability: (height, width) float32 in [0, 1], probability of cell.
         threshold: number in [0, 1]; cell is above it.
-
     Returns:
         (warped, mismatch): (height, width) bool each, the warped ground truth, and where it still
         differs from the proposal.
@@ -301,7 +286,6 @@ def splits_and_mergers(ground_truth, probability, threshold, radius=WARPING_RADI
         threshold: number in [0, 1]; cell is above it.
         radius: half the side of the window in pixels; the whole image where radius is below 1 or
             larger than the image.
-
     Returns:
         (num_splits, num_mergers), two ints.
     """
@@ -324,7 +308,6 @@ def overlap(cells, objects):
     Args:
         cells: (height, width) int, cells of the ground truth, 0 on membrane.
         objects: (height, width) int, objects of the proposal, 0 on membrane.
-
     Returns:
         Overlap.
     """

@@ -20,10 +20,8 @@ def margin(depth=4):
 
     Args:
         depth: number of poolings, >= 0.
-
     Returns:
         int, (input size - output size) / 2.
-
     Raises:
         ValueError: if depth is not an integer >= 0.
     """
@@ -36,7 +34,6 @@ def valid_input_size(input_size, depth=4):
     Args:
         input_size: height or width of an input tile in pixels.
         depth: number of poolings, >= 0.
-
     Returns:
         bool.
     """
@@ -50,10 +47,8 @@ def output_size(input_size, depth=4):
     Args:
         input_size: height or width of an input tile in pixels.
         depth: number of poolings, >= 0.
-
     Returns:
         int, height or width of the output in pixels.
-
     Raises:
         ValueError: if input_size is not valid; it names the two nearest valid sizes.
     """
@@ -68,10 +63,8 @@ def input_for_output(size, depth=4):
     Args:
         size: wanted height or width of the output in pixels, >= 1.
         depth: number of poolings, >= 0.
-
     Returns:
         int, height or width of the input in pixels: 572 for 388, 700 for 512 at depth 4.
-
     Raises:
         ValueError: if size is below 1.
     """
@@ -90,7 +83,6 @@ def nearest_valid_sizes(size, depth=4, smallest_output=1):
         size: height or width in pixels that somebody asked for.
         depth: number of poolings, >= 0.
         smallest_output: the output must have at least this many pixels.
-
     Returns:
         (lower, upper): lower <= size < upper, and the two smallest where size is below both.
     """
@@ -110,10 +102,8 @@ def mirror_indices(indices, size):
     Args:
         indices: integers, positions along one axis.
         size: length of that axis, >= 1.
-
     Returns:
         array of integers in [0, size), of the shape of indices.
-
     Raises:
         ValueError: if size is below 1.
     """
@@ -138,10 +128,8 @@ def tile_starts(length, output_tile_size, depth=4):
         length: height or width of the image in pixels, >= 1.
         output_tile_size: height or width of the output of a tile in pixels.
         depth: number of poolings, >= 0.
-
     Returns:
         list of int, the first row or column of every output tile: [0, 384] in the example.
-
     Raises:
         ValueError: if output_tile_size is below 2^depth, so that tiles on the pooling grid would
             leave gaps, or length is below 1.
@@ -173,10 +161,8 @@ def predict_overlap_tile(predictor, image, tile_size=None, *, depth=4, batch_siz
             pass with the smallest tile that covers the image.
         depth: number of poolings of the network, >= 0.
         batch_size: tiles per call of the predictor, >= 1.
-
     Returns:
         (K, height, width) of the type the predictor returns (float32 from a network).
-
     Raises:
         ValueError: if the image is not a floating-point array of three dimensions, the tile size
             is not valid (the two nearest valid sizes are named), batch_size is below 1, or the
@@ -214,10 +200,8 @@ def predict_symmetries(predict, image):
     Args:
         predict: callable, (C, any height, any width) to (K, same height, same width).
         image: (C, height, width) float32; need not be square.
-
     Returns:
         (K, height, width) of the type predict returns.
-
     Raises:
         ValueError: if the image is not a floating-point array of three dimensions, or predict
             returns another height or width than it was given.

@@ -63,6 +63,9 @@ def train(model, training_data, validation_data, experiment, configuration, hist
     if history:
         model.optimizer.build(model.trainable_variables)
         load_weights(model, experiment.weights("last"))
+        states = read_training_state(experiment.weights("last")).get("dropout_states", [])
+        for variable, state in zip(_dropout_states(model), states):
+            variable.assign(state)
     else:
         experiment.remove_training()
     experiment.keep_configuration(configuration.path)
@@ -73,7 +76,9 @@ def train(model, training_data, validation_data, experiment, configuration, hist
         ProgressLines(num_epochs, len(training_data), has_bar=has_bar),
     ]
     if settings.tensorboard:
-        callbacks.append(_tensorboard(experiment))
+        callbacks.append(
+            keras.callbacks.TensorBoard(experiment.file("tensorboard"), write_graph=False)
+        )
     model.fit(
         training_data,
         validation_data=validation_data,
@@ -81,6 +86,8 @@ def train(model, training_data, validation_data, experiment, configuration, hist
         epochs=num_epochs,
         callbacks=callbacks,
         verbose=1 if has_bar else 0,
+        # The data sets order themselves by seed and epoch; Keras's order would forget both.
+        shuffle=False,
     )
 
 
@@ -101,9 +108,10 @@ def read_history(experiment, configuration):
     last, best = experiment.weights("last"), experiment.weights("best")
     num_epochs = configuration.training_settings.N_epochs
     if not last.exists():
-        if best.exists():
+        earlier = [best, *map(experiment.original_weights, ("best", "last"))]
+        for path in (path for path in earlier if path.exists()):
             raise UserError(
-                f"{best} exists, but no {last.name} to go on from. Choose another "
+                f"{path} exists, but no {last.name} to go on from. Choose another "
                 "[experiment name] name, or start anew with --overwrite."
             )
         return []
@@ -183,6 +191,11 @@ def read_training_state(path):
         f"{path} holds weights, but nothing to go on from. Choose another [experiment name] name, "
         "or start anew with --overwrite."
     )
+
+
+def _dropout_states(model):
+    """Lists the variables from which dropout draws; Keras does not save them with the weights."""
+    return [v for v in model.variables if v.name == "seed_generator_state"]
 
 
 def _require_same_settings(path, begun_with, now):
@@ -269,6 +282,10 @@ class EpochRecorder(keras.callbacks.Callback):
         if row["val_loss"] < best:
             save_weights(self.model, self.experiment.weights("best"))
         state = {"history": self.history, "settings": self.settings}
+        state["dropout_states"] = [
+            keras.ops.convert_to_numpy(variable).tolist()
+            for variable in _dropout_states(self.model)
+        ]
         save_weights(self.model, self.experiment.weights("last"), state)
         _write_log(self.history, self.experiment.file("log.csv"))
         draw_loss_curves(self.history, self.experiment.file("loss_curves.png"))
@@ -386,13 +403,13 @@ def _write_log(history, path):
         writer.writerows(history)
 
 
-def _tensorboard(experiment):
-    if importlib.util.find_spec("tensorboard") is None:
+def require_packages(settings):
+    """Raises a UserError where the training settings ask for a package that is not installed."""
+    if settings.tensorboard and importlib.util.find_spec("tensorboard") is None:
         raise UserError(
             "[training settings] tensorboard = True needs the package tensorboard: "
             "pip install tensorboard, or set it to False."
         )
-    return keras.callbacks.TensorBoard(experiment.file("tensorboard"), write_graph=False)
 
 
 def draw_model(model, experiment):

@@ -20,10 +20,8 @@ def instances(label):
 
     Args:
         label: (height, width) of a number or boolean type, > 0 is cell, 0 is membrane.
-
     Returns:
         (height, width) int32, 0 on membrane, 1 ... num_cells on the cells.
-
     Raises:
         ValueError: if label has not two dimensions.
     """
@@ -39,10 +37,8 @@ def class_weights(labels):
     Args:
         labels: (num_images, height, width) or any other shape, > 0 is cell, 0 is membrane; the
             whole training set in one array, as the weights belong to the set, not to one slice.
-
     Returns:
         (membrane_weight, cell_weight), two floats.
-
     Raises:
         ValueError: if there is no membrane pixel or no cell pixel at all.
     """
@@ -72,11 +68,9 @@ def two_nearest_distances(instance_map):
 
     Args:
         instance_map: (height, width) integers, 0 is background, each number above 0 an instance.
-
     Returns:
         (nearest, second_nearest): two (height, width) float64 arrays in pixels; the first is 0
         inside an instance; inf where there is no such instance; equal where two are equally near.
-
     Raises:
         ValueError: if instance_map has not two dimensions, is not of integers or is negative
             somewhere.
@@ -111,10 +105,8 @@ def border_term(instance_map, w0=10.0, sigma=5.0):
         instance_map: (height, width) integers, 0 is membrane, each number above 0 a cell.
         w0: height of the term, >= 0; paper: 10.
         sigma: width of the term in pixels, > 0; paper: about 5.
-
     Returns:
         (height, width) float64 in [0, w0]; 0 everywhere if there are fewer than two cells.
-
     Raises:
         ValueError: if w0 or sigma is out of range, or as in two_nearest_distances.
     """
@@ -135,10 +127,8 @@ def weight_map(label, class_weights, w0=10.0, sigma=5.0):
             training set; finite, >= 0.
         w0: height of the border term, >= 0; paper: 10.
         sigma: width of the border term in pixels, > 0; paper: about 5.
-
     Returns:
         (height, width) float64 weights; cast to float32 for the network.
-
     Raises:
         ValueError: if label has not two dimensions or a setting is out of range.
     """

@@ -24,7 +24,7 @@ from lib.experiment import Experiment
 from lib.help_functions import group_images, visualize
 from lib.overlap_tile import output_size
 from lib.patch_dataset import TileDataset, covering_places
-from lib.training import draw_model, get_optimizer, read_history, train
+from lib.training import draw_model, get_optimizer, read_history, require_packages, train
 from lib.unet import get_unpadded_unet
 from src.membrane_data import load_labelled, split_validation
 
@@ -46,6 +46,7 @@ def main(configuration, overwrite=False):
     experiment = Experiment(configuration.experiment_name.name)
     with experiment.writable_folder(), experiment.locked_for_training():
         # 1. How far an earlier start came; the device, the seed, the precision.
+        require_packages(settings)
         history = [] if overwrite else read_history(experiment, configuration)
         start_computing(settings.seed, settings.mixed_precision)
 

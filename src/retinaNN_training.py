@@ -23,7 +23,7 @@ from lib.extract_patches import crop_to_square, cut_patches, draw_patch_position
 from lib.help_functions import group_images, visualize
 from lib.patch_dataset import PatchDataset
 from lib.pre_processing import preprocess
-from lib.training import draw_model, get_optimizer, read_history, train
+from lib.training import draw_model, get_optimizer, read_history, require_packages, train
 from lib.unet import NETWORKS
 from src.retina_data import load_subset
 
@@ -46,6 +46,7 @@ def main(configuration, overwrite=False):
     experiment = Experiment(configuration.experiment_name.name)
     with experiment.writable_folder(), experiment.locked_for_training():
         # 1. How far an earlier start came; the device, the seed, the precision.
+        require_packages(settings)
         history = [] if overwrite else read_history(experiment, configuration)
         start_computing(settings.seed, settings.mixed_precision)
 
