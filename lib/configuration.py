@@ -17,6 +17,8 @@ from lib.overlap_tile import output_size, tile_starts
 REQUIRED = object()
 # Names that would put an experiment's files among the project's own.
 RESERVED_NAMES = ("src", "lib", "tests", "docs", "benchmarks", "DRIVE", "ISBI", "phantom")
+# Files carry the name and more; file systems allow 255 bytes.
+LONGEST_NAME = 150
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,8 @@ def experiment_name(value):
     """Takes a name that can be a folder of its own beside the scripts."""
     if not value or value.startswith(".") or any(c in value for c in '/\\:*?"<>|'):
         raise ValueError("the name of a folder, without dots in front, slashes or signs like : *")
+    if len(value.encode()) > LONGEST_NAME:
+        raise ValueError(f"a name of at most {LONGEST_NAME} letters")
     if value in RESERVED_NAMES:
         raise ValueError(f"none of the project's own folders ({', '.join(RESERVED_NAMES)})")
     return value
@@ -274,6 +278,8 @@ def _parse(path):
         parser.read_string(path.read_text(encoding="utf-8-sig"), source=str(path))
     except UnicodeDecodeError:
         raise UserError(f"{path} is not a text file in UTF-8.") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.") from None
     except configparser.DuplicateOptionError as error:
         raise UserError(
             f"{path}, line {error.lineno}: [{error.section}] {error.option} stands there twice. "

@@ -125,24 +125,24 @@ class Experiment:
             yield
             return
         path = self.folder / ".training.lock"
-        with open(path, "a+") as lock:
+        with open(path, "a+b", buffering=0) as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 lock.seek(0)
                 raise UserError(
                     f"The experiment {self.name} is being trained by process "
-                    f"{lock.read() or '?'}. Wait for it or stop it first."
+                    f"{lock.read().decode() or '?'}. Wait for it or stop it first."
                 ) from None
-            lock.truncate(0)
-            lock.write(str(os.getpid()))
-            lock.flush()
+            with contextlib.suppress(OSError):  # a full disk; the lock holds all the same
+                lock.truncate(0)
+                lock.write(str(os.getpid()).encode())
             for left in self.folder.glob(f".[0-9]*_{glob.escape(self.name)}_*.weights.h5*"):
                 left.unlink()
             try:
                 yield
             finally:
-                path.unlink()
+                path.unlink(missing_ok=True)
 
     def remove_training(self):
         """Takes away what an earlier training of this name left and a new one would go on from."""

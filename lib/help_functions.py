@@ -1,6 +1,7 @@
 """HDF5 and PNG-grid input and output; files are written beside their place and moved in whole."""
 
 import contextlib
+import errno
 import os
 from pathlib import Path
 
@@ -31,7 +32,9 @@ def written_whole(path):
         yield beside
         os.replace(beside, path)
     except OSError as error:
-        raise UserError(f"Cannot write {path}: {error.strerror or error}.") from error
+        is_full = os.strerror(errno.ENOSPC) in str(error)  # HDF5 hides it in a long message
+        reason = "the disk is full. Make room" if is_full else error.strerror or error
+        raise UserError(f"Cannot write {path}: {reason}.") from error
     finally:
         with contextlib.suppress(OSError):
             beside.unlink()
@@ -72,12 +75,14 @@ def load_hdf5(path):
                 f"{path} holds no data set `image`, but {sorted(file) or 'nothing'}. "
                 "Prepare the data again with prepare_datasets_DRIVE.py (or _ISBI.py)."
             )
-        if file["image"].ndim != 4 or file["image"].shape[0] == 0:
+        image = file["image"]
+        holds_numbers = isinstance(image, h5py.Dataset) and image.dtype.kind in "biuf"
+        if not holds_numbers or image.ndim != 4 or image.shape[0] == 0:
             raise UserError(
-                f"{path}: `image` must have the shape (num_images, channels, height, width). "
-                f"Received: {file['image'].shape}."
+                f"{path}: `image` must hold numbers in the shape (num_images, channels, height, "
+                f"width). Received: {image}."
             )
-        return file["image"][...]
+        return image[...]
 
 
 def load_hdf5_extra(path, name):
@@ -110,9 +115,9 @@ def _open_hdf5(path):
     try:
         with h5py.File(path, "r") as file:
             yield file
-    except OSError as error:
+    except (OSError, RuntimeError, KeyError) as error:  # h5py: cut off, or damaged inside
         raise UserError(
-            f"{path} is not a whole HDF5 file; it may be cut off or half downloaded "
+            f"{path} is not a whole HDF5 file; it may be cut off, damaged or half downloaded "
             f"({path.stat().st_size} bytes). Prepare the data again. HDF5 says: {error}"
         ) from error
 

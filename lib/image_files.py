@@ -10,7 +10,8 @@ from PIL import Image, UnidentifiedImageError
 IMAGE_ENDINGS = (".tif", ".tiff", ".png", ".gif", ".jpg", ".jpeg", ".bmp", ".ppm", ".pgm")
 # What data sets add behind the id of a picture: 21_training.tif, 21_manual1.gif, ...
 ID_ENDINGS = re.compile(
-    r"(?:[ _-]+|(?<=\d))(training|train|test|manual ?\d?|mask|fov|labels?|groundtruth|gt|1stHO|2ndHO)$",
+    r"(?:[ _-]+|(?<=\d))"
+    r"(training|train|test|manual ?\d?|mask|fov|labels?|groundtruth|gt|1stHO|2ndHO)$",
     re.IGNORECASE,
 )
 
@@ -186,7 +187,7 @@ def _readable(path):
             f"{path} is not an image that can be read ({Path(path).stat().st_size} bytes), "
             "whatever its name says. Download or convert it again."
         ) from None
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
+    except Exception as error:  # a damaged file makes Pillow raise almost anything
         raise ValueError(
             f"{path} cannot be read whole; it may be cut off or half downloaded: {error}. "
             "Download it again."

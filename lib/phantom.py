@@ -380,13 +380,13 @@ def _vessel_mask(vessels, canvas):
 def _paint_vessels(rng, image, vessels, canvas):
     """Lets the blood absorb light: veins more than arteries, green more than red."""
     shape = (canvas.height, canvas.width)
-    absorption = np.array([0.02, 0.07, 0.05]) * rng.uniform(0.85, 1.15) / canvas.scale
+    absorption = np.array([0.022, 0.077, 0.055]) * rng.uniform(0.85, 1.15) / canvas.scale
     for is_artery, strength in ((True, 0.85), (False, 1.0)):
         points, radii, contrast = _gather(
             [vessel for vessel in vessels if vessel.is_artery == is_artery], canvas
         )
         # A thin vessel is darker in DRIVE than the law of absorption would make it.
-        contrast = contrast * (2.5 * canvas.scale / radii) ** 0.3
+        contrast = contrast * (2.5 * canvas.scale / radii) ** 0.4
         thickness = _stamp(points, radii, contrast, _chord, shape)
         if is_artery:
             wide = radii > 1.6 * canvas.scale

@@ -73,7 +73,7 @@ def train(model, training_data, validation_data, experiment, configuration, hist
     callbacks = [
         PlateauDetector(class_shares),
         EpochRecorder(experiment, configuration, history),
-        ProgressLines(num_epochs, len(training_data), has_bar=has_bar),
+        ProgressLines(num_epochs, len(training_data), has_bar, _lowest_validation_loss(history)),
     ]
     if settings.tensorboard:
         callbacks.append(
@@ -163,7 +163,7 @@ def load_weights(model, path):
         if found != model.count_params():
             raise ValueError(f"it holds {found:,} parameters")
         model.load_weights(path)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # h5py: cut off, or damaged inside
         raise UserError(
             f"{path} is not a whole weights file; it may be cut off: {error}. Copy it again, or "
             "delete it and train again."
@@ -182,7 +182,7 @@ def read_training_state(path):
         with h5py.File(path, "r") as file:
             if TRAINING_STATE in file:
                 return json.loads(file[TRAINING_STATE].asstr()[()])
-    except OSError as error:
+    except (OSError, RuntimeError, KeyError) as error:
         raise UserError(
             f"{path} is not a whole weights file; it may be cut off: {error}. Copy it again, or "
             "start anew with --overwrite."
@@ -240,12 +240,14 @@ def _count_parameters(path):
 
 def _repack(path):
     """Copies an HDF5 file onto itself: what was deleted in it gives its space back."""
-    whole = path.with_name(f"{path.name}.repacked")
-    with h5py.File(path, "r") as source, h5py.File(whole, "w") as target:
+    with (
+        written_whole(path) as beside,
+        h5py.File(path, "r") as source,
+        h5py.File(beside, "w") as target,
+    ):
         target.attrs.update(source.attrs)
         for name in source:
             source.copy(name, target)
-    whole.replace(path)
 
 
 # ---------------------------------------------------------------- what happens after each epoch
@@ -275,7 +277,7 @@ class EpochRecorder(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         """Writes everything."""
-        best = min((row["val_loss"] for row in self.history), default=math.inf)
+        best = _lowest_validation_loss(self.history)
         row = {"epoch": epoch + 1, **{name: float(value) for name, value in logs.items()}}
         row["seconds"] = round(time.monotonic() - self.start, 2)
         self.history.append(row)
@@ -298,18 +300,19 @@ class ProgressLines(keras.callbacks.Callback):
         num_epochs: epochs in all.
         num_batches: batches of an epoch.
         has_bar: whether Keras's progress bar shows the figures of an epoch.
+        best: lowest validation loss of the epochs before.
     """
 
     # The first batches compile the network and say nothing about speed.
     WARM_UP, MEASURED = 3, 10
 
-    def __init__(self, num_epochs, num_batches, has_bar):
+    def __init__(self, num_epochs, num_batches, has_bar, best=math.inf):
         super().__init__()
         self.num_epochs = num_epochs
         self.num_batches = num_batches
         self.has_bar = has_bar
         self.told = False
-        self.best = math.inf
+        self.best = best
 
     def on_epoch_begin(self, epoch, logs=None):
         """Starts the clock."""
@@ -368,11 +371,13 @@ class PlateauDetector(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         """Compares the losses with those of an answer that does not look at the image."""
         loss, validation = logs["loss"], logs["val_loss"]
-        if not math.isfinite(loss):
-            raise UserError(
-                f"The training loss is {loss} in epoch {epoch + 1}: it has diverged. Lower "
-                "[training settings] learning_rate (or momentum) and start anew with --overwrite."
-            )
+        for name, value in (("training", loss), ("validation", validation)):
+            if not math.isfinite(value):
+                raise UserError(
+                    f"The {name} loss is {value} in epoch {epoch + 1}: it has diverged. Lower "
+                    "[training settings] learning_rate (or momentum) and start anew with "
+                    "--overwrite."
+                )
         if max(abs(loss - self.uniform), abs(validation - self.uniform)) < 1e-4:
             num_classes = round(math.exp(self.uniform))
             print(
@@ -394,6 +399,10 @@ class PlateauDetector(keras.callbacks.Callback):
                 "another seed, or output_activation = linear.",
                 flush=True,
             )
+
+
+def _lowest_validation_loss(history):
+    return min((row["val_loss"] for row in history), default=math.inf)
 
 
 def _write_log(history, path):

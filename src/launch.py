@@ -67,13 +67,24 @@ def _run(step, arguments):
     else:
         settings, options = configuration.testing_settings, {}
         experiment.find_weights(settings.best_last)
-    script = importlib.import_module(SCRIPTS[configuration.task, step])
+    script = _load_script(SCRIPTS[configuration.task, step])
     with experiment.writable_folder():
         if settings.nohup:
             with _output_in(experiment.file(f"{step}.nohup")):
                 script.main(configuration, **options)
         else:
             script.main(configuration, **options)
+
+
+def _load_script(name):
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"{error}. Install the project's packages for {sys.executable}, or start the script "
+            "with the Python that has them. If it is a backend of Keras, choose one that is there: "
+            "KERAS_BACKEND=tensorflow."
+        ) from error
 
 
 @contextlib.contextmanager
@@ -91,13 +102,16 @@ def _output_in(log):
     try:
         yield
     except UserError as error:
-        print_problems(error.problems)
+        with contextlib.suppress(OSError):  # the disk of the log may be full
+            print_problems(error.problems)
         _redirect(kept)
         raise
-    except Exception:
-        traceback.print_exc()
+    except Exception as error:
+        with contextlib.suppress(OSError):
+            traceback.print_exc()
         _redirect(kept)
         _show_end(log)
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
         raise SystemExit(1) from None
     except BaseException:
         _redirect(kept)
@@ -108,7 +122,8 @@ def _output_in(log):
 
 def _redirect(descriptors):
     for stream, descriptor in zip((sys.stdout, sys.stderr), descriptors):
-        stream.flush()
+        with contextlib.suppress(OSError):
+            stream.flush()
         os.dup2(descriptor, stream.fileno())
 
 

@@ -154,14 +154,14 @@ def load_any_weights(model, path):
     """
     try:
         is_keras1 = is_keras1_file(path)
-    except OSError:
+    except (OSError, RuntimeError):
         is_keras1 = False  # load_weights words what is wrong with the file
     if not is_keras1:
         load_weights(model, path)
         return
     try:
         load_keras1_weights(model, path)
-    except (ValueError, KeyError, OSError) as error:
+    except (ValueError, KeyError, OSError, RuntimeError) as error:
         raise UserError(
             f"{error}. Mend [training settings] network or the weights' folder."
         ) from error

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lib.errors import raise_if_any
+from lib.errors import UserError, raise_if_any
 from lib.help_functions import load_hdf5, load_hdf5_extra
 
 
@@ -34,7 +34,10 @@ def load_subset(configuration, subset):
     if subset == "test" and not _has_ground_truth(files):
         del masks["ground_truth"]
     for kind, path in masks.items():
-        data[kind], found = load_masks(path, files["images"], data)
+        try:
+            data[kind], found = load_masks(path, files["images"], data)
+        except UserError as error:  # an unreadable file; the others are checked all the same
+            found = error.problems
         problems += found
     raise_if_any(problems)
     if "ground_truth" in masks:

@@ -1,0 +1,179 @@
+"""Stacks and folders of membranes become HDF5 files; what is wrong with them is said."""
+
+import sys
+
+import h5py
+import numpy as np
+import pytest
+from PIL import Image
+
+import prepare_datasets_ISBI
+from lib.errors import UserError, run_script
+from lib.phantom import membranes
+from lib.weight_map import class_weights, weight_map
+
+NUM_SLICES = 4
+
+
+@pytest.fixture(scope="module")
+def stacks():
+    return membranes(3, 96, 112, NUM_SLICES)
+
+
+def write_stack(path, pages):
+    first, *others = [Image.fromarray(page) for page in pages]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    first.save(path, save_all=True, append_images=others)
+
+
+@pytest.fixture
+def folder(tmp_path, stacks):
+    slices, labels = stacks
+    write_stack(tmp_path / "ISBI" / "train-volume.tif", slices)
+    write_stack(tmp_path / "ISBI" / "train-labels.tif", labels)
+    write_stack(tmp_path / "ISBI" / "test-volume.tif", slices[:2])
+    return tmp_path / "ISBI"
+
+
+def prepared(folder, **options):
+    output = folder.parent / "out"
+    prepare_datasets_ISBI.prepare(folder, output, **options)
+    arrays = {}
+    for path in output.iterdir():
+        with h5py.File(path) as file:
+            arrays[path.stem.removeprefix("ISBI_dataset_")] = file["image"][...]
+    return arrays
+
+
+def message_of(folder, **options):
+    with pytest.raises(UserError) as error:
+        prepare_datasets_ISBI.prepare(folder, folder.parent / "out", **options)
+    assert not (folder.parent / "out").exists(), "nothing may be written"
+    return str(error.value)
+
+
+def test_stacks_are_stored_with_their_weight_maps(folder, stacks):
+    slices, labels = stacks
+    arrays = prepared(folder)
+    np.testing.assert_array_equal(arrays["imgs_train"][:, 0], slices)
+    np.testing.assert_array_equal(arrays["groundTruth_train"][:, 0], labels)
+    np.testing.assert_array_equal(arrays["imgs_test"][:, 0], slices[:2])
+    balance = class_weights(labels > 0)
+    expected = [weight_map(label > 0, balance) for label in labels]
+    np.testing.assert_allclose(arrays["weightMaps_train"][:, 0], expected, rtol=1e-6)
+    assert arrays["weightMaps_train"].dtype == np.float32
+
+
+def test_w0_and_sigma_reach_the_weight_maps(folder):
+    flat = prepared(folder, w0=0.0)["weightMaps_train"]
+    assert len(np.unique(flat)) == 2  # w_c alone: one weight for each class
+
+
+def test_folders_of_numbered_images_give_the_same(folder, stacks, tmp_path):
+    slices, labels = stacks
+    other = tmp_path / "png" / "membrane"
+    for kind, stack in (("train/image", slices), ("train/label", labels), ("test", slices[:2])):
+        (other / kind).mkdir(parents=True)
+        for number, page in enumerate(stack):
+            Image.fromarray(page).save(other / kind / f"{number}.png")
+    from_images, from_stacks = prepared(other), prepared(folder)
+    assert set(from_images) == set(from_stacks)
+    for name, array in from_stacks.items():
+        np.testing.assert_array_equal(from_images[name], array)
+
+
+def test_without_test_slices_an_older_file_of_them_goes(folder, capsys):
+    assert "imgs_test" in prepared(folder)
+    (folder / "test-volume.tif").unlink()
+    assert "imgs_test" not in prepared(folder)
+    assert "no submission" in capsys.readouterr().out
+
+
+def test_labels_of_0_and_1_are_understood(folder, stacks):
+    write_stack(folder / "train-labels.tif", stacks[1] // 255)
+    np.testing.assert_array_equal(prepared(folder)["groundTruth_train"][:, 0], stacks[1])
+
+
+def test_missing_folder_and_missing_stack(folder):
+    assert "does not exist. Download the ISBI 2012 data" in message_of(folder.parent / "nowhere")
+    (folder / "train-labels.tif").unlink()
+    assert "train-labels.tif does not exist" in message_of(folder)
+
+
+def test_too_few_labels(folder, stacks):
+    write_stack(folder / "train-labels.tif", stacks[1][:3])
+    message = message_of(folder)
+    assert "must hold a label for each of the 4 slices of 112 x 96 pixels" in message
+    assert "Received: 3 of 112 x 96" in message
+
+
+def test_labels_of_another_size(folder, stacks):
+    write_stack(folder / "train-labels.tif", stacks[1][:, :90])
+    assert "Received: 4 of 112 x 90" in message_of(folder)
+
+
+def test_colour_and_16_bit_pages_are_refused(folder, stacks):
+    slices = stacks[0]
+    write_stack(folder / "train-volume.tif", np.repeat(slices[..., None], 3, axis=3))
+    write_stack(folder / "test-volume.tif", slices.astype(np.uint16) * 256)
+    message = message_of(folder)
+    assert "train-volume.tif, page 1 must be a grey image of 8 bits" in message
+    assert "in colours (mode RGB)" in message
+    assert "test-volume.tif, page 1" in message
+    assert "of 16 bits a pixel" in message
+
+
+def test_grey_labels_are_listed(folder, stacks):
+    grey = stacks[1].copy()
+    grey[0, 0, :2] = 99, 7
+    write_stack(folder / "train-labels.tif", grey)
+    message = message_of(folder)
+    assert "must have the values 0 and 255 (or 0 and 1) only" in message
+    assert "4 values: 0, 7, 99, 255" in message
+
+
+@pytest.mark.parametrize(("value", "word"), [(255, "white"), (0, "black")])
+def test_labels_of_one_value_are_refused(folder, stacks, value, word):
+    write_stack(folder / "train-labels.tif", np.full_like(stacks[1], value))
+    assert f"labels that are all {word}" in message_of(folder)
+
+
+def test_one_slice_without_cells_is_named(folder, stacks):
+    labels = stacks[1].copy()
+    labels[2] = 0
+    write_stack(folder / "train-labels.tif", labels)
+    assert "no white at all in slice 02" in message_of(folder)
+
+
+def test_inverted_labels_are_recognised(folder, stacks):
+    write_stack(folder / "train-labels.tif", 255 - stacks[1])
+    assert "they seem inverted (membranes white). Invert them." in message_of(folder)
+
+
+def test_truncated_stack(folder):
+    path = folder / "train-volume.tif"
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    message = message_of(folder)
+    assert "train-volume.tif" in message
+    assert "cut off or half downloaded" in message
+
+
+@pytest.mark.parametrize("options", [{"sigma": 0.0}, {"sigma": -1.0}, {"w0": -1.0}])
+def test_weight_map_settings_out_of_range(folder, options):
+    assert "--w0 must be at least 0 and --sigma above 0" in message_of(folder, **options)
+
+
+def test_command_line_ends_with_status_1_and_no_traceback(folder, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["prepare", str(folder), "--sigma", "0"])
+    assert run_script(prepare_datasets_ISBI.main) == 1
+    captured = capsys.readouterr()
+    assert captured.err.strip().startswith("ERROR: --w0 must")
+    assert "Traceback" not in captured.err
+
+
+def test_inverted_real_labels_are_recognised(unet_test_data):
+    labels = prepare_datasets_ISBI.read_stack(unet_test_data / "ISBI2012" / "train-labels.tif")
+    ids = [str(n) for n in range(len(labels))]
+    assert prepare_datasets_ISBI._label_problems("labels", ids, labels) == []
+    (problem,) = prepare_datasets_ISBI._label_problems("labels", ids, 255 - labels)
+    assert "inverted" in problem

@@ -1,0 +1,132 @@
+"""The paper's network: its sizes, parameters, start values and layouts."""
+
+import keras
+import numpy as np
+import pytest
+
+from lib.overlap_tile import input_for_output, predict_overlap_tile
+from lib.unet import get_unpadded_unet
+
+
+@pytest.fixture(scope="module")
+def paper_network():
+    keras.utils.set_random_seed(0)
+    return get_unpadded_unet(1, 572, 572, data_format="channels_last")
+
+
+def convolutions(model):
+    kinds = (keras.layers.Conv2D, keras.layers.Conv2DTranspose)
+    return [layer for layer in model.layers if isinstance(layer, kinds)]
+
+
+def test_sizes_and_parameters_of_figure_1(paper_network):
+    assert paper_network.input_shape == (None, 1, 572, 572)
+    assert paper_network.output_shape == (None, 388 * 388, 2)
+    # Encoder 3x3: 1-64-64-128-128-256-256-512-512-1024-1024; up 2x2; decoder 3x3 on twice the
+    # filters; 1x1 to 2 classes. Summed in closed form by the specification: 31,030,658.
+    assert paper_network.count_params() == 31_030_658
+    assert len(convolutions(paper_network)) == 23
+
+
+def test_skips_are_cropped_by_4_16_40_88_pixels(paper_network):
+    crops = [
+        layer.cropping
+        for layer in paper_network.layers
+        if isinstance(layer, keras.layers.Cropping2D)
+    ]
+    assert crops == [((c, c), (c, c)) for c in (4, 16, 40, 88)]
+
+
+def test_released_variant_has_wider_last_up_convolution_and_relus():
+    release = get_unpadded_unet(1, 572, 572, variant="release", data_format="channels_last")
+    assert release.count_params() == 31_100_354
+    ups = [c for c in convolutions(release) if isinstance(c, keras.layers.Conv2DTranspose)]
+    assert [up.filters for up in ups] == [512, 256, 128, 128]
+    assert {up.activation.__name__ for up in ups} == {"relu"}
+
+
+def test_up_convolutions_of_the_paper_are_linear(paper_network):
+    ups = [c for c in convolutions(paper_network) if isinstance(c, keras.layers.Conv2DTranspose)]
+    assert [up.filters for up in ups] == [512, 256, 128, 64]
+    assert {up.activation.__name__ for up in ups} == {"linear"}
+
+
+def test_kernels_start_as_untruncated_normals_of_the_right_deviation(paper_network):
+    checked = 0
+    for layer in convolutions(paper_network):
+        kernel = np.asarray(layer.kernel)
+        # A convolution's kernel is (h, w, in, out), an up-convolution's (h, w, out, in); as in the
+        # release, fan_in counts kernel pixels times the third axis in both.
+        expected = np.sqrt(2 / np.prod(kernel.shape[:3]))
+        if kernel.size > 30_000:
+            assert kernel.std() == pytest.approx(expected, rel=0.03)
+            # 4.6 % of a normal distribution lie beyond 2 sigma; of Keras's he_normal none.
+            assert np.mean(np.abs(kernel) > 2 * expected) == pytest.approx(0.0455, abs=0.005)
+            checked += 1
+        assert not np.asarray(layer.bias).any()
+    assert checked > 15
+
+
+def test_dropout_lies_on_the_last_skip_and_the_lowest_level(paper_network):
+    dropouts = [x for x in paper_network.layers if isinstance(x, keras.layers.Dropout)]
+    assert [d.rate for d in dropouts] == [0.5, 0.5]
+    # Figure 1: 64 pixels of 512 channels, which the skip carries, and 28 pixels of 1024.
+    assert [d.output.shape[1:] for d in dropouts] == [(64, 64, 512), (28, 28, 1024)]
+
+
+@pytest.mark.parametrize("variant", ["paper", "release"])
+def test_layouts_agree_with_the_same_weights(variant, rng):
+    first, last = (
+        get_unpadded_unet(1, 92, 108, base_filters=4, depth=2, variant=variant, data_format=layout)
+        for layout in ("channels_first", "channels_last")
+    )
+    last.set_weights(first.get_weights())
+    image = rng.random((2, 1, 92, 108), np.float32)
+    outputs = [np.asarray(model(image)) for model in (first, last)]
+    assert outputs[0].shape == (2, 52 * 68, 2)
+    np.testing.assert_allclose(outputs[0], outputs[1], atol=1e-5)
+    np.testing.assert_allclose(outputs[0].sum(-1), 1, atol=1e-6)
+
+
+def test_skip_joins_behind_the_up_convolution(rng):
+    model = get_unpadded_unet(1, 44, 44, base_filters=2, depth=2, data_format="channels_last")
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.Concatenate):
+            up, skip = layer.input
+            assert "transpose" in up._keras_history.operation.name
+            assert "cropping" in skip._keras_history.operation.name
+
+
+@pytest.mark.parametrize(
+    ("size", "nearest"), [(570, "556 or 572"), (573, "572 or 588"), (100, "188 or 204")]
+)
+def test_wrong_tile_size_names_the_nearest(size, nearest):
+    with pytest.raises(ValueError, match=f"Received: {size}. Use {nearest}"):
+        get_unpadded_unet(1, size, 572)
+
+
+def test_unknown_variant_is_refused():
+    with pytest.raises(ValueError, match="variant must be paper or release. Received: ronneberger"):
+        get_unpadded_unet(1, 572, 572, variant="ronneberger")
+
+
+def test_tiles_of_any_size_equal_one_pass(rng):
+    image = rng.random((1, 300, 517), np.float32)
+    depth, results, weights = 3, {}, None
+    # None: one pass over the smallest input that leaves 300 x 517 pixels.
+    for tile_size in (None, 140, 228, 356):
+        shape = (tile_size, tile_size)
+        if tile_size is None:
+            shape = tuple(input_for_output(size, depth) for size in image.shape[1:])
+        model = get_unpadded_unet(1, *shape, base_filters=4, depth=depth)
+        weights = weights or model.get_weights()
+        model.set_weights(weights)
+
+        def predictor(tiles, model=model, shape=shape):
+            cell = np.asarray(model(tiles))[..., 1]
+            return cell.reshape(len(tiles), 1, shape[0] - 88, shape[1] - 88)
+
+        results[tile_size] = predict_overlap_tile(predictor, image, shape, depth=depth)
+    assert results[None].std() > 1e-3, "a constant output would fit any tiling"
+    for tile_size in (140, 228, 356):
+        np.testing.assert_allclose(results[tile_size], results[None], atol=1e-4)
