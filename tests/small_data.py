@@ -1,0 +1,242 @@
+"""Small pictures in DRIVE's layout, configurations for them, and the scripts that run on them."""
+
+import hashlib
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import h5py
+import numpy as np
+from PIL import Image
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+HEIGHT, WIDTH = 64, 80
+IDS = {"training": ("21", "22", "23"), "test": ("01", "02")}
+DATA_FOLDER = "DRIVE_datasets_training_testing"
+# Longest a script may take before a test calls it stuck; the machine may be busy.
+TIMEOUT = 300
+
+CONFIGURATION = f"""\
+[data paths]
+path_local = ./{DATA_FOLDER}/
+train_imgs_original = DRIVE_dataset_imgs_train.hdf5
+train_groundTruth = DRIVE_dataset_groundTruth_train.hdf5
+train_border_masks = DRIVE_dataset_borderMasks_train.hdf5
+test_imgs_original = DRIVE_dataset_imgs_test.hdf5
+test_groundTruth = DRIVE_dataset_groundTruth_test.hdf5
+test_border_masks = DRIVE_dataset_borderMasks_test.hdf5
+
+[experiment name]
+name = small
+
+[data attributes]
+patch_height = 16
+patch_width = 16
+
+[training settings]
+N_subimgs = 60
+inside_FOV = False
+N_epochs = 5
+batch_size = 8
+nohup = False
+seed = 7
+learning_rate = 0.1
+
+[testing settings]
+best_last = best
+full_images_to_test = 2
+N_group_visual = 1
+average_mode = True
+stride_height = 8
+stride_width = 8
+nohup = False
+"""
+
+
+# ---------------------------------------------------------------- pictures
+
+
+def draw_fundus(rng, num_vessels=6):
+    """Draws dark curved lines on a bright disc.
+
+    Returns:
+        photograph (HEIGHT, WIDTH, 3), vessels and FOV (HEIGHT, WIDTH), uint8; masks are 0 or 255.
+    """
+    rows, columns = np.mgrid[:HEIGHT, :WIDTH]
+    fov = (rows - HEIGHT / 2) ** 2 + (columns - WIDTH / 2) ** 2 < (HEIGHT / 2 - 2) ** 2
+    vessels = np.zeros((HEIGHT, WIDTH), bool)
+    for _ in range(num_vessels):
+        angle, offset, bend = rng.uniform(0, np.pi), rng.uniform(-20, 20), rng.uniform(-8, 8)
+        along = (columns - WIDTH / 2) * np.cos(angle) + (rows - HEIGHT / 2) * np.sin(angle)
+        across = (rows - HEIGHT / 2) * np.cos(angle) - (columns - WIDTH / 2) * np.sin(angle)
+        vessels |= abs(across - offset - bend * np.sin(along / 12)) < 1.2
+    vessels &= fov
+    bright = 150 + 30 * np.cos(columns / 30) - 70.0 * vessels + rng.normal(0, 6, vessels.shape)
+    photograph = np.stack([bright + 50, bright, bright / 2], axis=-1) * fov[..., np.newaxis]
+    photograph = np.clip(photograph, 0, 255).astype(np.uint8)
+    return photograph, vessels * np.uint8(255), fov * np.uint8(255)
+
+
+def write_drive(folder, seed=0):
+    """Writes 3 training and 2 test pictures as DRIVE is given out: TIFF and GIF, by these names."""
+    rng = np.random.default_rng(seed)
+    for subset, ids in IDS.items():
+        for kind in ("images", "1st_manual", "mask"):
+            (folder / subset / kind).mkdir(parents=True)
+        for name in ids:
+            photograph, vessels, fov = draw_fundus(rng)
+            Image.fromarray(photograph).save(folder / subset / "images" / f"{name}_{subset}.tif")
+            Image.fromarray(vessels).save(folder / subset / "1st_manual" / f"{name}_manual1.gif")
+            Image.fromarray(fov).save(folder / subset / "mask" / f"{name}_{subset}_mask.gif")
+
+
+# ---------------------------------------------------------------- configuration
+
+
+def write_configuration(folder, file_name="configuration.txt", **changes):
+    """Writes CONFIGURATION with changed values; keys that it lacks are added to their section.
+
+    Args:
+        folder: where the file goes.
+        file_name: its name.
+        changes: values by key; a key that two sections have is written section__key (nohup).
+    """
+    lines = CONFIGURATION.splitlines()
+    for key, value in changes.items():
+        section, _, name = key.rpartition("__")
+        section = section or _section_of(name)
+        start = lines.index(f"[{section.replace('_', ' ')}]")
+        end = next((i for i in range(start + 1, len(lines)) if lines[i][:1] == "["), len(lines))
+        old = [i for i in range(start, end) if lines[i].partition("=")[0].strip() == name]
+        lines[slice(old[0], old[0] + 1) if old else slice(start + 1, start + 1)] = [
+            f"{name} = {value}"
+        ]
+    path = Path(folder) / file_name
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def _section_of(name):
+    """Finds the section of a key in CONFIGURATION; keys that are not there belong to training."""
+    section = None
+    for line in CONFIGURATION.splitlines():
+        section = line.strip("[]") if line[:1] == "[" else section
+        if line.partition("=")[0].strip() == name:
+            return section
+    return {"inference": "testing settings", "equalization": "data attributes"}.get(
+        name, "training settings"
+    )
+
+
+# ---------------------------------------------------------------- weights of 2016
+
+
+def unet_shapes(filters=(32, 64, 128)):
+    """Gives the kernel shapes (out, in, height, width) of get_unet, from the specification."""
+    a, b, c = filters
+    pairs = [(a, 1), (a, a), (b, a), (b, b), (c, b), (c, c)]
+    pairs += [(b, c + b), (b, b), (a, b + a), (a, a)]
+    return [(*pair, 3, 3) for pair in pairs] + [(2, a, 1, 1)]
+
+
+def write_keras1_weights(path, shapes, seed=0, scale=1):
+    """Writes a weights file as Keras 1 did: groups convolution2d_1 ... with _W and _b."""
+    rng = np.random.default_rng(seed)
+    with h5py.File(path, "w") as file:
+        for number, shape in enumerate(shapes, start=1):
+            name = f"convolution2d_{number}"
+            fan_in = np.prod(shape[1:])
+            kernel = rng.normal(0, scale * np.sqrt(2 / fan_in), shape)
+            file[f"{name}/{name}_W"] = kernel.astype(np.float32)
+            file[f"{name}/{name}_b"] = np.full(shape[0], 0.01, np.float32)
+        for name in ("input_1", "dropout_1", "maxpooling2d_1", "activation_1"):
+            file.create_group(name)
+
+
+# ---------------------------------------------------------------- running and looking
+
+
+def environment(**changes):
+    """Gives the environment of a script: this one's, on the CPU, with changes."""
+    return {**os.environ, "CUDA_VISIBLE_DEVICES": "", "PYTHONUNBUFFERED": "1", **changes}
+
+
+def run(script, *arguments, cwd, **changes):
+    """Runs a script of the repository in a folder; see run_python."""
+    return run_python(str(REPOSITORY / script), *map(str, arguments), cwd=cwd, **changes)
+
+
+def run_python(*words, cwd, **changes):
+    """Runs Python in a folder, with changes of the environment.
+
+    Returns:
+        object with returncode and output, all that was printed.
+    """
+    done = subprocess.run(
+        [sys.executable, *words],
+        cwd=cwd,
+        env=environment(**changes),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+        timeout=TIMEOUT,
+        check=False,
+    )
+    return SimpleNamespace(returncode=done.returncode, output=done.stdout)
+
+
+def start(script, *arguments, cwd, output, **changes):
+    """Starts a script without waiting; its output goes to a file."""
+    with open(output, "w") as file:
+        return subprocess.Popen(
+            [sys.executable, str(REPOSITORY / script), *map(str, arguments)],
+            cwd=cwd,
+            env=environment(**changes),
+            stdout=file,
+            stderr=subprocess.STDOUT,
+        )
+
+
+def hashes(folder):
+    """Gives {path: hash} of every file in a folder, hidden ones too, and the folders with None."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        if path.is_file()
+        else None
+        for path in sorted(Path(folder).rglob("*"))
+    }
+
+
+def read_log(path):
+    """Reads a CSV log as a list of dictionaries, without the seconds, which differ each time."""
+    header, *rows = [line.split(",") for line in path.read_text().splitlines()]
+    rows = [dict(zip(header, map(float, row))) for row in rows]
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
+
+
+def read_weights(path):
+    """Reads all arrays of a weights file but the training state: {name: array}."""
+    arrays = {}
+
+    def add(name, item):
+        if isinstance(item, h5py.Dataset) and item.dtype.kind in "fui":
+            arrays[name] = item[...]
+
+    with h5py.File(path, "r") as file:
+        file.visititems(add)
+    return arrays
+
+
+def picture(path):
+    """Reads a picture as an array."""
+    with Image.open(path) as image:
+        return np.asarray(image.convert("L") if image.mode == "P" else image)
+
+
+def mentions(text, *words):
+    """Tells whether a text holds all words, wherever its lines break."""
+    text = re.sub(r"\s+", " ", text)
+    return all(word in text for word in words)

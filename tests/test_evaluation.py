@@ -1,0 +1,218 @@
+"""Tests of the figures against tables counted by hand and against the published ones."""
+
+import numpy as np
+import pytest
+
+from lib import evaluation as ev
+
+# Eight pixels, threshold 0.5:  TN 0.1, 0.4;  FP 0.5, 0.9;  FN 0.2;  TP 0.6, 0.7, 0.8
+TRUTH = np.array([0, 0, 0, 0, 1, 1, 1, 1])
+PROBABILITY = np.array([0.1, 0.4, 0.5, 0.9, 0.2, 0.6, 0.7, 0.8])
+AREA_PR = (0 + 1 / 2 + 1 / 2 + 2 / 3 + 2 / 3 + 3 / 4 + 3 / 6 + 4 / 7) / 8
+
+
+def pixels_of(confusion_matrix):
+    """Ground truth and prediction with a given confusion matrix."""
+    counts = np.ravel(confusion_matrix)
+    truth, prediction = np.array([0, 0, 1, 1], bool), np.array([0, 1, 0, 1], bool)
+    return np.repeat(truth, counts), np.repeat(prediction, counts)
+
+
+def test_figures_of_eight_pixels_by_hand():
+    figures = ev.binary_figures(TRUTH, PROBABILITY)
+    assert figures["confusion_matrix"] == [[2, 2], [1, 3]]
+    assert figures["accuracy"] == 5 / 8
+    assert figures["sensitivity"] == 3 / 4
+    assert figures["specificity"] == 2 / 4
+    assert figures["precision"] == 3 / 5
+    assert figures["f1"] == pytest.approx(2 * 3 / (2 * 3 + 2 + 1))
+    assert figures["jaccard"] == 3 / 6
+    assert figures["threshold"] == 0.5
+    # Of the 4 * 4 pairs of a vessel and a background pixel, the vessel is above in
+    # 1 (0.2) + 3 (0.6) + 3 (0.7) + 3 (0.8) = 10.
+    assert figures["auc_roc"] == pytest.approx(10 / 16)
+    # Recall and precision at falling thresholds: (0, 1), (0, 0/1), (1/4, 1/2), (2/4, 2/3),
+    # (3/4, 3/4), (3/4, 3/5), (3/4, 3/6), (1, 4/7), with 0.1 (1, 4/8) behind. Trapezoids:
+    # 1/4 * ((0 + 1/2) / 2 + (1/2 + 2/3) / 2 + (2/3 + 3/4) / 2 + (3/6 + 4/7) / 2) = AREA_PR
+    assert figures["auc_pr"] == pytest.approx(AREA_PR)
+
+
+def test_a_probability_of_exactly_the_threshold_is_vessel():
+    figures = ev.binary_figures(np.array([1, 0]), np.array([0.5, 0.4999]))
+    assert figures["confusion_matrix"] == [[1, 0], [0, 1]]
+    figures = ev.binary_figures(np.array([1, 0]), np.array([0.3, 0.2]), threshold=0.3)
+    assert figures["confusion_matrix"] == [[1, 0], [0, 1]]
+
+
+def test_published_confusion_matrix_gives_the_published_figures():
+    # performances.txt of retina-unet; its "Jaccard", .955983978469, is the accuracy.
+    figures = ev.confusion_figures(*pixels_of([[3895256, 65238], [134513, 443136]]))
+    published = {
+        "accuracy": 0.955983978469,
+        "sensitivity": 0.767137136912,
+        "specificity": 0.98352781244,
+        "precision": 0.871673216962,
+        "f1": 0.816071114516,
+    }
+    assert {name: figures[name] for name in published} == pytest.approx(published, abs=1e-11)
+    # The true one: 443136 / (443136 + 65238 + 134513)
+    assert figures["jaccard"] == pytest.approx(0.689291, abs=1e-6)
+
+
+def test_pixels_of_the_published_table_are_those_inside_drives_masks():
+    truth, _ = pixels_of([[3895256, 65238], [134513, 443136]])
+    assert (len(truth), np.count_nonzero(truth)) == (4538143, 577649)
+
+
+@pytest.mark.parametrize(
+    ("truth", "probability", "undefined", "defined"),
+    [
+        # background only, rightly seen: nothing was vessel, nothing was called so
+        (0, 0.1, {"sensitivity", "precision", "f1", "jaccard"}, {"accuracy": 1, "specificity": 1}),
+        # background only, all called vessel
+        (
+            0,
+            0.9,
+            {"sensitivity"},
+            {"accuracy": 0, "specificity": 0, "precision": 0, "f1": 0, "jaccard": 0},
+        ),
+        # vessel only, all missed
+        (
+            1,
+            0.1,
+            {"specificity", "precision"},
+            {"accuracy": 0, "sensitivity": 0, "f1": 0, "jaccard": 0},
+        ),
+        # vessel only, all found
+        (
+            1,
+            0.9,
+            {"specificity"},
+            {"accuracy": 1, "sensitivity": 1, "precision": 1, "f1": 1, "jaccard": 1},
+        ),
+    ],
+)
+def test_one_class_only_leaves_undefined_what_is_0_over_0(truth, probability, undefined, defined):
+    figures = ev.binary_figures(np.full(5, truth), np.full(5, probability))
+    assert {name for name in ev.ORIGINAL_NAMES if figures[name] is None} == undefined | {
+        "auc_roc",
+        "auc_pr",
+    }
+    assert {name: figures[name] for name in defined} == defined
+
+
+def test_no_pixel_at_all_gives_no_figure():
+    figures = ev.binary_figures(np.zeros(0, int), np.zeros(0))
+    assert figures["confusion_matrix"] == [[0, 0], [0, 0]]
+    assert {figures[name] for name in ev.ORIGINAL_NAMES} == {None}
+
+
+def test_constant_probability_is_chance():
+    figures = ev.binary_figures(TRUTH, np.full(8, 0.5))
+    assert figures["auc_roc"] == pytest.approx(0.5)
+
+
+def test_perfect_and_inverted_answers():
+    assert ev.binary_figures(TRUTH, TRUTH * 1.0)["auc_roc"] == 1
+    assert ev.binary_figures(TRUTH, TRUTH * 1.0)["auc_pr"] == 1
+    assert ev.binary_figures(TRUTH, 1 - TRUTH * 1.0)["auc_roc"] == 0
+
+
+def test_auc_is_the_share_of_ordered_pairs(rng):
+    truth = rng.random(200) < 0.3
+    probability = np.round(rng.random(200) * 0.7 + truth * 0.3, 2)  # with ties
+    above = probability[truth][:, None] - probability[~truth][None]
+    expected = np.mean((above > 0) + 0.5 * (above == 0))
+    assert ev.binary_figures(truth, probability)["auc_roc"] == pytest.approx(expected)
+
+
+def test_only_pixels_inside_the_fov_are_kept_image_after_image():
+    probabilities = np.arange(8.0).reshape(2, 1, 2, 2)
+    masks = np.array([[0, 1], [255, 0], [0, 0], [0, 1]]).reshape(2, 1, 2, 2)
+    probability, truth = ev.pred_only_FOV(probabilities, probabilities * 10, masks)
+    np.testing.assert_array_equal(probability, [1, 2, 7])
+    np.testing.assert_array_equal(truth, [10, 20, 70])
+
+
+def test_spread_over_images_leaves_out_undefined_figures():
+    undefined = dict.fromkeys(ev.ORIGINAL_NAMES)
+    rows = [{**undefined, "f1": 0.5}, {**undefined, "f1": 0.7}, undefined]
+    spread = ev.spread(rows)
+    assert list(spread) == list(ev.ORIGINAL_NAMES)
+    # mean (0.5 + 0.7) / 2, deviation of the population sqrt(0.1^2)
+    assert spread["f1"] == pytest.approx({"mean": 0.6, "std": 0.1})
+    assert spread["accuracy"] is None
+
+
+# ---------------------------------------------------------------- performances.txt
+
+
+def performances(second_observer=None):
+    figures = ev.binary_figures(TRUTH, PROBABILITY)
+    return {
+        "inside_FOV": figures,
+        "whole_image": ev.binary_figures(TRUTH, 1 - PROBABILITY),
+        "per_image": {"spread": ev.spread([figures])},
+        "second_observer": second_observer,
+    }
+
+
+def test_text_has_the_originals_lines_in_its_order():
+    lines = ev.performances_text(performances()).splitlines()
+    assert lines[:11] == [
+        "Area under the ROC curve: 0.625",
+        f"Area under Precision-Recall curve: {AREA_PR:.12g}",
+        "Jaccard similarity score: 0.5  (intersection over union of the vessels; "
+        "retina-unet printed the accuracy under this name: 0.625)",
+        "F1 score (F-measure): 0.666666666667",
+        "",
+        "Confusion matrix:[[2 2]",
+        " [1 3]]  (rows: background, vessel; columns: predicted so)",
+        "ACCURACY: 0.625",
+        "SENSITIVITY: 0.75",
+        "SPECIFICITY: 0.5",
+        "PRECISION: 0.6",
+    ]
+    assert "inside the field of view" in lines[12]
+    assert "vessel at a probability >= 0.5." in lines[12]
+
+
+def test_text_begins_as_the_published_one_does(unet_test_data):
+    published = (unet_test_data / "orobix_test" / "performances.txt").read_text()
+    names = [line.split(":")[0] for line in published.splitlines() if ":" in line]
+    written = ev.performances_text(performances()).splitlines()
+    begins = [line.split(":")[0] for line in written[:11] if ":" in line and line[0] != " "]
+    assert begins == names
+
+
+def test_confusion_matrix_is_aligned_as_the_original_prints_it():
+    table = performances()
+    table["inside_FOV"]["confusion_matrix"] = [[3895256, 65238], [134513, 443136]]
+    text = ev.performances_text(table)
+    assert "Confusion matrix:[[3895256   65238]\n [ 134513  443136]]" in text
+
+
+def test_table_has_columns_for_whole_image_second_observer_and_mean():
+    observer = ev.confusion_figures(*pixels_of([[6, 0], [1, 1]]))
+    lines = ev.performances_text(performances(observer)).splitlines()
+    header = next(i for i, line in enumerate(lines) if "whole image" in line)
+    assert lines[header].split("  ")[-1].strip() == "mean of images"
+    assert "second observer" in lines[header]
+    f1 = next(line for line in lines[header:] if line.startswith("f1"))
+    # whole image: at 1 - p >= 0.5 the table is TN 1, FP 3, FN 3, TP 1: f1 = 2 / (2 + 3 + 3);
+    # observer: 2 * 1 / (2 * 1 + 0 + 1)
+    assert f1.split() == ["f1", "0.6667", "0.2500", "0.6667", "0.6667", "+-", "0.0000"]
+
+
+def test_text_without_second_observer_has_no_column_for_one():
+    assert "second observer" not in ev.performances_text(performances())
+
+
+def test_undefined_figures_are_worded():
+    table = performances()
+    table["inside_FOV"] = ev.binary_figures(np.zeros(4), np.zeros(4))
+    table["per_image"]["spread"] = ev.spread([table["inside_FOV"]])
+    text = ev.performances_text(table)
+    assert "Area under the ROC curve: undefined (0/0: a class is missing)\n" in text
+    assert "SENSITIVITY: undefined (0/0: a class is missing)\n" in text
+    assert "ACCURACY: 1\n" in text

@@ -1,0 +1,195 @@
+"""Tests of HDF5 files, PNG grids and of files that appear whole or not at all."""
+
+import os
+
+import h5py
+import numpy as np
+import pytest
+from PIL import Image
+
+from lib.errors import UserError
+from lib.help_functions import (
+    group_images,
+    load_hdf5,
+    load_hdf5_extra,
+    visualize,
+    write_hdf5,
+    written_whole,
+)
+
+IMAGES = np.arange(2 * 3 * 4 * 5, dtype=np.uint8).reshape(2, 3, 4, 5)
+
+
+def problem_of(function, *arguments):
+    with pytest.raises(UserError) as error:
+        function(*arguments)
+    (problem,) = error.value.problems
+    return problem
+
+
+# ---------------------------------------------------------------- written whole
+
+
+def test_file_appears_at_its_place_only_at_the_end(tmp_path):
+    path = tmp_path / "new folder" / "figures.txt"
+    with written_whole(path) as beside:
+        beside.write_text("whole")
+        assert not path.exists()
+        assert beside.parent == path.parent
+        assert beside.suffix == path.suffix
+    assert path.read_text() == "whole"
+    assert os.listdir(path.parent) == ["figures.txt"]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_an_error_leaves_the_old_file_and_nothing_beside_it(tmp_path, error):
+    path = tmp_path / "figures.txt"
+    path.write_text("old")
+    with pytest.raises(error), written_whole(path) as beside:
+        beside.write_text("half")
+        raise error
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["figures.txt"]
+
+
+def test_full_disk_is_worded_and_leaves_nothing(tmp_path):
+    def fill(path):
+        with written_whole(path) as beside:
+            beside.write_text("half")
+            raise OSError(28, "No space left on device")
+
+    problem = problem_of(fill, tmp_path / "figures.txt")
+    assert problem == f"Cannot write {tmp_path / 'figures.txt'}: the disk is full. Make room."
+    assert os.listdir(tmp_path) == []
+
+
+def test_file_where_a_folder_should_be(tmp_path):
+    (tmp_path / "results").write_text("a file")
+    problem = problem_of(write_hdf5, tmp_path / "results" / "images.hdf5", IMAGES)
+    assert problem.startswith(f"Cannot write {tmp_path / 'results' / 'images.hdf5'}: ")
+
+
+# ---------------------------------------------------------------- HDF5
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.float64])
+def test_hdf5_gives_back_what_was_written_in_its_type(tmp_path, dtype):
+    path = tmp_path / "images.hdf5"
+    write_hdf5(path, IMAGES.astype(dtype))
+    read = load_hdf5(path)
+    np.testing.assert_array_equal(read, IMAGES)
+    assert read.dtype == dtype
+
+
+def test_hdf5_keeps_other_data_sets(tmp_path):
+    path = tmp_path / "images.hdf5"
+    write_hdf5(path, IMAGES, ids=["21", "ünter"], settings="{}", second=IMAGES[:, :1], none=None)
+    assert load_hdf5_extra(path, "ids") == ["21", "ünter"]
+    assert load_hdf5_extra(path, "settings") == "{}"
+    np.testing.assert_array_equal(load_hdf5_extra(path, "second"), IMAGES[:, :1])
+    assert load_hdf5_extra(path, "none") is None
+
+
+def test_hdf5_that_cannot_be_written_leaves_the_old_one(tmp_path):
+    path = tmp_path / "images.hdf5"
+    write_hdf5(path, IMAGES)
+    with pytest.raises(TypeError):
+        write_hdf5(path, IMAGES, ids=[object()])
+    np.testing.assert_array_equal(load_hdf5(path), IMAGES)
+    assert os.listdir(tmp_path) == ["images.hdf5"]
+
+
+def test_missing_hdf5(tmp_path):
+    problem = problem_of(load_hdf5, tmp_path / "images.hdf5")
+    assert problem.startswith(f"{tmp_path / 'images.hdf5'} does not exist. Prepare the data first")
+
+
+@pytest.mark.parametrize("load", [load_hdf5, lambda path: load_hdf5_extra(path, "ids")])
+def test_truncated_hdf5(tmp_path, load):
+    path = tmp_path / "images.hdf5"
+    write_hdf5(path, IMAGES)
+    path.write_bytes(path.read_bytes()[:-1])
+    problem = problem_of(load, path)
+    assert f"{path} is not a whole HDF5 file; it may be cut off" in problem
+    assert f"({path.stat().st_size} bytes)" in problem
+
+
+def test_text_in_place_of_hdf5(tmp_path):
+    path = tmp_path / "images.hdf5"
+    path.write_text("<html>404</html>")
+    assert "is not a whole HDF5 file" in problem_of(load_hdf5, path)
+
+
+def test_hdf5_without_the_data_set(tmp_path):
+    path = tmp_path / "images.hdf5"
+    with h5py.File(path, "w") as file:
+        file["images"] = IMAGES
+    assert "holds no data set `image`, but ['images']." in problem_of(load_hdf5, path)
+    with h5py.File(path, "w"):
+        pass
+    assert "holds no data set `image`, but nothing." in problem_of(load_hdf5, path)
+
+
+@pytest.mark.parametrize("shape", [(4, 5), (3, 4, 5), (0, 3, 4, 5)])
+def test_hdf5_of_another_shape(tmp_path, shape):
+    path = tmp_path / "images.hdf5"
+    write_hdf5(path, np.zeros(shape))
+    problem = problem_of(load_hdf5, path)
+    assert "must hold numbers in the shape (num_images, channels, height, width)." in problem
+    assert f"shape {shape}" in problem
+
+
+def test_hdf5_of_strings(tmp_path):
+    path = tmp_path / "images.hdf5"
+    write_hdf5(path, [[[["a", "b"]]]])
+    problem = problem_of(load_hdf5, path)
+    assert "`image` must hold numbers" in problem
+    assert "shape (1, 1, 1, 2)" in problem
+
+
+def test_hdf5_with_a_group_in_place_of_the_data_set(tmp_path):
+    path = tmp_path / "images.hdf5"
+    with h5py.File(path, "w") as file:
+        file["image/first"] = IMAGES
+    problem = problem_of(load_hdf5, path)
+    assert "`image` must hold numbers" in problem
+    assert 'HDF5 group "/image"' in problem
+
+
+# ---------------------------------------------------------------- pictures
+
+
+def test_grid_lays_images_out_row_by_row_and_leaves_the_rest_black():
+    # Three images of 1 x 2 pixels, two in a row; the fourth place stays black:
+    #   1 2 | 3 4
+    #   5 6 | 0 0
+    images = np.array([1, 2, 3, 4, 5, 6], np.uint8).reshape(3, 1, 1, 2)
+    grid = group_images(images, 2)
+    assert grid.shape == (2, 4, 1)
+    np.testing.assert_array_equal(grid[..., 0], [[1, 2, 3, 4], [5, 6, 0, 0]])
+
+
+def test_grid_keeps_channels_and_type_of_images_that_are_not_square():
+    grid = group_images(IMAGES, 1)  # two images of 4 x 5 below each other
+    assert grid.dtype == np.uint8
+    np.testing.assert_array_equal(grid[:4], IMAGES[0].transpose(1, 2, 0))
+    np.testing.assert_array_equal(grid[4:], IMAGES[1].transpose(1, 2, 0))
+
+
+def test_grid_is_no_wider_than_its_images():
+    assert group_images(IMAGES, 9).shape == (4, 2 * 5, 3)
+
+
+def test_floats_are_rounded_to_bytes_and_clipped(tmp_path):
+    # 0.5 * 255 = 127.5, which rounds to the even 128; beyond [0, 1] the ends hold.
+    visualize(np.array([[0, 0.5, 1, -3, 7]])[..., np.newaxis], tmp_path / "grey.png")
+    with Image.open(tmp_path / "grey.png") as image:
+        assert image.mode == "L"
+        np.testing.assert_array_equal(np.asarray(image), [[0, 128, 255, 0, 255]])
+
+
+def test_colour_picture_of_bytes_is_saved_as_it_is(tmp_path):
+    picture = IMAGES[0].transpose(1, 2, 0)
+    visualize(picture, tmp_path / "colour.png")
+    with Image.open(tmp_path / "colour.png") as image:
+        np.testing.assert_array_equal(np.asarray(image), picture)

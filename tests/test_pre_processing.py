@@ -1,0 +1,131 @@
+"""Tests of the pre-processing against a few lines of independent arithmetic."""
+
+import cv2
+import numpy as np
+import pytest
+
+from lib import pre_processing as pp
+
+
+def expected_preprocessing(images, equalize):
+    """The chain of retina-unet for a stack, one pixel formula after the other, in float64."""
+    grey = 0.299 * images[:, 0] + 0.587 * images[:, 1] + 0.114 * images[:, 2]
+    grey = (grey - grey.mean()) / grey.std()
+    prepared = []
+    for image in grey:
+        scaled = np.floor((image - image.min()) / (image.max() - image.min()) * 255)
+        equalized = equalize(scaled.astype("uint8")).astype("float64")
+        brightened = np.floor((equalized / 255) ** (1 / 1.2) * 255)
+        prepared.append(brightened / 255)
+    return np.array(prepared)[:, np.newaxis]
+
+
+def clahe(image):
+    return cv2.createCLAHE(clipLimit=2.0, tileGridSize=(8, 8)).apply(image)
+
+
+@pytest.fixture
+def photographs(rng):
+    """Three photographs of 40 x 56 pixels, unlike in brightness and contrast."""
+    images = rng.integers(0, 256, (3, 3, 40, 56))
+    return (images * np.array([1.0, 0.5, 0.2])[:, None, None, None] + 40).clip(0, 255) // 1
+
+
+@pytest.mark.parametrize(
+    ("equalization", "equalize"), [("clahe", clahe), ("histogram", cv2.equalizeHist)]
+)
+def test_chain_equals_independent_arithmetic(photographs, equalization, equalize):
+    prepared = pp.preprocess(photographs, equalization)
+    assert prepared.shape == (3, 1, 40, 56)
+    assert prepared.dtype == np.float32
+    expected = expected_preprocessing(photographs, equalize)
+    # A last bit may decide a truncation (1/255) here and there, and CLAHE spreads it no further.
+    assert np.mean(np.abs(prepared - expected) > 1e-6) < 0.002
+    np.testing.assert_allclose(prepared, expected, atol=2 / 255)
+
+
+def test_clahe_is_the_default(photographs):
+    np.testing.assert_array_equal(pp.preprocess(photographs), pp.preprocess(photographs, "clahe"))
+    assert (pp.preprocess(photographs) != pp.preprocess(photographs, "histogram")).any()
+
+
+def test_image_gives_the_same_alone_and_in_a_stack(photographs):
+    stack = pp.preprocess(photographs)
+    alone = np.concatenate([pp.preprocess(image[np.newaxis]) for image in photographs])
+    assert np.mean(stack != alone) < 0.002
+    np.testing.assert_allclose(stack, alone, atol=2 / 255)
+
+
+def test_bytes_and_floats_give_the_same(photographs):
+    # The original stores float64; what it stores is whole numbers.
+    np.testing.assert_array_equal(
+        pp.preprocess(photographs.astype(np.uint8)), pp.preprocess(photographs.astype(np.float64))
+    )
+
+
+def test_input_is_left_as_it_is(photographs):
+    before = photographs.copy()
+    pp.preprocess(photographs)
+    np.testing.assert_array_equal(photographs, before)
+
+
+@pytest.mark.filterwarnings("error")
+def test_constant_image_divides_by_nothing():
+    prepared = pp.preprocess(np.full((1, 3, 20, 24), 100, np.uint8))
+    assert np.ptp(prepared) == 0
+    assert 0 <= prepared.min() <= prepared.max() <= 1
+
+
+@pytest.mark.filterwarnings("error")
+def test_constant_image_beside_others_changes_nothing(photographs):
+    constant = np.full_like(photographs[:1], 7)
+    prepared = pp.preprocess(np.concatenate([photographs, constant]))
+    assert np.ptp(prepared[3]) == 0
+    np.testing.assert_allclose(prepared[:3], pp.preprocess(photographs), atol=2 / 255)
+
+
+def test_grey_of_pure_colours():
+    pure = np.eye(3).reshape(1, 3, 1, 3) * 255  # a red, a green and a blue pixel
+    # 0.299 * 255 = 76.245, 0.587 * 255 = 149.685, 0.114 * 255 = 29.07
+    np.testing.assert_allclose(pp.rgb2gray(pure), [[[[76.245, 149.685, 29.07]]]])
+
+
+def test_normalisation_stretches_each_image_to_0_and_255():
+    images = np.array([[10.0, 20.0, 40.0], [0.0, 100.0, 200.0]]).reshape(2, 1, 1, 3)
+    # (20 - 10) / (40 - 10) * 255 = 85; (100 - 0) / 200 * 255 = 127.5
+    expected = np.array([[0, 85, 255], [0, 127.5, 255]]).reshape(2, 1, 1, 3)
+    np.testing.assert_allclose(pp.dataset_normalized(images), expected)
+
+
+def test_gamma_table_by_hand():
+    # (64 / 255)^(1 / 1.2) * 255 = 80.58..., truncated; 0 and 255 stay.
+    given = np.array([0, 64, 255]).reshape(1, 1, 1, 3)
+    np.testing.assert_array_equal(pp.adjust_gamma(given, 1.2).ravel(), [0, 80, 255])
+
+
+def test_gamma_truncates_its_input_and_1_changes_nothing():
+    given = np.array([0.9, 64.99, 254.5]).reshape(1, 1, 1, 3)
+    # A value v may come back as v - 1 where v / 255 * 255 falls short of v in its last bit.
+    np.testing.assert_allclose(pp.adjust_gamma(given, 1.0).ravel(), [0, 64, 254], atol=1)
+    assert pp.adjust_gamma(given, 1.2).dtype == np.uint8
+
+
+def test_histogram_equalisation_of_two_halves():
+    # Two values, half of the pixels each: the lower becomes 0, the higher 255.
+    image = np.repeat([[90, 110]], 8, axis=0).reshape(1, 1, 8, 2)
+    equalized = pp.histo_equalized(image)
+    np.testing.assert_array_equal(equalized[0, 0, 0], [0, 255])
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 8, 8), (3, 8, 8), (1, 8, 8, 3)])
+def test_images_that_are_not_rgb(shape):
+    with pytest.raises(ValueError, match="RGB images must have the shape") as error:
+        pp.preprocess(np.zeros(shape))
+    assert f"Received: {shape}" in str(error.value)
+
+
+def test_unknown_equalisation():
+    with pytest.raises(
+        ValueError, match="equalization must be clahe or histogram. Received: retinex"
+    ):
+        pp.preprocess(np.zeros((1, 3, 8, 8)), "retinex")
