@@ -23,6 +23,7 @@ from lib.image_files import list_images, read_binary_mask, read_photograph
 OUTPUT_FOLDER = "DRIVE_datasets_training_testing"
 # Ground truth may reach a few pixels beyond the FOV at its rim: 0.05 % of DRIVE's vessel pixels do.
 MOST_VESSEL_OUTSIDE_FOV = 0.05
+MOST_PROBLEMS_OF_A_FOLDER = 5
 
 
 def main():
@@ -69,13 +70,8 @@ def read_subset(folder):
         return {}, problems
     arrays = {"ids": list(files["images"])}
     for kind, by_id in files.items():
-        read = read_photograph if kind == "images" else read_binary_mask
-        arrays[kind] = []
-        for identity in arrays["ids"]:
-            try:
-                arrays[kind].append(read(by_id[identity]))
-            except ValueError as error:
-                problems.append(str(error))
+        arrays[kind], found = _read_all(kind, [by_id[identity] for identity in arrays["ids"]])
+        problems += found
     if problems:
         return {}, problems
     problems = _check_sizes(files, arrays) or _check_masks(files, arrays)
@@ -128,8 +124,9 @@ def _find_files(folder, is_test):
             files[kind] = list_images(folder / kind)
         except ValueError as error:
             problems.append(str(error))
-    for kind in set(files) - {"images"} if "images" in files else ():
-        problems += _unpaired(folder, kind, files["images"], files[kind])
+    for kind in kinds[1:]:
+        if kind in files and "images" in files:
+            problems += _unpaired(folder, kind, files["images"], files[kind])
     return files, problems
 
 
@@ -149,6 +146,21 @@ def _unpaired(folder, kind, images, others):
             f"id: {', '.join(surplus)}."
         )
     return problems
+
+
+def _read_all(kind, paths):
+    """Reads the files of one kind -> (list of arrays, problems); many alike problems are counted."""
+    read = read_photograph if kind == "images" else read_binary_mask
+    arrays, problems = [], []
+    for path in paths:
+        try:
+            arrays.append(read(path))
+        except ValueError as error:
+            problems.append(str(error))
+    more = len(problems) - MOST_PROBLEMS_OF_A_FOLDER
+    if more > 0:
+        problems[-more:] = [f"{paths[0].parent}: {more} more files have such problems."]
+    return arrays, problems
 
 
 def _check_sizes(files, arrays):
@@ -172,7 +184,9 @@ def _check_masks(files, arrays):
         if not fov.any():
             problems.append(f"{files['mask'][identity]} must show the FOV in white; it is black.")
             continue
-        for kind in set(files) & {"1st_manual", "2nd_manual"}:
+        for kind in ("1st_manual", "2nd_manual"):
+            if kind not in files:
+                continue
             vessels = arrays[kind][index] > 0
             outside = np.count_nonzero(vessels & ~fov) / max(1, np.count_nonzero(vessels))
             if outside > MOST_VESSEL_OUTSIDE_FOV:

@@ -7,6 +7,7 @@ attribute `training_settings`, and its keys become attributes of that, spelt as 
 
 import configparser
 import difflib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -282,8 +283,8 @@ def _parse(path):
         raise UserError(f"{path} cannot be read: {error.strerror}.") from None
     except configparser.DuplicateOptionError as error:
         raise UserError(
-            f"{path}, line {error.lineno}: [{error.section}] {error.option} stands there twice. "
-            "Keep one of the two."
+            f"{path}, line {error.lineno}: [{error.section}] {_as_written(path, error.option)} "
+            "stands there twice. Keep one of the two."
         ) from None
     except configparser.DuplicateSectionError as error:
         raise UserError(
@@ -319,11 +320,19 @@ def _unknown_names(path, parser, keys):
             continue
         lower = [name.lower() for name in known[section]]
         problems += [
-            f"{path}: [{section}] has an unknown key {name}.{_nearest(name, known[section])}"
+            f"{path}: [{section}] has an unknown key {_as_written(path, name)}."
+            f"{_nearest(name, known[section])}"
             for name in parser.options(section)
             if name not in lower
         ]
     return problems
+
+
+def _as_written(path, name):
+    """Gives a key as the file spells it; configparser knows it in lower case only."""
+    text = path.read_text(encoding="utf-8-sig")
+    written = re.search(rf"^\s*({re.escape(name)})\s*[=:]", text, re.IGNORECASE | re.MULTILINE)
+    return written[1] if written else name
 
 
 def _nearest(name, known):

@@ -172,7 +172,7 @@ def _table(performances):
 
 
 def _shown(value):
-    return "undefined (0/0: a class is missing)" if value is None else f"{value:.12g}"
+    return "undefined (0/0)" if value is None else f"{value:.12g}"
 
 
 def _short(value):

@@ -128,7 +128,7 @@ class Experiment:
         with open(path, "a+b", buffering=0) as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+            except BlockingIOError:
                 lock.seek(0)
                 raise UserError(
                     f"The experiment {self.name} is being trained by process "
@@ -148,6 +148,15 @@ class Experiment:
         """Takes away what an earlier training of this name left and a new one would go on from."""
         for ending in ("last.weights.h5", "best.weights.h5", "log.csv", "loss_curves.png"):
             self.file(ending).unlink(missing_ok=True)
+
+    def remove_results(self):
+        """Takes away what an earlier test left, so that no old figure stands beside new pictures."""
+        results = ["predictions.hdf5", "all_*.png", "ROC.png", "Precision_recall.png"]
+        results += ["performances.txt", "performances.json", "submission.tif"]
+        results += [f"{glob.escape(self.name)}_Original_GroundTruth_Prediction*.png"]
+        for pattern in results:
+            for path in self.folder.glob(pattern):
+                path.unlink()
 
     def keep_configuration(self, path):
         """Copies the configuration beside the results, as <name>_configuration.txt."""

@@ -108,11 +108,15 @@ def read_history(experiment, configuration):
     last, best = experiment.weights("last"), experiment.weights("best")
     num_epochs = configuration.training_settings.N_epochs
     if not last.exists():
-        earlier = [best, *map(experiment.original_weights, ("best", "last"))]
-        for path in (path for path in earlier if path.exists()):
+        if best.exists():
             raise UserError(
-                f"{path} exists, but no {last.name} to go on from. Choose another "
+                f"{best} exists, but no {last.name} to go on from. Choose another "
                 "[experiment name] name, or start anew with --overwrite."
+            )
+        if experiment.original_weights("best").exists():
+            print(
+                f"{experiment.folder} holds weights of retina-unet. They stay; testing will take "
+                "the new ones once there are any."
             )
         return []
     state = read_training_state(last)
@@ -217,6 +221,7 @@ def _training_settings(configuration):
     settings = configuration.as_dict()
     settings.pop("testing_settings")
     settings.pop("experiment_name")
+    settings["data_paths"].pop("path_local")  # data may be moved
     training = settings["training_settings"]
     # The number of epochs shapes a decaying learning rate from its first step.
     free = FREE_SETTINGS if training["learning_rate_decay"] == "none" else FREE_SETTINGS[1:]

@@ -63,6 +63,7 @@ def main(configuration):
     slices, labels, ids = (data[kind][held_out] for kind in ("images", "labels", "ids"))
     print(f"Testing {weights} on the held-out slices {', '.join(ids)}.")
     probabilities = predict_slices(configuration, model, slices)
+    experiment.remove_results()
     write_hdf5(
         experiment.folder / "predictions.hdf5",
         probabilities[:, np.newaxis],
@@ -152,9 +153,7 @@ def save_performances(experiment, figures, ids):
     lines.append(f"{'':16}{'best':>12}{'threshold':>12}{'at 0.5':>12}")
     for name, title in METRICS.items():
         row = figures[name]
-        lines.append(
-            f"{title:16}{row['best']:12.6f}{row['threshold']:12.1f}{row['at_half']:12.6f}"
-        )
+        lines.append(f"{title:16}{row['best']:12.6f}{row['threshold']:12.1f}{row['at_half']:12.6f}")
     lines += [
         "",
         "Errors: lower is better; V_Rand(thin), V_Info(thin): higher is better. Each best is taken",

@@ -22,10 +22,10 @@ def load_labelled(configuration):
         UserError: with all problems: files missing, cut off, or of other lengths, sizes or values.
     """
     paths = configuration.data_paths
-    images_path = Path(paths.path_local) / paths.train_imgs_original
+    folder = Path(paths.path_local)
+    images_path, weights_path = folder / paths.train_imgs_original, folder / paths.train_weight_maps
     data, problems = _load_slices(images_path)
-    labels, found = load_masks(Path(paths.path_local) / paths.train_groundTruth, images_path, data)
-    weights_path = Path(paths.path_local) / paths.train_weight_maps
+    labels, found = load_masks(folder / paths.train_groundTruth, images_path, data)
     weights, more = load_companion(weights_path, images_path, data)
     if not np.isfinite(weights).all() or weights.min() < 0 or weights.max() <= 0:
         more.append(f"{weights_path} must hold weights of at least 0, some above. Prepare again.")

@@ -68,6 +68,7 @@ def main(configuration):
     predict = predict_full_images if settings.inference == "full_image" else predict_by_patches
     probabilities = predict(configuration, weights, images)
     _tell_constant(probabilities, weights)
+    experiment.remove_results()
     write_hdf5(
         experiment.folder / "predictions.hdf5",
         probabilities,

@@ -213,6 +213,6 @@ def test_undefined_figures_are_worded():
     table["inside_FOV"] = ev.binary_figures(np.zeros(4), np.zeros(4))
     table["per_image"]["spread"] = ev.spread([table["inside_FOV"]])
     text = ev.performances_text(table)
-    assert "Area under the ROC curve: undefined (0/0: a class is missing)\n" in text
-    assert "SENSITIVITY: undefined (0/0: a class is missing)\n" in text
+    assert "Area under the ROC curve: undefined (0/0)\n" in text
+    assert "SENSITIVITY: undefined (0/0)\n" in text
     assert "ACCURACY: 1\n" in text

@@ -422,14 +422,25 @@ def test_overwrite_starts_anew(workspace, call):
     assert all(np.array_equal(array, last[name]) for name, array in best.items())
 
 
-def test_results_of_2016_are_not_trained_over(workspace, call):
+def test_weights_of_2016_stay_when_a_training_takes_their_name(workspace, call):
     shutil.rmtree(workspace / "small")
     (workspace / "small").mkdir()
-    write_keras1_weights(workspace / "small" / "small_best_weights.h5", unet_shapes())
-    (workspace / "small" / "small_architecture.json").write_text("{}")
-    before = hashes(workspace)
-    require_refusal(call("training", workspace), "small_best_weights.h5", "--overwrite")
-    assert hashes(workspace) == before
+    original = workspace / "small" / "small_best_weights.h5"
+    write_keras1_weights(original, unet_shapes())
+    before = original.read_bytes()
+    write_configuration(workspace, N_epochs=1)
+    done = call("training", workspace)
+    assert done.returncode == 0, done.output
+    assert mentions(done.output, "holds weights of retina-unet. They stay")
+    assert original.read_bytes() == before
+
+
+def test_results_of_an_earlier_test_do_not_stay_beside_new_ones(workspace, call):
+    old = workspace / "small" / "small_Original_GroundTruth_Prediction7.png"
+    old.write_bytes(b"of an earlier test")
+    done = call("prediction", workspace)
+    assert done.returncode == 0, done.output
+    assert not old.exists()
 
 
 # ---------------------------------------------------------------- nohup
