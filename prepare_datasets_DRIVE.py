@@ -149,7 +149,7 @@ def _unpaired(folder, kind, images, others):
 
 
 def _read_all(kind, paths):
-    """Reads the files of one kind -> (list of arrays, problems); many alike problems are counted."""
+    """Reads the files of one kind -> (list of arrays, problems); many problems are counted."""
     read = read_photograph if kind == "images" else read_binary_mask
     arrays, problems = [], []
     for path in paths:

@@ -150,7 +150,7 @@ class Experiment:
             self.file(ending).unlink(missing_ok=True)
 
     def remove_results(self):
-        """Takes away what an earlier test left, so that no old figure stands beside new pictures."""
+        """Takes away what an earlier test left: no old figure stands beside new pictures."""
         results = ["predictions.hdf5", "all_*.png", "ROC.png", "Precision_recall.png"]
         results += ["performances.txt", "performances.json", "submission.tif"]
         results += [f"{glob.escape(self.name)}_Original_GroundTruth_Prediction*.png"]
