@@ -128,7 +128,7 @@ def test_words_are_understood_in_any_case(write_configuration):
         (
             "N_subimgs = 190000",
             "N_subimgs = many",
-            "[training settings] N_subimgs must be a whole number of at least 1. Received: many.",
+            "N_subimgs must be a whole number from 1 to 100000000. Received: many.",
         ),
         (
             "N_epochs = 150",
@@ -251,7 +251,7 @@ def test_words_are_understood_in_any_case(write_configuration):
         (
             "batch_size = 32",
             "batch_size = 32\nN_epoch = 3",
-            "[training settings] has an unknown key n_epoch. The nearest known name is N_epochs.",
+            "[training settings] has an unknown key N_epoch. The nearest known name is N_epochs.",
         ),
         (
             "[data paths]",

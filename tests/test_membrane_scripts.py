@@ -231,7 +231,7 @@ def test_same_seed_same_weights(finished, call):
         ("training", "tile_size = 76", "tile_size = 75", "Received: 75. Use 72 or 76"),
         ("prediction", "tile_size = 60", "tile_size = 570", "Received: 570. Use 568 or 572"),
         (
-            "training",
+            "prediction",
             "validation_images = 1",
             "validation_images = 4",
             "must be below 4, the number",
@@ -248,12 +248,17 @@ def test_same_seed_same_weights(finished, call):
         ("training", "seed = 3", "rotation_degrees = 200", "at most 180"),
         ("training", "seed = 3", "stride_height = 5", "has an unknown key stride_height"),
         ("training", "task = membrane", "task = membranes", "task must be retina or membrane"),
-        ("training", "path_local = ./data/", "path_local = ./nothing/", "does not exist. Prepare"),
+        (
+            "prediction",
+            "path_local = ./data/",
+            "path_local = ./nothing/",
+            "does not exist. Prepare",
+        ),
         (
             "prediction",
             "base_filters = 4",
             "base_filters = 8",
-            "must hold the weights of the network",
+            "base_filters must be 4, with which small/small_last.weights.h5 was trained",
         ),
         ("prediction", "name = small", "name = nobody", "experiment folder nobody does not exist"),
     ],

@@ -685,7 +685,7 @@ def test_overwriting_with_broken_data_leaves_the_earlier_training(workspace, cal
 # key: (step, changes, words); a training begins under a new name.
 WRONG_VALUES = {
     "not a multiple": ("training", {"N_subimgs": 61}, ["N_subimgs", "3 training", "61", "Use 60"]),
-    "too few patches": ("training", {"N_subimgs": 0}, ["N_subimgs", "at least 1", "Received: 0"]),
+    "too few patches": ("training", {"N_subimgs": 0}, ["N_subimgs", "from 1 to", "Received: 0"]),
     "stride 0": ("prediction", {"stride_height": 0}, ["stride_height", "Received: 0"]),
     "stride too large": (
         "prediction",
@@ -709,7 +709,7 @@ WRONG_VALUES = {
         ["full_images_to_test", "at most 2", "25", "Use 2"],
     ),
     "neither true nor false": ("training", {"inside_FOV": "maybe"}, ["inside_FOV", "maybe"]),
-    "unknown key": ("training", {"N_epoch": 3}, ["unknown key n_epoch", "N_epochs"]),
+    "unknown key": ("training", {"N_epoch": 3}, ["unknown key N_epoch", "N_epochs"]),
     "name with a slash": ("training", {"name": "../small"}, ["name", "../small", "slashes"]),
     "name of the project's": ("training", {"name": "src"}, ["name", "src"]),
     "long name": ("training", {"name": 300 * "x"}, ["name", "at most 150 letters"]),
@@ -755,7 +755,7 @@ BROKEN_CONFIGURATIONS = {
     "no section": (broken_file(b"name = small\n"), ["configuration.txt", "[brackets]"]),
     "key twice": (
         broken_file(change=lambda t: t.replace("seed = 7", "seed = 7\nN_epochs = 9")),
-        ["[training settings] n_epochs stands there twice", "line"],
+        ["[training settings] N_epochs stands there twice", "line"],
     ),
     "section twice": (
         broken_file(change=lambda t: t + "[experiment name]\nname = b\n"),

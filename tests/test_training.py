@@ -593,7 +593,35 @@ def test_network_is_written_as_a_table_where_dot_is_missing(experiment, model, m
     table = Path("run/run_model.txt").read_text(encoding="utf-8")
     assert "dense" in table
     assert "424" in table
-    assert "The program dot" in capsys.readouterr().out
+    assert "the program dot would draw it" in capsys.readouterr().out
+
+
+def test_a_picture_that_cannot_be_drawn_stops_no_training(experiment, model, monkeypatch, capsys):
+    def fail(*arguments, **options):
+        raise AssertionError('"dot" with args [...] returned code: 1')
+
+    monkeypatch.setattr(shutil, "which", lambda program: "/usr/bin/dot")
+    monkeypatch.setattr(keras.utils, "plot_model", fail)
+    training.draw_model(model, experiment)
+    assert sorted(os.listdir("run")) == ["run_architecture.json", "run_model.txt"]
+    assert "The program dot failed" in capsys.readouterr().out
+
+
+def test_weights_of_other_settings_are_refused(configure, experiment, model):
+    path = experiment.weights("best")
+    settings = {"training_settings": {"output_activation": "linear", "network": "unet"}}
+    training.save_weights(model, path, {"settings": settings})
+    keys = [("training settings", "output_activation"), ("training settings", "network")]
+    problem = problem_of(training.require_same_network, path, configure(), keys)
+    assert "[training settings] output_activation must be linear, with which" in problem
+    assert "Received: relu. Set it to linear" in problem
+    assert "network" not in problem.replace("[training settings] output_activation", "")
+
+
+def test_weights_that_tell_no_settings_are_taken(configure, experiment, model):
+    training.save_weights(model, experiment.weights("best"))
+    keys = [("training settings", "network")]
+    training.require_same_network(experiment.weights("best"), configure(), keys)
 
 
 def test_architecture_file_builds_the_same_network(experiment, model, monkeypatch):
