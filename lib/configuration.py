@@ -173,6 +173,7 @@ RETINA_KEYS = (
     Key("testing settings", "stride_height", integer(1)),
     Key("testing settings", "stride_width", integer(1)),
     Key("testing settings", "inference", choice("patches", "full_image"), "patches"),
+    Key("testing settings", "average_flips", boolean, False),
 )
 
 MEMBRANE_KEYS = (
