@@ -140,6 +140,8 @@ SHARED_TRAINING_KEYS = (
     Key("training settings", "learning_rate_decay", choice("none", "cosine"), "none"),
     Key("training settings", "mixed_precision", boolean, False),
     Key("training settings", "tensorboard", boolean, False),
+    Key("training settings", "distribute", choice("none", "auto"), "none"),
+    Key("training settings", "steps_per_execution", integer(1), 1),
 )
 
 SHARED_TESTING_KEYS = (

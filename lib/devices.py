@@ -1,41 +1,143 @@
 """What the networks compute on: the backend, its devices, and what to do when no GPU is seen."""
 
+import contextlib
+import functools
 import importlib.metadata
 import os
+from dataclasses import dataclass
 
 import keras
+
+from lib.errors import UserError
 
 GPU_ADVICE = """No GPU is used. To have one seen:
   - nvidia-smi must list it (driver installed),
   - the environment variable CUDA_VISIBLE_DEVICES must not hide it (it is {visible}),
-  - TensorFlow must be installed with CUDA: pip install "tensorflow[and-cuda]"
-    (in this project: make gpu); TF_CPP_MIN_LOG_LEVEL=0 shows what it looks for."""
+  - {package}."""
+GPU_PACKAGES = {
+    "tensorflow": 'TensorFlow must be installed with CUDA: pip install "tensorflow[and-cuda]"\n'
+    "    (in this project: make gpu); TF_CPP_MIN_LOG_LEVEL=0 shows what it looks for",
+    "jax": 'JAX must be installed with CUDA: pip install "jax[cuda13]"',
+    "torch": "PyTorch must be installed with CUDA: see pytorch.org",
+    "openvino": "another backend must be used: OpenVINO knows none of NVIDIA",
+}
 
 
-def set_up_devices():
-    """Lets programs share a GPU: TensorFlow takes memory as it needs it, not all at once."""
-    if keras.backend.backend() != "tensorflow":
-        return
+@dataclass(frozen=True)
+class Devices:
+    """The devices that share the batches of a training.
+
+    Args:
+        num_devices: on all hosts together; each takes an equal part of every batch.
+        host: number of this host among those that cut their own part of a batch.
+        num_hosts: number of such hosts; 1 where the engine deals out whole batches by itself.
+        scope: gives the context in which a network is built, compiled and trained.
+    """
+
+    num_devices: int = 1
+    host: int = 0
+    num_hosts: int = 1
+    scope: object = contextlib.nullcontext
+
+
+ONE_DEVICE = Devices()
+
+
+def set_up_devices(mixed_precision=False, distribute="none"):
+    """Prepares the backend's devices before anything is computed.
+
+    TensorFlow takes the memory of a GPU as it needs it, not all at once. OpenVINO computes in
+    float32 unless mixed precision is asked for: left alone it takes bfloat16 where the processor
+    can (differences of 2e-4), and Keras passes it no option.
+
+    Args:
+        mixed_precision: whether to compute in bfloat16.
+        distribute: "none", or "auto" for all devices of this host and of the hosts that the
+            environment names.
+    Returns:
+        Devices.
+    Raises:
+        UserError: if the backend cannot distribute.
+    """
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        for gpu in tf.config.list_physical_devices("GPU"):
+            tf.config.experimental.set_memory_growth(gpu, True)
+    if backend == "openvino":
+        import openvino
+
+        hint = {"INFERENCE_PRECISION_HINT": "bf16" if mixed_precision else "f32"}
+        openvino.compile_model = functools.partial(openvino.compile_model, config=hint)
+    if distribute == "none":
+        return ONE_DEVICE
+    return {"tensorflow": _distribute_tensorflow, "jax": _distribute_jax}.get(
+        backend, _distribute_nothing
+    )()
+
+
+def _distribute_tensorflow():
+    """Mirrors the network with tf.distribute, over hosts where TF_CONFIG names some."""
     import tensorflow as tf
 
-    for gpu in tf.config.list_physical_devices("GPU"):
-        tf.config.experimental.set_memory_growth(gpu, True)
+    if os.environ.get("TF_CONFIG"):
+        strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    else:
+        devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+        if len(devices) == 1:
+            return ONE_DEVICE
+        strategy = tf.distribute.MirroredStrategy([device.name for device in devices])
+    # Every host cuts whole batches; the strategy deals them out.
+    return Devices(strategy.num_replicas_in_sync, scope=strategy.scope)
 
 
-def start_computing(seed, mixed_precision):
+def _distribute_jax():
+    """Splits batches with Keras's DataParallel, over hosts where KERAS_DISTRIBUTION_* name some."""
+    import jax
+
+    if "KERAS_DISTRIBUTION_JOB_ADDRESSES" in os.environ:
+        keras.distribution.initialize()
+    devices = keras.distribution.list_devices()
+    if len(devices) == 1:
+        return ONE_DEVICE
+    distribution = keras.distribution.DataParallel(devices=devices, auto_shard_dataset=False)
+    return Devices(len(devices), jax.process_index(), jax.process_count(), distribution.scope)
+
+
+def _distribute_nothing():
+    """Refuses several GPUs on a backend for which Keras has no distribution."""
+    if len(list_gpus()) > 1:
+        raise UserError(
+            "[training settings] distribute = auto works with KERAS_BACKEND=tensorflow or jax. "
+            f"Received: {keras.backend.backend()}. Change one of the two, or show one GPU only "
+            "(CUDA_VISIBLE_DEVICES=0)."
+        )
+    return ONE_DEVICE
+
+
+def start_computing(seed, mixed_precision, distribute="none"):
     """Sets up devices, seed and precision for a script, and says what it computes on.
 
     Args:
         seed: seeds weights, drop-out and all else that is random.
         mixed_precision: whether to compute in bfloat16, keeping the weights in float32.
+        distribute: as in set_up_devices.
+    Returns:
+        Devices.
     """
-    set_up_devices()
+    devices = set_up_devices(mixed_precision, distribute)
     print(describe_devices(), flush=True)
+    if devices.num_devices > 1:
+        print(f"Every batch is shared by {devices.num_devices} devices.", flush=True)
     keras.utils.set_random_seed(seed)
     # What the user's keras.json may say otherwise; losses and metrics follow it.
     keras.config.set_floatx("float32")
     keras.config.set_epsilon(1e-7)
-    keras.config.set_dtype_policy("mixed_bfloat16" if mixed_precision else "float32")
+    # OpenVINO takes its precision from set_up_devices.
+    is_mixed = mixed_precision and keras.backend.backend() != "openvino"
+    keras.config.set_dtype_policy("mixed_bfloat16" if is_mixed else "float32")
+    return devices
 
 
 def list_gpus():
@@ -69,7 +171,8 @@ def describe_devices():
         return first_line
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     visible = "not set" if visible is None else f"{visible!r}"
-    return f"{first_line}\n{GPU_ADVICE.format(visible=visible)}"
+    advice = GPU_ADVICE.format(visible=visible, package=GPU_PACKAGES[backend])
+    return f"{first_line}\n{advice}"
 
 
 def inner_data_format():

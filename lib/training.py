@@ -18,7 +18,7 @@ from lib.progress import duration
 
 TRAINING_STATE = "training_state"
 # Settings that may change between the two halves of an interrupted training.
-FREE_SETTINGS = ("N_epochs", "nohup", "tensorboard")
+FREE_SETTINGS = ("N_epochs", "nohup", "tensorboard", "distribute", "steps_per_execution")
 
 
 def get_optimizer(settings, num_steps):
@@ -66,16 +66,17 @@ def train(model, training_data, validation_data, experiment, configuration, hist
         states = read_training_state(experiment.weights("last")).get("dropout_states", [])
         for variable, state in zip(_dropout_states(model), states):
             variable.assign(state)
-    else:
+    elif experiment.is_first_host:
         experiment.remove_training()
-    experiment.keep_configuration(configuration.path)
+    if experiment.is_first_host:
+        experiment.keep_configuration(configuration.path)
     has_bar = sys.stdout.isatty()  # a log file gets lines
     callbacks = [
         PlateauDetector(class_shares),
         EpochRecorder(experiment, configuration, history),
         ProgressLines(num_epochs, len(training_data), has_bar, _lowest_validation_loss(history)),
     ]
-    if settings.tensorboard:
+    if settings.tensorboard and experiment.is_first_host:
         callbacks.append(
             keras.callbacks.TensorBoard(experiment.file("tensorboard"), write_graph=False)
         )
@@ -286,6 +287,8 @@ class EpochRecorder(keras.callbacks.Callback):
         row = {"epoch": epoch + 1, **{name: float(value) for name, value in logs.items()}}
         row["seconds"] = round(time.monotonic() - self.start, 2)
         self.history.append(row)
+        if not self.experiment.is_first_host:
+            return
         if row["val_loss"] < best:
             save_weights(self.model, self.experiment.weights("best"))
         state = {"history": self.history, "settings": self.settings}
@@ -317,6 +320,7 @@ class ProgressLines(keras.callbacks.Callback):
         self.num_batches = num_batches
         self.has_bar = has_bar
         self.told = False
+        self.measured_from = None
         self.best = best
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -326,11 +330,14 @@ class ProgressLines(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         """Estimates the duration once, from the first batches after the warm-up."""
-        if batch + 1 == self.WARM_UP:
-            self.measured_from = time.monotonic()
-        if batch + 1 == self.WARM_UP + self.MEASURED and not self.told:
+        if self.told or batch + 1 < self.WARM_UP:
+            return
+        if self.measured_from is None:
+            self.measured_from = (batch, time.monotonic())
+        measured = batch - self.measured_from[0]
+        if measured >= self.MEASURED:
             self.told = True
-            per_batch = (time.monotonic() - self.measured_from) / self.MEASURED
+            per_batch = (time.monotonic() - self.measured_from[1]) / measured
             whole = per_batch * self.num_batches * self.epochs_left
             print(
                 f"\n{per_batch * 1000:.0f} ms a batch: about {duration(whole)} for the "
@@ -424,6 +431,26 @@ def require_packages(settings):
             "[training settings] tensorboard = True needs the package tensorboard: "
             "pip install tensorboard, or set it to False."
         )
+    if keras.backend.backend() == "openvino":
+        raise UserError(
+            "OpenVINO predicts and cannot train: run_training.py needs KERAS_BACKEND=tensorflow, "
+            "jax or torch. Received: openvino. run_testing.py takes the weights with any of them."
+        )
+
+
+def require_even_batches(configuration, devices):
+    """Raises a UserError where a batch cannot be shared equally by the devices."""
+    number = devices.num_devices
+    batch_size = configuration.training_settings.batch_size
+    if batch_size % number:
+        raise UserError(
+            configuration.problem(
+                "training settings",
+                "batch_size",
+                f"a multiple of the {number} devices that distribute = auto shares each batch among",
+                f"Use {-(-batch_size // number) * number}, or distribute = none.",
+            )
+        )
 
 
 def draw_model(model, experiment):
@@ -434,6 +461,8 @@ def draw_model(model, experiment):
         experiment: lib.experiment.Experiment; gets <name>_model.png or <name>_model.txt, and
             <name>_architecture.json.
     """
+    if not experiment.is_first_host:
+        return
     with written_whole(experiment.file("architecture.json")) as beside:
         beside.write_text(model.to_json(indent=1), encoding="utf-8")
     if shutil.which("dot"):
