@@ -31,7 +31,7 @@ class Devices:
         num_devices: on all hosts together; each takes an equal part of every batch.
         host: number of this host among those that cut their own part of a batch.
         num_hosts: number of such hosts; 1 where the engine deals out whole batches by itself.
-        scope: gives the context in which a network is built, compiled and trained.
+        scope: gives the context in which a network and its optimiser are built.
     """
 
     num_devices: int = 1
@@ -101,8 +101,25 @@ def _distribute_jax():
     devices = keras.distribution.list_devices()
     if len(devices) == 1:
         return ONE_DEVICE
-    distribution = keras.distribution.DataParallel(devices=devices, auto_shard_dataset=False)
-    return Devices(len(devices), jax.process_index(), jax.process_count(), distribution.scope)
+    keras.distribution.set_distribution(
+        keras.distribution.DataParallel(devices=devices, auto_shard_dataset=False)
+    )
+    return Devices(len(devices), jax.process_index(), jax.process_count())
+
+
+@contextlib.contextmanager
+def this_host_alone():
+    """Keeps the other hosts out of what one does by itself.
+
+    Keras makes variables of its own when it saves weights (an optimiser to compare with); under
+    DataParallel a variable is made by all hosts together, and those that do not save are missing.
+    """
+    distribution = keras.distribution.distribution()
+    keras.distribution.set_distribution(None)
+    try:
+        yield
+    finally:
+        keras.distribution.set_distribution(distribution)
 
 
 def _distribute_nothing():

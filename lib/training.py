@@ -11,6 +11,7 @@ import time
 import h5py
 import keras
 
+from lib.devices import this_host_alone
 from lib.errors import UserError
 from lib.help_functions import written_whole
 from lib.plots import draw_loss_curves
@@ -144,7 +145,8 @@ def save_weights(model, path, state=None):
     """
     with written_whole(path) as beside:
         # Keras demands the ending; the name beside the place keeps it.
-        model.save_weights(beside)
+        with this_host_alone():
+            model.save_weights(beside)
         with h5py.File(beside, "a") as file:
             if state is not None:
                 file[TRAINING_STATE] = json.dumps(state)

@@ -76,12 +76,13 @@ def main(configuration, overwrite=False):
                 metrics=["accuracy"],
                 steps_per_execution=settings.steps_per_execution,
             )
-            print(f"Unpadded U-Net ({settings.variant}) with {model.count_params():,} parameters.")
-            draw_model(model, experiment)
+            model.optimizer.build(model.trainable_variables)
+        print(f"Unpadded U-Net ({settings.variant}) with {model.count_params():,} parameters.")
+        draw_model(model, experiment)
 
-            # 4. The training itself.
-            shares = weighted_shares(data["labels"], data["weights"])
-            train(model, training_data, validation_data, experiment, configuration, history, shares)
+        # 4. The training itself.
+        shares = weighted_shares(data["labels"], data["weights"])
+        train(model, training_data, validation_data, experiment, configuration, history, shares)
     best = min(history, key=lambda row: row["val_loss"])
     print(
         f"Trained. Lowest validation loss {best['val_loss']:.4f} in epoch {best['epoch']}: "

@@ -76,13 +76,14 @@ def main(configuration, overwrite=False):
                 metrics=["accuracy"],
                 steps_per_execution=settings.steps_per_execution,
             )
-            print(f"Network {settings.network} with {model.count_params():,} parameters.")
-            draw_model(model, experiment)
+            model.optimizer.build(model.trainable_variables)
+        print(f"Network {settings.network} with {model.count_params():,} parameters.")
+        draw_model(model, experiment)
 
-            # 4. The training itself.
-            vessel_share = float(ground_truth.mean())
-            shares = (1 - vessel_share, vessel_share)
-            train(model, training_data, validation_data, experiment, configuration, history, shares)
+        # 4. The training itself.
+        vessel_share = float(ground_truth.mean())
+        shares = (1 - vessel_share, vessel_share)
+        train(model, training_data, validation_data, experiment, configuration, history, shares)
     best = min(history, key=lambda row: row["val_loss"])
     print(
         f"Trained. Lowest validation loss {best['val_loss']:.4f} in epoch {best['epoch']}: "
