@@ -1,7 +1,6 @@
 """What the environment says of backend and hosts; read before Keras is loaded."""
 
 import importlib.util
-import json
 import os
 
 from lib.errors import UserError
@@ -31,27 +30,20 @@ def require_backend():
 def is_first_host(distribute):
     """Tells whether this process writes the files of a training.
 
-    Several hosts are described as the backend's own engine reads it: TF_CONFIG for TensorFlow,
-    KERAS_DISTRIBUTION_PROCESS_ID for JAX.
+    Of several hosts that train together, the first does. KERAS_DISTRIBUTION_PROCESS_ID numbers
+    them, as Keras reads it.
 
     Args:
         distribute: "none" or "auto", from the training settings.
-    Returns:
-        True for one host alone and for the first of several.
     Raises:
-        UserError: if a variable cannot be read.
+        UserError: if the variable holds no whole number.
     """
+    number = os.environ.get("KERAS_DISTRIBUTION_PROCESS_ID", "0")
     if distribute == "none":
         return True
-    try:
-        configuration = json.loads(os.environ.get("TF_CONFIG") or "{}")
-        task, cluster = configuration.get("task", {}), configuration.get("cluster", {})
-        # The first worker is the chief where none is named.
-        is_chief = task.get("type") == "chief" or "chief" not in cluster
-        index = int(task.get("index", 0))
-        return is_chief and index == int(os.environ.get("KERAS_DISTRIBUTION_PROCESS_ID", 0)) == 0
-    except (ValueError, AttributeError) as error:
+    if not number.isdecimal():
         raise UserError(
-            f"TF_CONFIG or KERAS_DISTRIBUTION_PROCESS_ID cannot be read: {error}. README.md, "
-            "section 'Several GPUs, several hosts', has examples; unset it for one host."
-        ) from error
+            "KERAS_DISTRIBUTION_PROCESS_ID must be the number of this host, from 0. Received: "
+            f"{number or 'nothing'}. Mend it, or unset it for one host."
+        )
+    return int(number) == 0

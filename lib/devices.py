@@ -29,8 +29,8 @@ class Devices:
 
     Args:
         num_devices: on all hosts together; each takes an equal part of every batch.
-        host: number of this host among those that cut their own part of a batch.
-        num_hosts: number of such hosts; 1 where the engine deals out whole batches by itself.
+        host: number of this host, which cuts its own part of every batch.
+        num_hosts: number of hosts.
         scope: gives the context in which a network and its optimiser are built.
     """
 
@@ -57,7 +57,7 @@ def set_up_devices(mixed_precision=False, distribute="none"):
     Returns:
         Devices.
     Raises:
-        UserError: if the backend cannot distribute.
+        UserError: if the backend cannot distribute as asked.
     """
     backend = keras.backend.backend()
     if backend == "tensorflow":
@@ -78,18 +78,21 @@ def set_up_devices(mixed_precision=False, distribute="none"):
 
 
 def _distribute_tensorflow():
-    """Mirrors the network with tf.distribute, over hosts where TF_CONFIG names some."""
+    """Mirrors the network on all GPUs of this host with tf.distribute."""
     import tensorflow as tf
 
-    if os.environ.get("TF_CONFIG"):
-        strategy = tf.distribute.MultiWorkerMirroredStrategy()
-    else:
-        devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
-        if len(devices) == 1:
-            return ONE_DEVICE
-        strategy = tf.distribute.MirroredStrategy([device.name for device in devices])
-    # Every host cuts whole batches; the strategy deals them out.
-    return Devices(strategy.num_replicas_in_sync, scope=strategy.scope)
+    if os.environ.get("TF_CONFIG") or "KERAS_DISTRIBUTION_JOB_ADDRESSES" in os.environ:
+        # MultiWorkerMirroredStrategy fails in Keras 3.15's fit: it reduces scalars along an axis.
+        raise UserError(
+            "[training settings] distribute = auto trains on several hosts with KERAS_BACKEND=jax "
+            "only. Received: tensorflow, and TF_CONFIG or KERAS_DISTRIBUTION_JOB_ADDRESSES is set. "
+            "Set KERAS_BACKEND=jax (README.md, 'Several GPUs, several hosts'), or unset both."
+        )
+    devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+    if len(devices) == 1:
+        return ONE_DEVICE
+    strategy = tf.distribute.MirroredStrategy([device.name for device in devices])
+    return Devices(len(devices), scope=strategy.scope)
 
 
 def _distribute_jax():

@@ -12,7 +12,7 @@ import h5py
 import keras
 
 from lib.devices import this_host_alone
-from lib.errors import UserError
+from lib.errors import UserError, raise_if_any
 from lib.help_functions import written_whole
 from lib.plots import draw_loss_curves
 from lib.progress import duration
@@ -440,19 +440,32 @@ def require_packages(settings):
         )
 
 
-def require_even_batches(configuration, devices):
-    """Raises a UserError where a batch cannot be shared equally by the devices."""
-    number = devices.num_devices
-    batch_size = configuration.training_settings.batch_size
-    if batch_size % number:
-        raise UserError(
+def require_shareable_batches(configuration, devices):
+    """Raises a UserError where the devices cannot share the batches that the settings ask for."""
+    number, settings = devices.num_devices, configuration.training_settings
+    problems = []
+    if settings.batch_size % number:
+        multiple = -(-settings.batch_size // number) * number
+        problems.append(
             configuration.problem(
                 "training settings",
                 "batch_size",
                 f"a multiple of the {number} devices that distribute = auto shares each batch among",
-                f"Use {-(-batch_size // number) * number}, or distribute = none.",
+                f"Use {multiple}, or distribute = none.",
             )
         )
+    # Keras 3.15 fails there with "You must feed a value for placeholder tensor".
+    is_tensorflow = keras.backend.backend() == "tensorflow"
+    if is_tensorflow and number > 1 and settings.steps_per_execution > 1:
+        problems.append(
+            configuration.problem(
+                "training settings",
+                "steps_per_execution",
+                f"1 where TensorFlow shares batches among {number} devices",
+                "Use 1, or KERAS_BACKEND=jax, or distribute = none.",
+            )
+        )
+    raise_if_any(problems)
 
 
 def draw_model(model, experiment):

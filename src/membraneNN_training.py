@@ -29,8 +29,8 @@ from lib.training import (
     draw_model,
     get_optimizer,
     read_history,
-    require_even_batches,
     require_packages,
+    require_shareable_batches,
     train,
 )
 from lib.unet import get_unpadded_unet
@@ -57,7 +57,7 @@ def main(configuration, overwrite=False):
         require_packages(settings)
         history = [] if overwrite else read_history(experiment, configuration)
         devices = start_computing(settings.seed, settings.mixed_precision, settings.distribute)
-        require_even_batches(configuration, devices)
+        require_shareable_batches(configuration, devices)
 
         # 2. Tiles for training and validation, and a look at what is fed.
         data = load_labelled(configuration)

@@ -11,6 +11,8 @@ import numpy as np
 from lib.help_functions import write_hdf5
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+# Longest a script may take before a test calls it stuck; the machine may be busy.
+TIMEOUT = 300
 
 RETINA = """\
 [data paths]
@@ -27,13 +29,13 @@ name = tiny
 patch_height = 16
 patch_width = 16
 [training settings]
-N_subimgs = 42
+N_subimgs = 40
 inside_FOV = False
-N_epochs = 1
+N_epochs = {num_epochs}
 batch_size = 8
 nohup = False
 output_activation = linear
-optimizer = adam
+optimizer = sgd
 {training}
 [testing settings]
 best_last = last
@@ -61,10 +63,10 @@ tile_size = 44
 [training settings]
 N_tiles = 6
 validation_images = 1
-N_epochs = 1
+N_epochs = {num_epochs}
 batch_size = 2
 nohup = False
-optimizer = adam
+optimizer = sgd
 base_filters = 2
 depth = 2
 {training}
@@ -77,7 +79,7 @@ nohup = False
 """
 
 
-def write_retina(folder, training="", testing=""):
+def write_retina(folder, training="", testing="", num_epochs=1):
     """Writes data and configuration.txt: images of 64 x 48 pixels whose vessels are dark rows."""
     rng = np.random.default_rng(0)
     for subset, number in (("train", 2), ("test", 2)):
@@ -90,11 +92,11 @@ def write_retina(folder, training="", testing=""):
         masks = np.full_like(vessels, 255)
         write_hdf5(folder / "retina" / f"borderMasks_{subset}.hdf5", masks)
     path = folder / "configuration.txt"
-    path.write_text(RETINA.format(training=training, testing=testing))
+    path.write_text(RETINA.format(training=training, testing=testing, num_epochs=num_epochs))
     return path
 
 
-def write_membrane(folder, training="", testing=""):
+def write_membrane(folder, training="", testing="", num_epochs=1):
     """Writes data and configuration.txt: slices of 40 x 48 pixels with membranes on a grid."""
     rng = np.random.default_rng(0)
     images = rng.integers(150, 255, (3, 1, 40, 48), dtype=np.uint8)
@@ -106,14 +108,14 @@ def write_membrane(folder, training="", testing=""):
     weights = np.where(cells == 0, 2, 0.5).astype(np.float32)
     write_hdf5(folder / "membrane" / "weightMaps_train.hdf5", weights)
     path = folder / "configuration_membrane.txt"
-    path.write_text(MEMBRANE.format(training=training, testing=testing))
+    path.write_text(MEMBRANE.format(training=training, testing=testing, num_epochs=num_epochs))
     return path
 
 
-def run(*words, cwd, **environment):
-    """Runs Python in a folder; gives returncode and output. A script is named by its file."""
+def start(*words, cwd, **environment):
+    """Starts Python in a folder without waiting. A script is named by its file."""
     words = [str(REPOSITORY / word) if word.startswith("run_") else word for word in words]
-    done = subprocess.run(
+    return subprocess.Popen(
         [sys.executable, *words],
         cwd=cwd,
         env={
@@ -126,7 +128,19 @@ def run(*words, cwd, **environment):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         encoding="utf-8",
-        timeout=600,
-        check=False,
     )
-    return SimpleNamespace(returncode=done.returncode, output=done.stdout)
+
+
+def finish(process):
+    """Waits for a process; gives its returncode and all that it printed."""
+    try:
+        output, _ = process.communicate(timeout=TIMEOUT)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise
+    return SimpleNamespace(returncode=process.returncode, output=output)
+
+
+def run(*words, cwd, **environment):
+    """Runs Python in a folder to its end; see start and finish."""
+    return finish(start(*words, cwd=cwd, **environment))
