@@ -450,7 +450,7 @@ def require_shareable_batches(configuration, devices):
             configuration.problem(
                 "training settings",
                 "batch_size",
-                f"a multiple of the {number} devices that distribute = auto shares each batch among",
+                f"a multiple of the {number} devices that distribute = auto shares a batch among",
                 f"Use {multiple}, or distribute = none.",
             )
         )

@@ -22,7 +22,7 @@ from tests.tiny_experiments import finish, run, start, write_membrane, write_ret
 
 TWO_DEVICES = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "KERAS_BACKEND": "jax"}
 
-# 36 patches in batches of 8 are 5 steps; the last one has 4 patches. Momentum carries every step on.
+# 36 patches in batches of 8 are 5 steps, the last of 4 patches. Momentum carries every step on.
 FIVE_STEPS = """
 import json, os, sys
 number, dropout = int(sys.argv[1]), float(sys.argv[2])
