@@ -27,6 +27,9 @@ demo: $(VENV)/installed
 	$(RUN) prepare_datasets_phantom.py phantom
 	$(RUN) run_training.py configuration_phantom.txt --overwrite
 	$(RUN) run_testing.py configuration_phantom.txt
+	$(RUN) run_training.py configuration_phantom_ISBI.txt --overwrite
+	$(RUN) run_testing.py configuration_phantom_ISBI.txt
+	@echo "Pictures and figures: demo/ (vessels) and demo_membrane/ (membranes)."
 
 test: $(VENV)/installed
 	$(RUN) -m pytest -m "not slow"

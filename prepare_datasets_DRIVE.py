@@ -1,6 +1,6 @@
 """Turns the image files of DRIVE into the HDF5 files that training and testing read.
 
-    python prepare_datasets_DRIVE.py [folder] [--output folder]
+    python prepare_datasets_DRIVE.py [folder] [--output folder] [--only test] [--no-masks]
 
 The folder (default ./DRIVE) holds {training,test}/{images,1st_manual,mask} and perhaps
 test/2nd_manual, as DRIVE is given out; any number of images, any one size. Expected result: six
@@ -21,6 +21,7 @@ from lib.help_functions import write_hdf5
 from lib.image_files import list_images, read_binary_mask, read_photograph
 
 OUTPUT_FOLDER = "DRIVE_datasets_training_testing"
+SUBSETS = {"training": "train", "test": "test"}  # folder: what its files are called
 # Ground truth may reach a few pixels beyond the FOV at its rim: 0.05 % of DRIVE's vessel pixels do.
 MOST_VESSEL_OUTSIDE_FOV = 0.05
 MOST_PROBLEMS_OF_A_FOLDER = 5
@@ -31,11 +32,20 @@ def main():
     parser = argparse.ArgumentParser(description="Prepares DRIVE for training and testing.")
     parser.add_argument("folder", nargs="?", default="DRIVE", help="default: ./DRIVE")
     parser.add_argument("--output", default=OUTPUT_FOLDER, help=f"default: ./{OUTPUT_FOLDER}")
+    parser.add_argument("--only", choices=SUBSETS, help="prepare one half of the data alone")
+    parser.add_argument(
+        "--no-masks", action="store_true", help="take the whole image for the field of view"
+    )
     arguments = parser.parse_args()
-    prepare(Path(arguments.folder), Path(arguments.output))
+    prepare(
+        Path(arguments.folder),
+        Path(arguments.output),
+        subsets=[arguments.only] if arguments.only else SUBSETS,
+        has_masks=not arguments.no_masks,
+    )
 
 
-def prepare(folder, output_folder):
+def prepare(folder, output_folder, *, subsets=("training", "test"), has_masks=True):
     """Checks all images of a folder in DRIVE's layout and writes the HDF5 files.
 
     retina-unet prepare_datasets_DRIVE.py, get_datasets. Differs: uint8 in place of float64; pairs
@@ -44,28 +54,30 @@ def prepare(folder, output_folder):
     Args:
         folder: holds {training,test}/{images,1st_manual,mask}.
         output_folder: where the six files go.
+        subsets: which halves to prepare, "training" and "test".
+        has_masks: whether there are FOV masks; without, the whole image is the field of view.
     Raises:
         UserError: with all problems found; nothing is written then.
     """
-    subsets = {"train": "training", "test": "test"}
-    read = {short: read_subset(folder / name) for short, name in subsets.items()}
+    read = {name: read_subset(folder / name, has_masks) for name in subsets}
     raise_if_any([problem for _, problems in read.values() for problem in problems])
-    for subset, (images, _) in read.items():
-        write_subset(output_folder, subset, images)
+    for name, (images, _) in read.items():
+        write_subset(output_folder, SUBSETS[name], images)
     print(f"Written to {output_folder}")
 
 
-def read_subset(folder):
+def read_subset(folder, has_masks=True):
     """Reads and checks one half of the data set.
 
     Args:
         folder: holds images, 1st_manual, mask and perhaps 2nd_manual.
+        has_masks: whether to read FOV masks; without, they are white.
     Returns:
         ({"ids": [...], "images": (N, 3, H, W), "1st_manual": (N, 1, H, W), ...} uint8, problems);
         a test set without ground truth has no "1st_manual". Where there are problems, no images.
     """
     is_test = folder.name == "test"
-    files, problems = _find_files(folder, is_test)
+    files, problems = _find_files(folder, is_test, has_masks)
     if problems:
         return {}, problems
     arrays = {"ids": list(files["images"])}
@@ -74,7 +86,11 @@ def read_subset(folder):
         problems += found
     if problems:
         return {}, problems
-    problems = _check_sizes(files, arrays) or _check_masks(files, arrays)
+    problems = _check_sizes(files, arrays)
+    if has_masks:
+        problems = problems or _check_masks(files, arrays)
+    else:
+        arrays["mask"] = [np.full(image.shape[1:], 255, np.uint8) for image in arrays["images"]]
     return _stacked(arrays) if not problems else {}, problems
 
 
@@ -106,9 +122,9 @@ def write_subset(output_folder, subset, arrays):
     )
 
 
-def _find_files(folder, is_test):
+def _find_files(folder, is_test, has_masks):
     """Lists the files of every kind by id -> ({kind: {id: path}}, problems)."""
-    kinds = ["images", "mask"]
+    kinds = ["images", "mask"] if has_masks else ["images"]
     if not is_test or (folder / "1st_manual").is_dir():
         kinds.append("1st_manual")
     if (folder / "2nd_manual").is_dir():

@@ -101,7 +101,11 @@ def find_foreign_files(folder):
 def read_marker(folder):
     """Gives the files that an earlier run wrote, as a set of paths relative to the folder."""
     marker = folder / MARKER
-    return set(marker.read_text().splitlines()[1:]) if marker.is_file() else set()
+    if not marker.is_file():
+        return set()
+    lines = marker.read_text(encoding="utf-8", errors="replace").splitlines()[1:]
+    # Nothing outside the two folders is ever taken away, whatever the marker says.
+    return {line for line in lines if line.startswith(("DRIVE/", "ISBI/")) and ".." not in line}
 
 
 def write(folder, arguments):
@@ -126,7 +130,12 @@ def start_afresh(folder, planned):
     """Removes the files of an earlier run and lists the planned ones in the marker."""
     for name in read_marker(folder):
         (folder / name).unlink(missing_ok=True)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"{folder} cannot be made: {error.strerror}. Name another folder."
+        ) from error
     title = "Written by prepare_datasets_phantom.py, which replaces these files when it runs again:"
     (folder / MARKER).write_text("\n".join([title, *planned]) + "\n")
 

@@ -20,6 +20,7 @@ REQUIRED = object()
 RESERVED_NAMES = ("src", "lib", "tests", "docs", "benchmarks", "DRIVE", "ISBI", "phantom")
 # Files carry the name and more; file systems allow 255 bytes.
 LONGEST_NAME = 150
+_NAME = re.compile(r"[^/\\:*?\"<>|\x00-\x1f]+")
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ def text(value):
 
 def experiment_name(value):
     """Takes a name that can be a folder of its own beside the scripts."""
-    if not value or value.startswith(".") or any(c in value for c in '/\\:*?"<>|'):
+    if value.startswith(".") or not _NAME.fullmatch(value):
         raise ValueError("the name of a folder, without dots in front, slashes or signs like : *")
     if len(value.encode()) > LONGEST_NAME:
         raise ValueError(f"a name of at most {LONGEST_NAME} letters")
@@ -162,7 +163,7 @@ RETINA_KEYS = (
     Key("data attributes", "patch_height", multiple_of_4),
     Key("data attributes", "patch_width", multiple_of_4),
     Key("data attributes", "equalization", choice("clahe", "histogram"), "clahe"),
-    Key("training settings", "N_subimgs", integer(1)),
+    Key("training settings", "N_subimgs", integer(1, 100_000_000)),
     Key("training settings", "inside_FOV", boolean),
     Key("training settings", "batch_size", integer(1)),
     *SHARED_TRAINING_KEYS,
@@ -186,7 +187,7 @@ MEMBRANE_KEYS = (
     Key("data paths", "test_imgs_original", text),
     *EXPERIMENT_KEYS,
     Key("data attributes", "tile_size", integer(1)),
-    Key("training settings", "N_tiles", integer(1)),
+    Key("training settings", "N_tiles", integer(1, 100_000_000)),
     Key("training settings", "validation_images", integer(1), 5),
     Key("training settings", "batch_size", integer(1), 1),
     *SHARED_TRAINING_KEYS,
@@ -242,11 +243,12 @@ class Configuration:
         return f"{message} {advice}".rstrip()
 
 
-def read_configuration(path):
+def read_configuration(path, task=None):
     """Reads a configuration file and checks every key.
 
     Args:
         path: the file.
+        task: "retina" or "membrane" where only that one will do; None for either.
     Returns:
         Configuration with a value for every key of its task.
     Raises:
@@ -255,7 +257,7 @@ def read_configuration(path):
     """
     path = Path(path)
     parser = _parse(path)
-    task = _task(path, parser)
+    task = _task(path, parser, task)
     problems = _unknown_names(path, parser, KEYS[task])
     sections = {}
     for key in KEYS[task]:
@@ -301,8 +303,8 @@ def _parse(path):
     return parser
 
 
-def _task(path, parser):
-    parse = choice(*KEYS)
+def _task(path, parser, expected):
+    parse = choice(*([expected] if expected else KEYS))
     value = parser.get("experiment name", "task", fallback="retina")
     try:
         return parse(value)

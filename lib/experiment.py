@@ -142,6 +142,8 @@ class Experiment:
                     f"The experiment {self.name} is being trained by process "
                     f"{lock.read().decode() or '?'}. Wait for it or stop it first."
                 ) from None
+            except OSError:  # a network drive without locks
+                print(f"{self.folder} cannot be locked: take care that one training runs in it.")
             with contextlib.suppress(OSError):  # a full disk; the lock holds all the same
                 lock.truncate(0)
                 lock.write(str(os.getpid()).encode())
@@ -159,7 +161,9 @@ class Experiment:
 
     def remove_results(self):
         """Takes away what an earlier test left: no old figure stands beside new pictures."""
-        results = ["predictions.hdf5", "all_*.png", "ROC.png", "Precision_recall.png"]
+        grids = ("originals", "groundTruths", "predictions", "segmentations")
+        results = ["predictions.hdf5", "ROC.png", "Precision_recall.png"]
+        results += [f"all_{grid}.png" for grid in grids]
         results += ["performances.txt", "performances.json", "submission.tif"]
         results += [f"{glob.escape(self.name)}_Original_GroundTruth_Prediction*.png"]
         for pattern in results:

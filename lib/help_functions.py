@@ -82,7 +82,10 @@ def load_hdf5(path):
                 f"{path}: `image` must hold numbers in the shape (num_images, channels, height, "
                 f"width). Received: {image}."
             )
-        return image[...]
+        image = image[...]
+    if image.dtype.kind == "f" and not np.isfinite(image).all():
+        raise UserError(f"{path}: `image` holds NaN or infinite values. Prepare the data again.")
+    return image
 
 
 def load_hdf5_extra(path, name):

@@ -160,8 +160,8 @@ def _pages(path):
 
 
 def _grey_page(place, image):
-    if image.mode == "1":
-        image = image.convert("L")
+    if image.mode in ("1", "P"):
+        return _as_grey(place, image)
     if image.mode != "L":
         kinds = {"RGB": "in colours", "RGBA": "in colours", "I;16": "of 16 bits a pixel"}
         raise ValueError(

@@ -40,7 +40,7 @@ def get_optimizer(settings, num_steps):
     return keras.optimizers.SGD(rate, momentum=settings.momentum)
 
 
-def train(model, training_data, validation_data, experiment, configuration, history, class_shares):
+def train(model, training_data, validation_data, experiment, configuration, history, plateau):
     """Trains a compiled network, or goes on where an earlier start was stopped.
 
     After every epoch the experiment's folder holds the last weights with all that is needed to go
@@ -54,8 +54,7 @@ def train(model, training_data, validation_data, experiment, configuration, hist
         configuration: lib.configuration.Configuration.
         history: as read_history gives it; empty for a training from the start, which then takes
             the place of an earlier one. Grows by a dictionary every epoch.
-        class_shares: share of the pixels of each class, summing to 1: tells the plateau detector
-            the loss of a network that gives the same answer everywhere.
+        plateau: PlateauDetector.
     Raises:
         UserError: if the weights cannot be read, or the loss is no number any more.
     """
@@ -73,7 +72,7 @@ def train(model, training_data, validation_data, experiment, configuration, hist
         experiment.keep_configuration(configuration.path)
     has_bar = sys.stdout.isatty()  # a log file gets lines
     callbacks = [
-        PlateauDetector(class_shares),
+        plateau,
         EpochRecorder(experiment, configuration, history),
         ProgressLines(num_epochs, len(training_data), has_bar, _lowest_validation_loss(history)),
     ]
@@ -127,11 +126,18 @@ def read_history(experiment, configuration):
     if num_done >= num_epochs:
         raise UserError(
             f"The experiment {experiment.name} is complete: {num_done} epochs are in {last}, "
-            f"{num_epochs} are asked for. To go on, raise [training settings] N_epochs; to start "
-            "anew, choose another [experiment name] name or add --overwrite."
+            f"{num_epochs} are asked for. {_how_to_go_on(configuration)}To start anew, choose "
+            "another [experiment name] name or add --overwrite."
         )
     print(f"Going on after epoch {num_done} of {num_epochs} from {last}.", flush=True)
     return state["history"]
+
+
+def _how_to_go_on(configuration):
+    """Advises more epochs, unless the learning rate has fallen to 0 with the last one."""
+    if configuration.training_settings.learning_rate_decay != "none":
+        return ""
+    return "To go on, raise [training settings] N_epochs. "
 
 
 def save_weights(model, path, state=None):
@@ -140,19 +146,19 @@ def save_weights(model, path, state=None):
     Args:
         model: keras.Model.
         path: the file; must end in .weights.h5.
-        state: dictionary stored beside the weights, for resuming. Without it the optimiser's
-            variables are left out as well.
+        state: dictionary stored beside the weights. If it has a `history`, the file is one to go on
+            from, and holds the optimiser's variables too.
     """
+    state = state or {}
     with written_whole(path) as beside:
         # Keras demands the ending; the name beside the place keeps it.
         with this_host_alone():
             model.save_weights(beside)
         with h5py.File(beside, "a") as file:
-            if state is not None:
-                file[TRAINING_STATE] = json.dumps(state)
-            elif "optimizer" in file:
+            file[TRAINING_STATE] = json.dumps(state)
+            if "history" not in state and "optimizer" in file:
                 del file["optimizer"]
-        if state is None:
+        if "history" not in state:
             _repack(beside)
 
 
@@ -183,21 +189,57 @@ def load_weights(model, path):
         ) from error
 
 
+def require_same_network(path, configuration, keys):
+    """Refuses weights that were trained for other settings of what the network computes.
+
+    Args:
+        path: weights file; those that tell no settings (retina-unet's) are taken as they are.
+        configuration: lib.configuration.Configuration.
+        keys: (section, key) of the settings that must be the same.
+    Raises:
+        UserError: that names every setting which differs.
+    """
+    trained_with = _read_state(path).get("settings", {})
+    problems = []
+    for section, key in keys:
+        now = getattr(configuration.sections[section.replace(" ", "_")], key)
+        then = trained_with.get(section.replace(" ", "_"), {}).get(key, now)
+        if then != now:
+            advice = f"Set it to {then}, or test another experiment."
+            expected = f"{then}, with which {path} was trained"
+            problems.append(configuration.problem(section, key, expected, advice))
+    raise_if_any(problems)
+
+
 def read_training_state(path):
-    """Reads what save_weights stored beside the weights: {"history": [...], "settings": {...}}."""
+    """Reads what save_weights stored beside the last weights.
+
+    Args:
+        path: weights file.
+    Returns:
+        dictionary with history, settings and dropout_states.
+    Raises:
+        UserError: if the file is not whole, or holds weights only.
+    """
+    state = _read_state(path)
+    if "history" not in state:
+        raise UserError(
+            f"{path} holds weights, but nothing to go on from. Choose another [experiment name] "
+            "name, or start anew with --overwrite."
+        )
+    return state
+
+
+def _read_state(path):
+    """Reads the dictionary beside the weights; an empty one where there is none."""
     try:
         with h5py.File(path, "r") as file:
-            if TRAINING_STATE in file:
-                return json.loads(file[TRAINING_STATE].asstr()[()])
+            return json.loads(file[TRAINING_STATE].asstr()[()]) if TRAINING_STATE in file else {}
     except (OSError, RuntimeError, KeyError) as error:
         raise UserError(
             f"{path} is not a whole weights file; it may be cut off: {error}. Copy it again, or "
             "start anew with --overwrite."
         ) from error
-    raise UserError(
-        f"{path} holds weights, but nothing to go on from. Choose another [experiment name] name, "
-        "or start anew with --overwrite."
-    )
 
 
 def _dropout_states(model):
@@ -224,7 +266,9 @@ def _training_settings(configuration):
     settings = configuration.as_dict()
     settings.pop("testing_settings")
     settings.pop("experiment_name")
-    settings["data_paths"].pop("path_local")  # data may be moved
+    # Data may be moved, and other images tested.
+    paths = settings["data_paths"].items()
+    settings["data_paths"] = {k: v for k, v in paths if k.startswith("train_")}
     training = settings["training_settings"]
     # The number of epochs shapes a decaying learning rate from its first step.
     free = FREE_SETTINGS if training["learning_rate_decay"] == "none" else FREE_SETTINGS[1:]
@@ -292,7 +336,8 @@ class EpochRecorder(keras.callbacks.Callback):
         if not self.experiment.is_first_host:
             return
         if row["val_loss"] < best:
-            save_weights(self.model, self.experiment.weights("best"))
+            best_weights = self.experiment.weights("best")
+            save_weights(self.model, best_weights, {"settings": self.settings})
         state = {"history": self.history, "settings": self.settings}
         state["dropout_states"] = [
             keras.ops.convert_to_numpy(variable).tolist()
@@ -367,18 +412,21 @@ class PlateauDetector(keras.callbacks.Callback):
 
     Two losses tell of it. ln(number of classes): the network answers the same probability for all
     classes; with a ReLU before the softmax it may have died, and then has no gradient to recover
-    by. The entropy of the class shares (about .32 on DRIVE): it answers the share of each class
-    everywhere, whatever the image.
+    by. The entropy of the class shares (about .33 on DRIVE): it answers the share of each class
+    everywhere, whatever the image. On the validation pixels, whose shares differ, that answer has
+    the cross-entropy of the training shares with theirs.
 
     Args:
-        class_shares: share of the pixels of each class, summing to 1.
+        training_shares: share of the training pixels of each class, summing to 1.
+        validation_shares: the same of the validation pixels.
         patience: epochs in a row on the entropy before it is reported.
     """
 
-    def __init__(self, class_shares, patience=2):
+    def __init__(self, training_shares, validation_shares, patience=2):
         super().__init__()
-        self.uniform = math.log(len(class_shares))
-        self.entropy = -sum(share * math.log(share) for share in class_shares if share > 0)
+        self.uniform = math.log(len(training_shares))
+        self.entropy = _cross_entropy(training_shares, training_shares)
+        self.validation_entropy = _cross_entropy(validation_shares, training_shares)
         self.patience = patience
         self.epochs_on_entropy = 0
 
@@ -402,7 +450,8 @@ class PlateauDetector(keras.callbacks.Callback):
                 flush=True,
             )
             return
-        on_entropy = min(loss, validation) > 0.98 * self.entropy and loss < 1.05 * self.entropy
+        no_better = validation > 0.98 * self.validation_entropy
+        on_entropy = no_better and 0.98 * self.entropy < loss < 1.05 * self.entropy
         self.epochs_on_entropy = self.epochs_on_entropy + 1 if on_entropy else 0
         if self.epochs_on_entropy == self.patience:
             print(
@@ -415,13 +464,19 @@ class PlateauDetector(keras.callbacks.Callback):
             )
 
 
+def _cross_entropy(shares, answered):
+    """Gives the loss of the answer `answered` on pixels of the given class shares."""
+    pairs = zip(shares, answered)
+    return -sum(share * math.log(answer) for share, answer in pairs if answer > 0)
+
+
 def _lowest_validation_loss(history):
     return min((row["val_loss"] for row in history), default=math.inf)
 
 
 def _write_log(history, path):
     with written_whole(path) as beside, open(beside, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(history[0]))
+        writer = csv.DictWriter(file, list(history[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(history)
 
@@ -481,14 +536,17 @@ def draw_model(model, experiment):
     with written_whole(experiment.file("architecture.json")) as beside:
         beside.write_text(model.to_json(indent=1), encoding="utf-8")
     if shutil.which("dot"):
-        with written_whole(experiment.file("model.png")) as beside:
-            keras.utils.plot_model(model, beside, show_shapes=True, show_layer_names=True)
-        return
+        try:
+            with written_whole(experiment.file("model.png")) as beside:
+                keras.utils.plot_model(model, beside, show_shapes=True, show_layer_names=True)
+            return
+        except (AssertionError, OSError, ValueError) as error:  # a picture is worth no training
+            print(f"The program dot failed ({str(error).strip() or 'without a reason'}).")
     lines = []
     model.summary(print_fn=lambda line, line_break=True: lines.append(line), line_length=100)
     with written_whole(experiment.file("model.txt")) as beside:
         beside.write_text("\n".join(lines) + "\n", encoding="utf-8")
     print(
-        "The program dot (Debian: apt install graphviz) is not installed: the network is written "
-        f"as a table to {experiment.file('model.txt')} in place of a picture."
+        f"The network is written as a table to {experiment.file('model.txt')}; the program dot "
+        "would draw it as a picture (Debian: apt install graphviz)."
     )

@@ -120,7 +120,8 @@ def _output_in(log):
         _redirect(kept)
         raise
     _redirect(kept)
-    print(f"Done; see {log}.")
+    with contextlib.suppress(OSError):  # the terminal may be closed
+        print(f"Done; see {log}.", flush=True)
 
 
 def _redirect(descriptors):

@@ -26,7 +26,7 @@ from lib.help_functions import group_images, visualize, write_hdf5, written_whol
 from lib.membrane_metrics import membrane_metrics, thin_membrane
 from lib.overlap_tile import output_size, predict_overlap_tile, predict_symmetries, tile_starts
 from lib.progress import Progress
-from lib.training import load_weights
+from lib.training import load_weights, require_same_network
 from src.membrane_data import load_labelled, load_test_slices, split_validation
 from src.membraneNN_training import build_network
 
@@ -53,6 +53,8 @@ def main(configuration):
     # 1. The device, the weights to test, the slices.
     start_computing(training_settings.seed, training_settings.mixed_precision)
     weights = experiment.find_weights(settings.best_last)
+    keys = [("training settings", key) for key in ("base_filters", "depth", "variant")]
+    require_same_network(weights, configuration, keys)
     data = load_labelled(configuration)
     _, held_out = split_validation(configuration, len(data["images"]))
     test = load_test_slices(configuration)
@@ -187,4 +189,4 @@ def _coloured(probability, image):
 
 if __name__ == "__main__":
     path = sys.argv[1] if len(sys.argv) > 1 else "configuration_ISBI.txt"
-    sys.exit(run_script(lambda: main(read_configuration(path))))
+    sys.exit(run_script(lambda: main(read_configuration(path, task="membrane"))))

@@ -26,6 +26,7 @@ from lib.help_functions import group_images, visualize
 from lib.overlap_tile import output_size
 from lib.patch_dataset import TileDataset, covering_places
 from lib.training import (
+    PlateauDetector,
     draw_model,
     get_optimizer,
     read_history,
@@ -81,8 +82,9 @@ def main(configuration, overwrite=False):
         draw_model(model, experiment)
 
         # 4. The training itself.
-        shares = weighted_shares(data["labels"], data["weights"])
-        train(model, training_data, validation_data, experiment, configuration, history, shares)
+        parts = split_validation(configuration, len(data["images"]))
+        plateau = PlateauDetector(*(weighted_shares(data, part) for part in parts))
+        train(model, training_data, validation_data, experiment, configuration, history, plateau)
     best = min(history, key=lambda row: row["val_loss"])
     print(
         f"Trained. Lowest validation loss {best['val_loss']:.4f} in epoch {best['epoch']}: "
@@ -150,9 +152,10 @@ def get_augmentation(settings):
     )
 
 
-def weighted_shares(labels, weights):
-    """Gives the share of membrane and cell in the sum of all weights."""
-    cell = float(weights[labels > 0].sum(dtype=np.float64) / weights.sum(dtype=np.float64))
+def weighted_shares(data, part):
+    """Gives the share of membrane and cell in the sum of all weights of some slices."""
+    labels, weights = data["labels"][part], data["weights"][part].astype(np.float64)
+    cell = float(weights[labels > 0].sum() / weights.sum())
     return 1 - cell, cell
 
 
@@ -178,4 +181,4 @@ def _ids(data, part):
 
 if __name__ == "__main__":
     path = sys.argv[1] if len(sys.argv) > 1 else "configuration_ISBI.txt"
-    sys.exit(run_script(lambda: main(read_configuration(path))))
+    sys.exit(run_script(lambda: main(read_configuration(path, task="membrane"))))

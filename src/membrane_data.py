@@ -27,7 +27,7 @@ def load_labelled(configuration):
     data, problems = _load_slices(images_path)
     labels, found = load_masks(folder / paths.train_groundTruth, images_path, data)
     weights, more = load_companion(weights_path, images_path, data)
-    if not np.isfinite(weights).all() or weights.min() < 0 or weights.max() <= 0:
+    if weights.min() < 0 or weights.max() <= 0:
         more.append(f"{weights_path} must hold weights of at least 0, some above. Prepare again.")
     raise_if_any(problems + found + more)
     _require_context(configuration, data["images"])

@@ -43,13 +43,19 @@ from lib.keras1_weights import is_keras1_file, load_keras1_weights
 from lib.plots import draw_precision_recall, draw_roc
 from lib.pre_processing import preprocess
 from lib.progress import Progress
-from lib.training import load_weights
+from lib.training import load_weights, require_same_network
 from lib.unet import REACH
 from src.retina_data import load_subset
 from src.retinaNN_training import build_network
 
 # One pass over a whole image pads it to a multiple of this.
 FULL_IMAGE_MULTIPLE = 16
+# What must be as in the training, though weights of the same shapes would load.
+NETWORK_SETTINGS = (
+    ("data attributes", "equalization"),
+    ("training settings", "network"),
+    ("training settings", "output_activation"),
+)
 
 
 def main(configuration):
@@ -69,6 +75,7 @@ def main(configuration):
     training_settings = configuration.training_settings
     start_computing(training_settings.seed, training_settings.mixed_precision)
     weights = experiment.find_weights(settings.best_last)
+    require_same_network(weights, configuration, NETWORK_SETTINGS)
     data = _first_images(load_subset(configuration, "test"), configuration)
     images = preprocess(data["images"], configuration.data_attributes.equalization)
 
@@ -315,4 +322,4 @@ def _tell_constant(probabilities, weights):
 
 if __name__ == "__main__":
     path = sys.argv[1] if len(sys.argv) > 1 else "configuration.txt"
-    sys.exit(run_script(lambda: main(read_configuration(path))))
+    sys.exit(run_script(lambda: main(read_configuration(path, task="retina"))))

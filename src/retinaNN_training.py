@@ -25,6 +25,7 @@ from lib.help_functions import group_images, visualize
 from lib.patch_dataset import PatchDataset
 from lib.pre_processing import preprocess
 from lib.training import (
+    PlateauDetector,
     draw_model,
     get_optimizer,
     read_history,
@@ -81,9 +82,8 @@ def main(configuration, overwrite=False):
         draw_model(model, experiment)
 
         # 4. The training itself.
-        vessel_share = float(ground_truth.mean())
-        shares = (1 - vessel_share, vessel_share)
-        train(model, training_data, validation_data, experiment, configuration, history, shares)
+        plateau = PlateauDetector(class_shares(training_data), class_shares(validation_data))
+        train(model, training_data, validation_data, experiment, configuration, history, plateau)
     best = min(history, key=lambda row: row["val_loss"])
     print(
         f"Trained. Lowest validation loss {best['val_loss']:.4f} in epoch {best['epoch']}: "
@@ -135,6 +135,13 @@ def build_network(configuration, height, width):
         output_activation=settings.output_activation,
         data_format=inner_data_format(),
     )
+
+
+def class_shares(patches):
+    """Gives the share of background and vessel on the pixels of (up to 2,000) patches."""
+    chosen = patches.positions[:: max(1, len(patches.positions) // 2000)]
+    vessel = float(cut_patches(patches.ground_truth, chosen, *patches.patch_size).mean())
+    return 1 - vessel, vessel
 
 
 def save_samples(experiment, images, ground_truth, positions, patch_size):
@@ -201,4 +208,4 @@ def _tell_split(positions, ids):
 
 if __name__ == "__main__":
     path = sys.argv[1] if len(sys.argv) > 1 else "configuration.txt"
-    sys.exit(run_script(lambda: main(read_configuration(path))))
+    sys.exit(run_script(lambda: main(read_configuration(path, task="retina"))))

@@ -254,3 +254,15 @@ def test_written_file_opens_with_nothing_but_h5py(drive_folder, output):
     prepare(drive_folder, output)
     with h5py.File(output / "DRIVE_dataset_imgs_train.hdf5", "r") as file:
         assert file["image"].shape == (3, 3, 20, 24)
+
+
+def test_one_half_alone_and_images_without_masks(drive_folder, tmp_path):
+    for unused in ("training", "test/mask", "test/1st_manual", "test/2nd_manual"):
+        shutil.rmtree(drive_folder / unused)
+    output = tmp_path / "own"
+    prepare_datasets_DRIVE.prepare(drive_folder, output, subsets=["test"], has_masks=False)
+    assert sorted(path.name for path in output.iterdir()) == [
+        "DRIVE_dataset_borderMasks_test.hdf5",
+        "DRIVE_dataset_imgs_test.hdf5",
+    ]
+    assert (load_hdf5(output / "DRIVE_dataset_borderMasks_test.hdf5") == 255).all()
