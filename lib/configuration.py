@@ -141,6 +141,8 @@ SHARED_TRAINING_KEYS = (
     Key("training settings", "learning_rate_decay", choice("none", "cosine"), "none"),
     Key("training settings", "mixed_precision", boolean, False),
     Key("training settings", "tensorboard", boolean, False),
+    Key("training settings", "distribute", choice("none", "auto"), "none"),
+    Key("training settings", "steps_per_execution", integer(1), 1),
 )
 
 SHARED_TESTING_KEYS = (
@@ -174,6 +176,7 @@ RETINA_KEYS = (
     Key("testing settings", "stride_height", integer(1)),
     Key("testing settings", "stride_width", integer(1)),
     Key("testing settings", "inference", choice("patches", "full_image"), "patches"),
+    Key("testing settings", "average_flips", boolean, False),
 )
 
 MEMBRANE_KEYS = (

@@ -1,41 +1,163 @@
 """What the networks compute on: the backend, its devices, and what to do when no GPU is seen."""
 
+import contextlib
+import functools
 import importlib.metadata
 import os
+from dataclasses import dataclass
 
 import keras
+
+from lib.errors import UserError
 
 GPU_ADVICE = """No GPU is used. To have one seen:
   - nvidia-smi must list it (driver installed),
   - the environment variable CUDA_VISIBLE_DEVICES must not hide it (it is {visible}),
-  - TensorFlow must be installed with CUDA: pip install "tensorflow[and-cuda]"
-    (in this project: make gpu); TF_CPP_MIN_LOG_LEVEL=0 shows what it looks for."""
+  - {package}."""
+GPU_PACKAGES = {
+    "tensorflow": 'TensorFlow must be installed with CUDA: pip install "tensorflow[and-cuda]"\n'
+    "    (in this project: make gpu); TF_CPP_MIN_LOG_LEVEL=0 shows what it looks for",
+    "jax": 'JAX must be installed with CUDA: pip install "jax[cuda13]"',
+    "torch": "PyTorch must be installed with CUDA: see pytorch.org",
+    "openvino": "another backend must be used: OpenVINO knows none of NVIDIA",
+}
 
 
-def set_up_devices():
-    """Lets programs share a GPU: TensorFlow takes memory as it needs it, not all at once."""
-    if keras.backend.backend() != "tensorflow":
-        return
+@dataclass(frozen=True)
+class Devices:
+    """The devices that share the batches of a training.
+
+    Args:
+        num_devices: on all hosts together; each takes an equal part of every batch.
+        host: number of this host, which cuts its own part of every batch.
+        num_hosts: number of hosts.
+        scope: gives the context in which a network and its optimiser are built.
+    """
+
+    num_devices: int = 1
+    host: int = 0
+    num_hosts: int = 1
+    scope: object = contextlib.nullcontext
+
+
+ONE_DEVICE = Devices()
+
+
+def set_up_devices(mixed_precision=False, distribute="none"):
+    """Prepares the backend's devices before anything is computed.
+
+    TensorFlow takes the memory of a GPU as it needs it, not all at once. OpenVINO computes in
+    float32 unless mixed precision is asked for: left alone it takes bfloat16 where the processor
+    can (differences of 2e-4), and Keras passes it no option.
+
+    Args:
+        mixed_precision: whether to compute in bfloat16.
+        distribute: "none", or "auto" for all devices of this host and of the hosts that the
+            environment names.
+    Returns:
+        Devices.
+    Raises:
+        UserError: if the backend cannot distribute as asked.
+    """
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        for gpu in tf.config.list_physical_devices("GPU"):
+            tf.config.experimental.set_memory_growth(gpu, True)
+    if backend == "openvino":
+        import openvino
+
+        hint = {"INFERENCE_PRECISION_HINT": "bf16" if mixed_precision else "f32"}
+        openvino.compile_model = functools.partial(openvino.compile_model, config=hint)
+    if distribute == "none":
+        return ONE_DEVICE
+    return {"tensorflow": _distribute_tensorflow, "jax": _distribute_jax}.get(
+        backend, _distribute_nothing
+    )()
+
+
+def _distribute_tensorflow():
+    """Mirrors the network on all GPUs of this host with tf.distribute."""
     import tensorflow as tf
 
-    for gpu in tf.config.list_physical_devices("GPU"):
-        tf.config.experimental.set_memory_growth(gpu, True)
+    if os.environ.get("TF_CONFIG") or "KERAS_DISTRIBUTION_JOB_ADDRESSES" in os.environ:
+        # MultiWorkerMirroredStrategy fails in Keras 3.15's fit: it reduces scalars along an axis.
+        raise UserError(
+            "[training settings] distribute = auto trains on several hosts with KERAS_BACKEND=jax "
+            "only. Received: tensorflow, and TF_CONFIG or KERAS_DISTRIBUTION_JOB_ADDRESSES is set. "
+            "Set KERAS_BACKEND=jax (README.md, 'Several GPUs, several hosts'), or unset both."
+        )
+    devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+    if len(devices) == 1:
+        return ONE_DEVICE
+    strategy = tf.distribute.MirroredStrategy([device.name for device in devices])
+    return Devices(len(devices), scope=strategy.scope)
 
 
-def start_computing(seed, mixed_precision):
+def _distribute_jax():
+    """Splits batches with Keras's DataParallel, over hosts where KERAS_DISTRIBUTION_* name some."""
+    import jax
+
+    if "KERAS_DISTRIBUTION_JOB_ADDRESSES" in os.environ:
+        keras.distribution.initialize()
+    devices = keras.distribution.list_devices()
+    if len(devices) == 1:
+        return ONE_DEVICE
+    keras.distribution.set_distribution(
+        keras.distribution.DataParallel(devices=devices, auto_shard_dataset=False)
+    )
+    return Devices(len(devices), jax.process_index(), jax.process_count())
+
+
+@contextlib.contextmanager
+def this_host_alone():
+    """Keeps the other hosts out of what one does by itself.
+
+    Keras makes variables of its own when it saves weights (an optimiser to compare with); under
+    DataParallel a variable is made by all hosts together, and those that do not save are missing.
+    """
+    distribution = keras.distribution.distribution()
+    keras.distribution.set_distribution(None)
+    try:
+        yield
+    finally:
+        keras.distribution.set_distribution(distribution)
+
+
+def _distribute_nothing():
+    """Refuses several GPUs on a backend for which Keras has no distribution."""
+    if len(list_gpus()) > 1:
+        raise UserError(
+            "[training settings] distribute = auto works with KERAS_BACKEND=tensorflow or jax. "
+            f"Received: {keras.backend.backend()}. Change one of the two, or show one GPU only "
+            "(CUDA_VISIBLE_DEVICES=0)."
+        )
+    return ONE_DEVICE
+
+
+def start_computing(seed, mixed_precision, distribute="none"):
     """Sets up devices, seed and precision for a script, and says what it computes on.
 
     Args:
         seed: seeds weights, drop-out and all else that is random.
         mixed_precision: whether to compute in bfloat16, keeping the weights in float32.
+        distribute: as in set_up_devices.
+    Returns:
+        Devices.
     """
-    set_up_devices()
+    devices = set_up_devices(mixed_precision, distribute)
     print(describe_devices(), flush=True)
+    if devices.num_devices > 1:
+        print(f"Every batch is shared by {devices.num_devices} devices.", flush=True)
     keras.utils.set_random_seed(seed)
     # What the user's keras.json may say otherwise; losses and metrics follow it.
     keras.config.set_floatx("float32")
     keras.config.set_epsilon(1e-7)
-    keras.config.set_dtype_policy("mixed_bfloat16" if mixed_precision else "float32")
+    # OpenVINO takes its precision from set_up_devices.
+    is_mixed = mixed_precision and keras.backend.backend() != "openvino"
+    keras.config.set_dtype_policy("mixed_bfloat16" if is_mixed else "float32")
+    return devices
 
 
 def list_gpus():
@@ -69,7 +191,8 @@ def describe_devices():
         return first_line
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     visible = "not set" if visible is None else f"{visible!r}"
-    return f"{first_line}\n{GPU_ADVICE.format(visible=visible)}"
+    advice = GPU_ADVICE.format(visible=visible, package=GPU_PACKAGES[backend])
+    return f"{first_line}\n{advice}"
 
 
 def inner_data_format():

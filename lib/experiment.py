@@ -16,10 +16,12 @@ class Experiment:
 
     Args:
         name: the experiment's name, also that of its folder in the current directory.
+        is_first_host: whether this process writes; of several hosts that train together, one does.
     """
 
-    def __init__(self, name):
+    def __init__(self, name, is_first_host=True):
         self.name = name
+        self.is_first_host = is_first_host
         self.folder = Path(name)
 
     def file(self, ending):
@@ -75,6 +77,9 @@ class Experiment:
         Raises:
             UserError: if the folder cannot be written to.
         """
+        if not self.is_first_host:
+            yield
+            return
         self._require_writable()
         try:
             yield
@@ -119,6 +124,9 @@ class Experiment:
         Raises:
             UserError: if another process trains this experiment.
         """
+        if not self.is_first_host:
+            yield
+            return
         try:
             import fcntl
         except ImportError:  # Windows: no such lock; two trainings at once are the user's care.

@@ -11,6 +11,9 @@ from scipy.ndimage import minimum_filter
 DRIVE_SIZE = (584, 565)
 DRIVE_ROWS = slice(9, 574)
 LARGEST_PREDICTION_BATCH = 128
+# Longest side of an image that is predicted in one pass; a square of it takes the networks about
+# 1 GB. DRIVE lies below.
+LARGEST_TILE = 1024
 
 
 def crop_to_square(images):
@@ -173,6 +176,121 @@ def pad_to_multiple(image, multiple):
     return np.pad(image, [(0, 0)] + [(0, -size % multiple) for size in image.shape[1:]])
 
 
+def full_image_tile(image_size, margin, largest=LARGEST_TILE):
+    """Chooses one tile for predict_full_image: the image itself, or as few equal parts as fit.
+
+    Example: a side of 3504 pixels with a margin of 24 and a largest tile of 1024 is predicted in 4
+    tiles, because each shows 1024 - 48 = 976 pixels besides the 24 at either end of the image that
+    need no margin: (3504 - 48) / 976 = 3.5. Four that show 3456 / 4 = 864 are enough: 912 pixels.
+
+    Args:
+        image_size: (height, width) in pixels, multiples of 4.
+        margin: pixels at a tile's edge that see beyond the tile; a multiple of 4.
+        largest: longest side of a tile in pixels, above twice the margin.
+    Returns:
+        (height, width) of a tile, multiples of 4.
+    Raises:
+        ValueError: if the largest tile shows nothing besides its margins.
+    """
+    if largest < 2 * margin + 4:
+        raise ValueError(
+            f"the largest tile must be {2 * margin + 4} pixels or more, to show some between its "
+            f"margins of {margin}. Received: {largest}"
+        )
+    sides = []
+    for size in image_size:
+        shown = size - 2 * margin
+        num_tiles = -(-shown // (largest // 4 * 4 - 2 * margin))
+        sides.append(size if size <= largest else -(-shown // (4 * num_tiles)) * 4 + 2 * margin)
+    return tuple(sides)
+
+
+def predict_full_image(predictor, image, tile_size, margin, on_tile=None):
+    """Predicts an image as one pass of a network over all of it does, tile by tile.
+
+    Not in retina-unet. A tile's edge inside the image is padded with zeros where one pass sees
+    pixels, so a margin is thrown away there; a tile's edge on the image's border is padded as one
+    pass pads it, and kept. The networks pool twice: tiles start at multiples of 4, so that the same
+    pixels are pooled together. Memory is the image, the result and one tile.
+
+    Example: 20 rows by tiles of 12 with a margin of 4. The tiles start at rows 0, 4 and 8, and show
+    the rows 0 ... 7, 8 ... 11 and 12 ... 19.
+
+    Args:
+        predictor: (1, C, tile_height, tile_width) float32 -> (1, tile_height, tile_width).
+        image: (C, height, width) float32, sides multiples of 4.
+        tile_size: (height, width) of a tile in pixels, multiples of 4, at most the image.
+        margin: pixels at a tile's edge that see beyond the tile; a multiple of 4.
+        on_tile: called with 1 after each tile, for a progress bar.
+    Returns:
+        (height, width) float32.
+    Raises:
+        ValueError: if a size is no multiple of 4, a tile is larger than the image, or tiles show
+            nothing besides their margins.
+    """
+    rows, columns = full_image_places(image.shape[1:], tile_size, margin)
+    predicted = np.empty(image.shape[1:], np.float32)
+    for top, shown_rows in rows:
+        for left, shown_columns in columns:
+            tile = image[np.newaxis, :, top : top + tile_size[0], left : left + tile_size[1]]
+            probability = np.asarray(predictor(np.ascontiguousarray(tile)))[0]
+            inner = probability[_shifted(shown_rows, -top), _shifted(shown_columns, -left)]
+            predicted[shown_rows, shown_columns] = inner
+            if on_tile:
+                on_tile(1)
+    return predicted
+
+
+def full_image_places(image_size, tile_size, margin):
+    """Lays the tiles of predict_full_image along both axes; see there for an example.
+
+    Args:
+        image_size: (height, width) in pixels.
+        tile_size: (height, width) of a tile in pixels.
+        margin: pixels at a tile's edge that see beyond the tile.
+    Returns:
+        two lists, of rows and of columns: the tile's start, and the slice of the image it shows.
+    Raises:
+        ValueError: as predict_full_image.
+    """
+    places = []
+    for size, tile in zip(image_size, tile_size):
+        if size % 4 or tile % 4 or margin % 4 or not 0 < tile <= size:
+            raise ValueError(
+                "image, tile and margin must be multiples of 4, because the networks pool twice, "
+                f"and the tile at most the image. Received: {size}, {tile} and {margin}"
+            )
+        step = tile - 2 * margin
+        if tile < size and step <= 0:
+            raise ValueError(
+                f"a tile must be larger than two margins of {margin} pixels. Received: {tile}"
+            )
+        starts = [*range(0, size - tile, step), size - tile] if tile < size else [0]
+        ends = [start + margin for start in starts[1:]] + [size]
+        places.append([(a, slice(b, c)) for a, b, c in zip(starts, [0, *ends], ends)])
+    return places
+
+
+def average_flips(predict, image):
+    """Averages the predictions of an image as it is, mirrored left-right, up-down, and both.
+
+    Not in retina-unet. Four of the eight symmetries of the square (lib.overlap_tile has all): those
+    that keep height and width, and with them the network's input.
+
+    Args:
+        predict: (C, height, width) -> (height, width).
+        image: (C, height, width) float32.
+    Returns:
+        (height, width) float32.
+    """
+    # Summed in float64, so that four equal predictions have exactly themselves as their mean.
+    total = np.zeros(image.shape[1:])
+    for flip in ((1, 1), (1, -1), (-1, 1), (-1, -1)):
+        mirror = (slice(None, None, flip[0]), slice(None, None, flip[1]))
+        total += predict(np.ascontiguousarray(image[(slice(None), *mirror)]))[mirror]
+    return (total / 4).astype(np.float32)
+
+
 def num_overlap_patches(image_size, patch_size, stride):
     """Counts the patches that predict_overlap cuts from one image of (height, width) pixels."""
     counts = [
@@ -180,6 +298,10 @@ def num_overlap_patches(image_size, patch_size, stride):
         for size, patch, step in zip(image_size, patch_size, stride)
     ]
     return counts[0] * counts[1]
+
+
+def _shifted(part, by):
+    return slice(part.start + by, part.stop + by)
 
 
 def _in_batches(predictor, patches, on_patches):

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 
+from lib.devices import ONE_DEVICE
 from lib.elastic_deformation import Tile, cut_tile
 from lib.extract_patches import cut_patches
 
@@ -22,6 +23,7 @@ class PatchDataset(keras.utils.PyDataset):
         batch_size: patches in a batch; the last batch of an epoch may be smaller.
         shuffle_seed: a new order every epoch from this seed; None keeps the given order.
         epoch: number of the epoch that comes first, 0 unless training is resumed.
+        devices: lib.devices.Devices that share a batch.
     """
 
     def __init__(
@@ -34,6 +36,7 @@ class PatchDataset(keras.utils.PyDataset):
         batch_size,
         shuffle_seed=None,
         epoch=0,
+        devices=ONE_DEVICE,
     ):
         # Several workers have hung at the end of epochs; cutting a batch takes well under 1 ms.
         super().__init__(workers=1, use_multiprocessing=False)
@@ -44,6 +47,7 @@ class PatchDataset(keras.utils.PyDataset):
         self.batch_size = batch_size
         self.shuffle_seed = shuffle_seed
         self.epoch = epoch
+        self.devices = devices
         self._order_epoch()
 
     def __len__(self):
@@ -56,8 +60,8 @@ class PatchDataset(keras.utils.PyDataset):
         Returns:
             (B, 1, H, W) float32 patches and (B, H*W) int32 labels, 1 = vessel.
         """
-        start = index * self.batch_size
-        positions = self.positions[self._order[start : start + self.batch_size]]
+        numbers = batch_numbers(index, self.batch_size, len(self.positions), self.devices)
+        positions = self.positions[self._order[numbers]]
         patches = cut_patches(self.images, positions, *self.patch_size)
         labels = cut_patches(self.ground_truth, positions, *self.patch_size)
         return patches, labels.reshape(len(positions), -1).astype(np.int32)
@@ -94,6 +98,7 @@ class TileDataset(keras.utils.PyDataset):
         augmentation: lib.elastic_deformation.Augmentation, or None.
         seed: of places and deformations.
         epoch: number of the epoch that comes first, 0 unless training is resumed.
+        devices: lib.devices.Devices that share a batch.
     """
 
     def __init__(
@@ -108,6 +113,7 @@ class TileDataset(keras.utils.PyDataset):
         augmentation=None,
         seed=0,
         epoch=0,
+        devices=ONE_DEVICE,
     ):
         super().__init__(workers=1, use_multiprocessing=False)
         self.slices = (images, labels, weights)
@@ -118,6 +124,7 @@ class TileDataset(keras.utils.PyDataset):
         self.augmentation = augmentation
         self.seed = seed
         self.epoch = epoch
+        self.devices = devices
 
     def __len__(self):
         """Counts the batches of an epoch."""
@@ -129,9 +136,8 @@ class TileDataset(keras.utils.PyDataset):
         Returns:
             (B, 1, H, W) float32 tiles, (B, H'*W') int32 labels, (B, H'*W') float32 weights.
         """
-        first = index * self.batch_size
-        numbers = range(first, min(first + self.batch_size, self.num_tiles))
-        tiles = [self.cut(number) for number in numbers]
+        numbers = batch_numbers(index, self.batch_size, self.num_tiles, self.devices)
+        tiles = [self.cut(int(number)) for number in numbers]
         images, labels, weights = (np.stack(parts) for parts in zip(*tiles))
         flat = (len(tiles), -1)
         return images[:, np.newaxis], labels.reshape(flat).astype(np.int32), weights.reshape(flat)
@@ -154,6 +160,30 @@ class TileDataset(keras.utils.PyDataset):
         spare = [size - self.sizes[1] for size in shape]
         place = [rng.integers(0, s + 1) if s > 0 else s // 2 for s in spare]
         return rng.integers(num_slices), *place
+
+
+def batch_numbers(index, batch_size, num_items, devices=ONE_DEVICE):
+    """Numbers the patches or tiles that this host cuts for one batch.
+
+    The last batch of an epoch is filled up with the first items of the epoch until every device has
+    as many as the others, because the mean over devices would weigh an item of a smaller part more.
+
+    Example: 10 items in batches of 4 on 2 devices of 2 hosts. Batch 1 is 4 5 | 6 7, batch 2 is
+    8 | 9; with 9 items batch 2 is 8 | 0.
+
+    Args:
+        index: number of the batch.
+        batch_size: items in a batch, of all devices together.
+        num_items: items in an epoch.
+        devices: lib.devices.Devices that share the batch.
+    Returns:
+        array of whole numbers in [0, num_items).
+    """
+    first = index * batch_size
+    last = min(first + batch_size, num_items)
+    filled = last + -(last - first) % devices.num_devices
+    numbers = np.arange(first, filled) % num_items
+    return np.split(numbers, devices.num_hosts)[devices.host]
 
 
 def covering_places(num_slices, shape, output_size):

@@ -11,6 +11,7 @@ import time
 import h5py
 import keras
 
+from lib.devices import this_host_alone
 from lib.errors import UserError, raise_if_any
 from lib.help_functions import written_whole
 from lib.plots import draw_loss_curves
@@ -18,7 +19,7 @@ from lib.progress import duration
 
 TRAINING_STATE = "training_state"
 # Settings that may change between the two halves of an interrupted training.
-FREE_SETTINGS = ("N_epochs", "nohup", "tensorboard")
+FREE_SETTINGS = ("N_epochs", "nohup", "tensorboard", "distribute", "steps_per_execution")
 
 
 def get_optimizer(settings, num_steps):
@@ -65,16 +66,17 @@ def train(model, training_data, validation_data, experiment, configuration, hist
         states = read_training_state(experiment.weights("last")).get("dropout_states", [])
         for variable, state in zip(_dropout_states(model), states):
             variable.assign(state)
-    else:
+    elif experiment.is_first_host:
         experiment.remove_training()
-    experiment.keep_configuration(configuration.path)
+    if experiment.is_first_host:
+        experiment.keep_configuration(configuration.path)
     has_bar = sys.stdout.isatty()  # a log file gets lines
     callbacks = [
         plateau,
         EpochRecorder(experiment, configuration, history),
         ProgressLines(num_epochs, len(training_data), has_bar, _lowest_validation_loss(history)),
     ]
-    if settings.tensorboard:
+    if settings.tensorboard and experiment.is_first_host:
         callbacks.append(
             keras.callbacks.TensorBoard(experiment.file("tensorboard"), write_graph=False)
         )
@@ -150,7 +152,8 @@ def save_weights(model, path, state=None):
     state = state or {}
     with written_whole(path) as beside:
         # Keras demands the ending; the name beside the place keeps it.
-        model.save_weights(beside)
+        with this_host_alone():
+            model.save_weights(beside)
         with h5py.File(beside, "a") as file:
             file[TRAINING_STATE] = json.dumps(state)
             if "history" not in state and "optimizer" in file:
@@ -330,6 +333,8 @@ class EpochRecorder(keras.callbacks.Callback):
         row = {"epoch": epoch + 1, **{name: float(value) for name, value in logs.items()}}
         row["seconds"] = round(time.monotonic() - self.start, 2)
         self.history.append(row)
+        if not self.experiment.is_first_host:
+            return
         if row["val_loss"] < best:
             best_weights = self.experiment.weights("best")
             save_weights(self.model, best_weights, {"settings": self.settings})
@@ -362,6 +367,7 @@ class ProgressLines(keras.callbacks.Callback):
         self.num_batches = num_batches
         self.has_bar = has_bar
         self.told = False
+        self.measured_from = None
         self.best = best
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -371,11 +377,14 @@ class ProgressLines(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         """Estimates the duration once, from the first batches after the warm-up."""
-        if batch + 1 == self.WARM_UP:
-            self.measured_from = time.monotonic()
-        if batch + 1 == self.WARM_UP + self.MEASURED and not self.told:
+        if self.told or batch + 1 < self.WARM_UP:
+            return
+        if self.measured_from is None:
+            self.measured_from = (batch, time.monotonic())
+        measured = batch - self.measured_from[0]
+        if measured >= self.MEASURED:
             self.told = True
-            per_batch = (time.monotonic() - self.measured_from) / self.MEASURED
+            per_batch = (time.monotonic() - self.measured_from[1]) / measured
             whole = per_batch * self.num_batches * self.epochs_left
             print(
                 f"\n{per_batch * 1000:.0f} ms a batch: about {duration(whole)} for the "
@@ -479,6 +488,39 @@ def require_packages(settings):
             "[training settings] tensorboard = True needs the package tensorboard: "
             "pip install tensorboard, or set it to False."
         )
+    if keras.backend.backend() == "openvino":
+        raise UserError(
+            "OpenVINO predicts and cannot train: run_training.py needs KERAS_BACKEND=tensorflow, "
+            "jax or torch. Received: openvino. run_testing.py takes the weights with any of them."
+        )
+
+
+def require_shareable_batches(configuration, devices):
+    """Raises a UserError where the devices cannot share the batches that the settings ask for."""
+    number, settings = devices.num_devices, configuration.training_settings
+    problems = []
+    if settings.batch_size % number:
+        multiple = -(-settings.batch_size // number) * number
+        problems.append(
+            configuration.problem(
+                "training settings",
+                "batch_size",
+                f"a multiple of the {number} devices that distribute = auto shares a batch among",
+                f"Use {multiple}, or distribute = none.",
+            )
+        )
+    # Keras 3.15 fails there with "You must feed a value for placeholder tensor".
+    is_tensorflow = keras.backend.backend() == "tensorflow"
+    if is_tensorflow and number > 1 and settings.steps_per_execution > 1:
+        problems.append(
+            configuration.problem(
+                "training settings",
+                "steps_per_execution",
+                f"1 where TensorFlow shares batches among {number} devices",
+                "Use 1, or KERAS_BACKEND=jax, or distribute = none.",
+            )
+        )
+    raise_if_any(problems)
 
 
 def draw_model(model, experiment):
@@ -489,6 +531,8 @@ def draw_model(model, experiment):
         experiment: lib.experiment.Experiment; gets <name>_model.png or <name>_model.txt, and
             <name>_architecture.json.
     """
+    if not experiment.is_first_host:
+        return
     with written_whole(experiment.file("architecture.json")) as beside:
         beside.write_text(model.to_json(indent=1), encoding="utf-8")
     if shutil.which("dot"):

@@ -136,6 +136,10 @@ def get_unpadded_unet(
 
 
 NETWORKS = {"unet": get_unet, "gnet": get_gnet}
+# How many pixels far an output looks at most, rounded up to a multiple of 4. get_unet: two
+# convolutions of radius 1 on pixels of size 1, 2, 4, 2 and 1 give 20, and pixels that are pooled
+# together 3 more. get_gnet: 26 + 3, of sizes 1, 1/2, 1, 2, 4, 2, 1, 1/2 and 1.
+REACH = {"unet": 24, "gnet": 32}
 
 
 class _Layers:

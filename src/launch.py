@@ -13,6 +13,7 @@ import signal
 import sys
 import traceback
 
+from lib.backends import is_first_host, require_backend
 from lib.configuration import read_configuration
 from lib.errors import UserError, print_problems, run_script
 from lib.experiment import Experiment
@@ -60,8 +61,10 @@ def _read_command_line(step):
 
 
 def _run(step, arguments):
+    require_backend()
     configuration = read_configuration(arguments.configuration)
-    experiment = Experiment(configuration.experiment_name.name)
+    distribute = configuration.training_settings.distribute if step == "training" else "none"
+    experiment = Experiment(configuration.experiment_name.name, is_first_host(distribute))
     if step == "training":
         settings, options = configuration.training_settings, {"overwrite": arguments.overwrite}
     else:
@@ -69,7 +72,7 @@ def _run(step, arguments):
         experiment.find_weights(settings.best_last)
     script = _load_script(SCRIPTS[configuration.task, step])
     with experiment.writable_folder():
-        if settings.nohup:
+        if settings.nohup and experiment.is_first_host:
             with _output_in(experiment.file(f"{step}.nohup")):
                 script.main(configuration, **options)
         else:

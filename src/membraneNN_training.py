@@ -16,8 +16,9 @@ import numpy as np
 if __name__ == "__main__":  # started by itself: lib lies beside src
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from lib.backends import is_first_host
 from lib.configuration import read_configuration
-from lib.devices import inner_data_format, start_computing
+from lib.devices import ONE_DEVICE, inner_data_format, start_computing
 from lib.elastic_deformation import Augmentation
 from lib.errors import run_script
 from lib.experiment import Experiment
@@ -30,6 +31,7 @@ from lib.training import (
     get_optimizer,
     read_history,
     require_packages,
+    require_shareable_batches,
     train,
 )
 from lib.unet import get_unpadded_unet
@@ -50,25 +52,32 @@ def main(configuration, overwrite=False):
         UserError: for data or settings that do not fit.
     """
     settings = configuration.training_settings
-    experiment = Experiment(configuration.experiment_name.name)
+    experiment = Experiment(configuration.experiment_name.name, is_first_host(settings.distribute))
     with experiment.writable_folder(), experiment.locked_for_training():
         # 1. How far an earlier start came; the device, the seed, the precision.
         require_packages(settings)
         history = [] if overwrite else read_history(experiment, configuration)
-        start_computing(settings.seed, settings.mixed_precision)
+        devices = start_computing(settings.seed, settings.mixed_precision, settings.distribute)
+        require_shareable_batches(configuration, devices)
 
         # 2. Tiles for training and validation, and a look at what is fed.
         data = load_labelled(configuration)
-        training_data, validation_data = split_tiles(configuration, data, epoch=len(history))
-        save_samples(experiment, training_data)
+        training_data, validation_data = split_tiles(configuration, data, len(history), devices)
+        if experiment.is_first_host:
+            save_samples(experiment, training_data)
 
         # 3. The network, with the weighted cross-entropy: sum(w * ce) / sum(w).
-        model = build_network(configuration, configuration.data_attributes.tile_size)
-        model.compile(
-            optimizer=get_optimizer(settings, num_steps=settings.N_epochs * len(training_data)),
-            loss=keras.losses.SparseCategoricalCrossentropy(reduction="mean_with_sample_weight"),
-            metrics=["accuracy"],
-        )
+        with devices.scope():
+            model = build_network(configuration, configuration.data_attributes.tile_size)
+            model.compile(
+                optimizer=get_optimizer(settings, num_steps=settings.N_epochs * len(training_data)),
+                loss=keras.losses.SparseCategoricalCrossentropy(
+                    reduction="mean_with_sample_weight"
+                ),
+                metrics=["accuracy"],
+                steps_per_execution=settings.steps_per_execution,
+            )
+            model.optimizer.build(model.trainable_variables)
         print(f"Unpadded U-Net ({settings.variant}) with {model.count_params():,} parameters.")
         draw_model(model, experiment)
 
@@ -97,7 +106,7 @@ def build_network(configuration, tile_size):
     )
 
 
-def split_tiles(configuration, data, epoch):
+def split_tiles(configuration, data, epoch=0, devices=ONE_DEVICE):
     """Gives tiles for training, drawn and deformed at random, and for validation, as they are."""
     settings = configuration.training_settings
     training, validation = split_validation(configuration, len(data["images"]))
@@ -110,7 +119,14 @@ def split_tiles(configuration, data, epoch):
 
     def tiles(part, places, **options):
         stacks = (data[kind][part] for kind in ("images", "labels", "weights"))
-        return TileDataset(*stacks, places, sizes=sizes, batch_size=settings.batch_size, **options)
+        return TileDataset(
+            *stacks,
+            places,
+            sizes=sizes,
+            batch_size=settings.batch_size,
+            devices=devices,
+            **options,
+        )
 
     training_data = tiles(
         training,

@@ -29,13 +29,22 @@ from lib.evaluation import (
     spread,
 )
 from lib.experiment import Experiment
-from lib.extract_patches import num_overlap_patches, pad_to_multiple, predict_overlap
+from lib.extract_patches import (
+    average_flips,
+    full_image_places,
+    full_image_tile,
+    num_overlap_patches,
+    pad_to_multiple,
+    predict_full_image,
+    predict_overlap,
+)
 from lib.help_functions import group_images, visualize, write_hdf5, written_whole
 from lib.keras1_weights import is_keras1_file, load_keras1_weights
 from lib.plots import draw_precision_recall, draw_roc
 from lib.pre_processing import preprocess
 from lib.progress import Progress
 from lib.training import load_weights, require_same_network
+from lib.unet import REACH
 from src.retina_data import load_subset
 from src.retinaNN_training import build_network
 
@@ -123,32 +132,62 @@ def predict_by_patches(configuration, weights, images):
 
     per_image = num_overlap_patches(images.shape[2:], patch_size, stride)
     print(f"{per_image:,} patches an image, {per_image * len(images):,} in all.")
-    progress = Progress(per_image * len(images))
-    predicted = [predict_overlap(predictor, x, patch_size, stride, progress.add) for x in images]
-    progress.finish()
-    return np.stack(predicted)[:, np.newaxis]
+
+    def predict(image, on_patches):
+        return predict_overlap(predictor, image, patch_size, stride, on_patches)
+
+    return _predict_each(predict, images, per_image, settings.average_flips)
 
 
 def predict_full_images(configuration, weights, images):
     """Predicts each image in one pass: the zero-padded image in place of patches.
 
     The network is fully convolutional, so its weights fit inputs of any size. Not in the original;
-    about 75 times less work than stride 5, at slightly lower figures (docs/RESULTS.md).
+    about 75 times less work than stride 5, at slightly lower figures (docs/RESULTS.md). Images that
+    are much larger than DRIVE's go tile by tile, to the same result.
     Arguments and result as in predict_by_patches.
     """
     height, width = images.shape[2:]
     padded_size = pad_to_multiple(images[0], FULL_IMAGE_MULTIPLE).shape[1:]
-    model = build_network(configuration, *padded_size)
+    margin = REACH[configuration.training_settings.network]
+    tile_size = full_image_tile(padded_size, margin)
+    model = build_network(configuration, *tile_size)
     load_any_weights(model, weights)
-    progress = Progress(len(images))
-    predicted = []
-    for image in images:
-        batch = pad_to_multiple(image, FULL_IMAGE_MULTIPLE)[np.newaxis]
-        vessel = np.asarray(model.predict_on_batch(batch))[..., 1]
-        predicted.append(vessel.reshape(1, *padded_size)[:, :height, :width])
-        progress.add(1)
+
+    def predictor(tiles):
+        vessel = np.asarray(model.predict_on_batch(tiles))[..., 1]
+        return vessel.reshape(-1, *tile_size)
+
+    def predict(image, on_tile):
+        padded = pad_to_multiple(image, FULL_IMAGE_MULTIPLE)
+        return predict_full_image(predictor, padded, tile_size, margin, on_tile)[:height, :width]
+
+    rows, columns = full_image_places(padded_size, tile_size, margin)
+    per_image = len(rows) * len(columns)
+    if per_image > 1:
+        print(f"{per_image} tiles of {tile_size[1]} x {tile_size[0]} pixels an image.")
+    return _predict_each(predict, images, per_image, configuration.testing_settings.average_flips)
+
+
+def _predict_each(predict, images, per_image, flips):
+    """Predicts image by image, with the time left.
+
+    Args:
+        predict: (1, height, width), function told of progress -> (height, width).
+        images: (num_images, 1, height, width) float32 in [0, 1].
+        per_image: what `predict` counts for one image.
+        flips: whether to average over the mirrored images.
+    Returns:
+        (num_images, 1, height, width) float32.
+    """
+    progress = Progress(per_image * len(images) * (4 if flips else 1))
+
+    def predict_one(image):
+        return predict(image, progress.add)
+
+    predicted = [average_flips(predict_one, x) if flips else predict_one(x) for x in images]
     progress.finish()
-    return np.stack(predicted)
+    return np.stack(predicted)[:, np.newaxis]
 
 
 def load_any_weights(model, path):

@@ -15,8 +15,9 @@ import numpy as np
 if __name__ == "__main__":  # started by itself: lib lies beside src
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from lib.backends import is_first_host
 from lib.configuration import read_configuration
-from lib.devices import inner_data_format, start_computing
+from lib.devices import ONE_DEVICE, inner_data_format, start_computing
 from lib.errors import UserError, run_script
 from lib.experiment import Experiment
 from lib.extract_patches import crop_to_square, cut_patches, draw_patch_positions
@@ -29,6 +30,7 @@ from lib.training import (
     get_optimizer,
     read_history,
     require_packages,
+    require_shareable_batches,
     train,
 )
 from lib.unet import NETWORKS
@@ -50,27 +52,32 @@ def main(configuration, overwrite=False):
         UserError: for data or settings that do not fit.
     """
     settings = configuration.training_settings
-    experiment = Experiment(configuration.experiment_name.name)
+    experiment = Experiment(configuration.experiment_name.name, is_first_host(settings.distribute))
     with experiment.writable_folder(), experiment.locked_for_training():
         # 1. How far an earlier start came; the device, the seed, the precision.
         require_packages(settings)
         history = [] if overwrite else read_history(experiment, configuration)
-        start_computing(settings.seed, settings.mixed_precision)
+        devices = start_computing(settings.seed, settings.mixed_precision, settings.distribute)
+        require_shareable_batches(configuration, devices)
 
         # 2. Training and validation patches, and a look at what is fed.
         images, ground_truth, positions = load_patches(configuration)
         training_data, validation_data = split_patches(
-            configuration, images, ground_truth, positions, epoch=len(history)
+            configuration, images, ground_truth, positions, len(history), devices
         )
-        save_samples(experiment, images, ground_truth, positions, training_data.patch_size)
+        if experiment.is_first_host:
+            save_samples(experiment, images, ground_truth, positions, training_data.patch_size)
 
         # 3. The network.
-        model = build_network(configuration, *training_data.patch_size)
-        model.compile(
-            optimizer=get_optimizer(settings, num_steps=settings.N_epochs * len(training_data)),
-            loss="sparse_categorical_crossentropy",
-            metrics=["accuracy"],
-        )
+        with devices.scope():
+            model = build_network(configuration, *training_data.patch_size)
+            model.compile(
+                optimizer=get_optimizer(settings, num_steps=settings.N_epochs * len(training_data)),
+                loss="sparse_categorical_crossentropy",
+                metrics=["accuracy"],
+                steps_per_execution=settings.steps_per_execution,
+            )
+            model.optimizer.build(model.trainable_variables)
         print(f"Network {settings.network} with {model.count_params():,} parameters.")
         draw_model(model, experiment)
 
@@ -98,12 +105,13 @@ def load_patches(configuration):
     return images, crop_to_square(data["ground_truth"]), positions
 
 
-def split_patches(configuration, images, ground_truth, positions, epoch):
+def split_patches(configuration, images, ground_truth, positions, epoch=0, devices=ONE_DEVICE):
     """Gives the batches for training, shuffled, and for validation, the last tenth of them all."""
     settings, attributes = configuration.training_settings, configuration.data_attributes
     options = {
         "patch_size": (attributes.patch_height, attributes.patch_width),
         "batch_size": settings.batch_size,
+        "devices": devices,
     }
     num_training = _num_training(positions)
     training_data = PatchDataset(

@@ -41,6 +41,8 @@ def test_file_with_the_originals_keys_alone_reads_with_defaults(write_configurat
             "seed": 0,
             "mixed_precision": False,
             "tensorboard": False,
+            "distribute": "none",
+            "steps_per_execution": 1,
             "optimizer": "sgd",
             "learning_rate": 0.01,
             "learning_rate_decay": "none",
@@ -57,6 +59,7 @@ def test_file_with_the_originals_keys_alone_reads_with_defaults(write_configurat
             "stride_width": 5,
             "nohup": False,
             "inference": "patches",
+            "average_flips": False,
         },
     }
 

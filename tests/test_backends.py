@@ -1,0 +1,150 @@
+"""The same weights on every backend of Keras that can be imported here."""
+
+import functools
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from lib.backends import BACKENDS, require_backend
+from lib.errors import UserError
+from lib.help_functions import load_hdf5
+from tests.tiny_experiments import run, write_membrane, write_retina
+
+CONFIGURATIONS = ("configuration.txt", "configuration_membrane.txt")
+PREDICTIONS = ("tiny/predictions.hdf5", "tiny_membrane/predictions.hdf5")
+
+NETWORKS = """
+import sys
+import numpy as np
+from lib.devices import start_computing
+from lib.unet import get_gnet, get_unet, get_unpadded_unet
+start_computing(seed=0, mixed_precision=False)
+drawn, answers = np.random.default_rng(0), {}
+for build, size in ((get_unet, 32), (get_gnet, 32), (get_unpadded_unet, 60)):
+    for data_format in sys.argv[2:]:
+        options = {} if build is not get_unpadded_unet else {"base_filters": 4, "depth": 2}
+        model = build(1, size, size, data_format=data_format, **options)
+        rng = np.random.default_rng(1)
+        model.set_weights([rng.normal(0, .1, w.shape) for w in model.get_weights()])
+        images = np.random.default_rng(2).random((3, 1, size, size), np.float32)
+        answers[f"{model.name}_{data_format}"] = np.asarray(model.predict_on_batch(images))
+np.savez(sys.argv[1], **answers)
+"""
+
+
+@functools.cache
+def can_import(backend):
+    done = subprocess.run([sys.executable, "-c", f"import {backend}"], capture_output=True)
+    return done.returncode == 0
+
+
+def require(backend):
+    if not can_import(backend):
+        pytest.skip(f"{backend} is not installed, or cannot be imported")
+
+
+others = pytest.mark.parametrize("backend", [name for name in BACKENDS if name != "tensorflow"])
+trainers = pytest.mark.parametrize("backend", ["jax", "torch"])
+
+
+# ---------------------------------------------------------------- predictions
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Both experiments, trained and tested with TensorFlow; never changed."""
+    folder = tmp_path_factory.mktemp("trained")
+    write_retina(folder, testing="average_flips = True")
+    write_membrane(folder, testing="symmetries = True")
+    for script in ("run_training.py", "run_testing.py"):
+        for configuration in CONFIGURATIONS:
+            done = run(script, configuration, cwd=folder, KERAS_BACKEND="tensorflow")
+            assert done.returncode == 0, done.output
+    return folder
+
+
+@pytest.mark.slow
+@others
+def test_the_weights_of_tensorflow_predict_the_same(backend, trained, tmp_path):
+    require(backend)
+    folder = tmp_path / "copy"
+    shutil.copytree(trained, folder)
+    for configuration, predictions in zip(CONFIGURATIONS, PREDICTIONS):
+        done = run("run_testing.py", configuration, cwd=folder, KERAS_BACKEND=backend)
+        assert done.returncode == 0, done.output
+        assert f" on {backend} " in done.output
+        expected, predicted = load_hdf5(trained / predictions), load_hdf5(folder / predictions)
+        assert np.ptp(expected) > 1e-3
+        np.testing.assert_allclose(predicted, expected, rtol=0, atol=1e-4)
+
+
+@others
+def test_all_networks_agree(backend, tmp_path):
+    require(backend)
+    # On a CPU, OpenVINO and TensorFlow compute in either layout; so do the others.
+    layouts = ("channels_last", "channels_first")
+    for name in ("tensorflow", backend):
+        path = str(tmp_path / f"{name}.npz")
+        done = run("-c", NETWORKS, path, *layouts, cwd=tmp_path, KERAS_BACKEND=name)
+        assert done.returncode == 0, done.output
+    with np.load(tmp_path / "tensorflow.npz") as a, np.load(tmp_path / f"{backend}.npz") as b:
+        assert len(a.files) == 6
+        for network in a.files:
+            assert np.ptp(a[network]) > 1e-3
+            np.testing.assert_allclose(b[network], a[network], rtol=0, atol=1e-4, err_msg=network)
+
+
+# ---------------------------------------------------------------- training
+
+
+@pytest.mark.slow
+@trainers
+def test_training_and_testing_with_the_weights_in_tensorflow(backend, tmp_path):
+    require(backend)
+    write_retina(tmp_path)
+    write_membrane(tmp_path)
+    for configuration in CONFIGURATIONS:
+        done = run("run_training.py", configuration, cwd=tmp_path, KERAS_BACKEND=backend)
+        assert done.returncode == 0, done.output
+        assert f" on {backend} " in done.output
+        done = run("run_testing.py", configuration, cwd=tmp_path, KERAS_BACKEND="tensorflow")
+        assert done.returncode == 0, done.output
+
+
+def test_training_with_openvino_is_refused(tmp_path):
+    require("openvino")
+    write_retina(tmp_path)
+    done = run("run_training.py", cwd=tmp_path, KERAS_BACKEND="openvino")
+    assert done.returncode == 1 and "Traceback" not in done.output
+    assert "OpenVINO predicts and cannot train" in done.output
+    assert "KERAS_BACKEND=tensorflow" in done.output
+    assert not (tmp_path / "tiny").exists()
+
+
+# ---------------------------------------------------------------- the environment variable
+
+
+@pytest.mark.parametrize("name", ["theano", ""])
+def test_an_unknown_backend_is_named(name, tmp_path):
+    write_retina(tmp_path)
+    done = run("run_training.py", cwd=tmp_path, KERAS_BACKEND=name)
+    assert done.returncode == 1 and "Traceback" not in done.output
+    assert "KERAS_BACKEND must be one of tensorflow, jax, torch, openvino" in done.output
+    assert f"Received: {name or 'nothing'}" in done.output
+
+
+def test_a_backend_that_is_not_installed_is_named(monkeypatch):
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    monkeypatch.setattr("lib.backends.importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match="needs the package jax, which is not installed"):
+        require_backend()
+
+
+def test_a_backend_that_is_installed_is_taken(monkeypatch):
+    monkeypatch.setenv("KERAS_BACKEND", "tensorflow")
+    require_backend()
+    monkeypatch.delenv("KERAS_BACKEND")
+    require_backend()

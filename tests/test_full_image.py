@@ -1,0 +1,176 @@
+"""Whole images in one pass, by tiles where they are large, and averaged over flips."""
+
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lib.extract_patches import (
+    average_flips,
+    full_image_places,
+    full_image_tile,
+    predict_full_image,
+)
+from lib.unet import NETWORKS, REACH
+
+multiples_of_4 = st.integers(1, 60).map(lambda number: 4 * number)
+
+
+def identity(tiles):
+    return tiles[:, 0]
+
+
+def random_image(*shape):
+    return np.random.default_rng(0).random(shape, np.float32)
+
+
+# ---------------------------------------------------------------- where the tiles lie
+
+
+def test_places_of_the_example():
+    # 20 rows by tiles of 12 with a margin of 4; one column of tiles, because 8 columns fit.
+    rows, columns = full_image_places((20, 8), (12, 8), margin=4)
+    assert rows == [(0, slice(0, 8)), (4, slice(8, 12)), (8, slice(12, 20))]
+    assert columns == [(0, slice(0, 8))]
+
+
+@given(multiples_of_4, multiples_of_4, st.integers(0, 5).map(lambda number: 4 * number))
+def test_tiles_show_every_pixel_once_and_never_their_margin(size, tile, margin):
+    tile = min(size, tile + 2 * margin)
+    places, _ = full_image_places((size, size), (tile, tile), margin)
+    shown = np.concatenate([np.arange(size)[part] for _, part in places])
+    assert shown.tolist() == list(range(size))
+    for start, part in places:
+        assert start % 4 == 0 and start + tile <= size
+        assert part.start >= start + (margin if start else 0)
+        assert part.stop <= start + tile - (margin if start + tile < size else 0)
+
+
+@given(multiples_of_4, multiples_of_4)
+@settings(max_examples=30, deadline=None)
+def test_an_identity_predictor_gives_the_image_back(height, width):
+    image = random_image(1, height, width)
+    tile = full_image_tile((height, width), margin=8, largest=40)
+    counted = []
+    predicted = predict_full_image(identity, image, tile, 8, counted.append)
+    np.testing.assert_array_equal(predicted, image[0])
+    rows, columns = full_image_places((height, width), tile, 8)
+    assert sum(counted) == len(rows) * len(columns)
+
+
+def test_sizes_of_tiles():
+    assert full_image_tile((592, 576), 24) == (592, 576)  # DRIVE: one pass
+    assert full_image_tile((2336, 3504), 24) == (812, 912)  # HRF: 3 x 4 tiles
+    rows, columns = full_image_places((2336, 3504), (812, 912), 24)
+    assert (len(rows), len(columns)) == (3, 4)
+
+
+@given(multiples_of_4, st.integers(60, 200))
+def test_no_tile_is_larger_than_the_largest(size, largest):
+    side, _ = full_image_tile((8 * size, 8), 24, largest)
+    assert side % 4 == 0 and side <= max(largest, min(largest, 8 * size))
+
+
+@pytest.mark.parametrize(
+    "image_size, tile, margin, words",
+    [
+        ((18, 16), (16, 16), 4, "multiples of 4"),
+        ((16, 16), (10, 16), 4, "multiples of 4"),
+        ((16, 16), (20, 16), 4, "at most the image"),
+        ((16, 16), (12, 16), 6, "multiples of 4"),
+        ((32, 32), (8, 32), 4, "larger than two margins of 4 pixels. Received: 8"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_refused(image_size, tile, margin, words):
+    with pytest.raises(ValueError, match=words):
+        full_image_places(image_size, tile, margin)
+
+
+def test_a_largest_tile_of_margins_only_is_refused():
+    with pytest.raises(ValueError, match="must be 52 pixels or more.*Received: 48"):
+        full_image_tile((100, 100), 24, 48)
+
+
+# ---------------------------------------------------------------- tiles equal one pass
+
+
+def predictor_of(name, weights, size):
+    model = NETWORKS[name](1, *size, output_activation="linear", data_format="channels_last")
+    if weights is not None:
+        model.set_weights(weights)
+    return model, lambda x: np.asarray(model.predict_on_batch(x))[..., 1].reshape(-1, *size)
+
+
+@pytest.mark.parametrize("name, largest", [("unet", 76), ("gnet", 92)])
+def test_tiles_equal_one_pass(name, largest):
+    image = random_image(1, 112, 144)
+    model, whole = predictor_of(name, None, image.shape[1:])
+    tile = full_image_tile(image.shape[1:], REACH[name], largest)
+    assert max(tile) <= largest < 112
+    _, by_tiles = predictor_of(name, model.get_weights(), tile)
+    expected = whole(image[np.newaxis])[0]
+    predicted = predict_full_image(by_tiles, image, tile, REACH[name])
+    assert np.ptp(expected) > 0.001
+    np.testing.assert_allclose(predicted, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name, reach", [("unet", 23), ("gnet", 29)])
+def test_how_far_the_networks_look(name, reach):
+    # Positive weights and no bias keep every ReLU open: what can be seen is seen.
+    model, _ = predictor_of(name, None, (96, 96))
+    model.set_weights([np.abs(w) for w in model.get_weights()])
+    last = [layer for layer in model.layers if isinstance(layer, keras.layers.Conv2D)][-1]
+    logits = keras.Model(model.inputs, last.output)
+    images = np.zeros((17, 1, 96, 96), np.float32)
+    places = [(48 + n // 4, 48 + n % 4) for n in range(16)]  # every place in the pooling grid
+    for image, place in zip(images, places):
+        image[0][place] = 1e6
+    answers = np.asarray(logits.predict_on_batch(images)).reshape(17, 96, 96, -1)
+    seen = [np.argwhere((answer != answers[16]).any(-1)) for answer in answers[:16]]
+    assert max(np.abs(s - p).max() for s, p in zip(seen, places)) == reach <= REACH[name]
+    assert REACH[name] % 4 == 0
+
+
+@pytest.mark.slow
+def test_an_image_of_hrf_takes_less_than_4_gb():
+    code = """
+import numpy as np
+from lib.extract_patches import full_image_tile, predict_full_image
+from lib.unet import REACH, get_unet
+tile = full_image_tile((2336, 3504), REACH["unet"])
+model = get_unet(1, *tile, data_format="channels_last")
+predict = lambda x: np.asarray(model.predict_on_batch(x))[..., 1].reshape(-1, *tile)
+image = np.random.default_rng(0).random((1, 2336, 3504), np.float32)
+assert predict_full_image(predict, image, tile, REACH["unet"]).shape == (2336, 3504)
+"""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    root = Path(__file__).resolve().parents[1]
+    subprocess.run([sys.executable, "-c", code], cwd=root, check=True)
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    assert before < peak < 4 * 2**20  # in kilobytes
+
+
+# ---------------------------------------------------------------- averaging over flips
+
+
+def test_flips_average_an_even_predictor_to_itself():
+    image = random_image(1, 8, 12)
+    np.testing.assert_array_equal(average_flips(lambda x: x[0], image), image[0])
+
+
+def test_flips_of_a_predictor_that_marks_a_corner():
+    def corner(image):
+        answer = np.zeros(image.shape[1:], np.float32)
+        answer[0, 0] = 1
+        return answer
+
+    # Each of the four corners is the top left one of one flip: 1/4 each.
+    expected = np.zeros((3, 5))
+    expected[np.ix_([0, 2], [0, 4])] = 0.25
+    np.testing.assert_array_equal(average_flips(corner, np.zeros((1, 3, 5), np.float32)), expected)
