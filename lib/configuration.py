@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
+from lib.elastic_deformation import get_augmentation
 from lib.errors import UserError, raise_if_any
 from lib.overlap_tile import output_size, tile_starts
 
@@ -57,6 +58,14 @@ def integer(minimum, maximum=None):
         return value
 
     return parse
+
+
+def integer_or_all(text):
+    """Parses a whole number of at least 1, or the word all."""
+    try:
+        return "all" if text.lower() == "all" else integer(1)(text)
+    except ValueError as error:
+        raise ValueError(f"{error}, or all") from None
 
 
 def real(minimum, maximum=float("inf"), *, above=False):
@@ -151,6 +160,24 @@ SHARED_TESTING_KEYS = (
     Key("testing settings", "nohup", boolean),
 )
 
+
+def augmentation_keys(*, elastic_sigma, rotation_degrees, flip, brightness, contrast):
+    """Gives the keys of lib.elastic_deformation.Augmentation with the defaults of a task."""
+    return tuple(
+        Key("training settings", name, parse, default)
+        for name, parse, default in (
+            ("elastic_sigma", real(0), elastic_sigma),
+            ("rotation_degrees", real(0, 180), rotation_degrees),
+            ("quarter_turns", boolean, False),
+            ("flip", boolean, flip),
+            ("zoom", real(1, 4), 1.0),
+            ("shift", real(0), 0.0),
+            ("brightness", real(0, 1), brightness),
+            ("contrast", real(0, 1), contrast),
+        )
+    )
+
+
 RETINA_KEYS = (
     Key("data paths", "path_local", text),
     Key("data paths", "train_imgs_original", text),
@@ -170,13 +197,20 @@ RETINA_KEYS = (
     Key("training settings", "momentum", real(0, 0.9999), 0.0),
     Key("training settings", "network", choice("unet", "gnet"), "unet"),
     Key("training settings", "output_activation", choice("relu", "linear"), "relu"),
+    Key("training settings", "dropout", real(0, 0.9), 0.2),
+    *augmentation_keys(
+        elastic_sigma=0.0, rotation_degrees=0.0, flip=False, brightness=0.0, contrast=0.0
+    ),
     *SHARED_TESTING_KEYS,
-    Key("testing settings", "full_images_to_test", integer(1)),
+    Key("testing settings", "full_images_to_test", integer_or_all),
     Key("testing settings", "average_mode", boolean),
     Key("testing settings", "stride_height", integer(1)),
     Key("testing settings", "stride_width", integer(1)),
     Key("testing settings", "inference", choice("patches", "full_image"), "patches"),
     Key("testing settings", "average_flips", boolean, False),
+    Key("testing settings", "images", choice("test", "validation"), "test"),
+    Key("testing settings", "threshold", real(0, 1), 0.5),
+    Key("testing settings", "fov_width", integer(0), 0),
 )
 
 MEMBRANE_KEYS = (
@@ -195,12 +229,9 @@ MEMBRANE_KEYS = (
     Key("training settings", "base_filters", integer(1), 64),
     Key("training settings", "depth", integer(1, 8), 4),
     Key("training settings", "variant", choice("paper", "release"), "paper"),
-    Key("training settings", "elastic_sigma", real(0), 10.0),
-    Key("training settings", "rotation_degrees", real(0, 180), 180.0),
-    Key("training settings", "shift", real(0), 0.0),
-    Key("training settings", "flip", boolean, True),
-    Key("training settings", "brightness", real(0, 1), 0.05),
-    Key("training settings", "contrast", real(0, 1), 0.2),
+    *augmentation_keys(
+        elastic_sigma=10.0, rotation_degrees=180.0, flip=True, brightness=0.05, contrast=0.2
+    ),
     *SHARED_TESTING_KEYS,
     Key("testing settings", "tile_size", integer(1), 572),
     Key("testing settings", "symmetries", boolean, False),
@@ -368,8 +399,21 @@ def _value(parser, key):
 
 
 def _check_retina(configuration):
-    """Lists strides that would leave gaps between patches."""
+    """Lists strides that would leave gaps between patches, and patches that cannot be turned."""
     problems = []
+    attributes = configuration.data_attributes
+    is_square = attributes.patch_height == attributes.patch_width
+    if get_augmentation(configuration.training_settings) and not is_square:
+        problems.append(
+            configuration.problem(
+                "data attributes",
+                "patch_width",
+                f"patch_height = {attributes.patch_height} where patches are turned, deformed or "
+                "varied",
+                "Or switch off elastic_sigma, rotation_degrees, quarter_turns, flip, zoom, shift, "
+                "brightness and contrast in [training settings].",
+            )
+        )
     for side in ("height", "width"):
         patch = getattr(configuration.data_attributes, f"patch_{side}")
         stride = getattr(configuration.testing_settings, f"stride_{side}")

@@ -13,12 +13,16 @@ cubic B-spline smooths them to about 5). Deformation, rotation, flips and shift 
 map, and image, label and weights are sampled once through it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property, lru_cache
 
 import numpy as np
 
 from lib.overlap_tile import mirror_indices
+
+# Rotations of (row, column) by 0, 90, 180 and 270 degrees; in whole numbers, so that places on the
+# pixel grid stay on it.
+QUARTER_TURNS = np.stack([np.linalg.matrix_power([[0, -1], [1, 0]], turns) for turns in range(4)])
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,10 @@ class Augmentation:
         flip: whether rows and columns are reversed, each with probability 1/2.
         brightness: added to the grey values, uniform within +- this, 0 ... 1.
         contrast: grey values are stretched about 0.5 by 1 + a factor within +- this, 0 ... 1.
+        quarter_turns: whether the tile is turned by 0, 90, 180 or 270 degrees besides; on the pixel
+            grid, so without the blur of other rotations. Not the paper's.
+        zoom: half of the tiles are enlarged by a factor between 1 / zoom and zoom, uniform in its
+            logarithm; the others keep their size. >= 1; 1 is off. Not the paper's.
         grid_points: nodes along each axis of the tile, >= 2; paper: 3.
     """
 
@@ -45,6 +53,8 @@ class Augmentation:
     flip: bool = True
     brightness: float = 0.05
     contrast: float = 0.2
+    quarter_turns: bool = False
+    zoom: float = 1.0
     grid_points: int = 3
 
     def __post_init__(self):
@@ -61,8 +71,13 @@ class Augmentation:
             for name, limit in highest.items()
             if not (np.isfinite(getattr(self, name)) and 0 <= getattr(self, name) <= limit)
         ]
-        if self.flip not in (True, False):
-            problems.append(f"flip must be True or False. Received: {self.flip}.")
+        problems += [
+            f"{name} must be True or False. Received: {getattr(self, name)}."
+            for name in ("flip", "quarter_turns")
+            if getattr(self, name) not in (True, False)
+        ]
+        if not (np.isfinite(self.zoom) and self.zoom >= 1):
+            problems.append(f"zoom must be a finite number from 1. Received: {self.zoom}.")
         if self.grid_points != int(self.grid_points) or self.grid_points < 2:
             problems.append(
                 f"grid_points must be an integer >= 2, the paper has 3. Received: "
@@ -70,6 +85,11 @@ class Augmentation:
             )
         if problems:
             raise ValueError("\n".join(problems))
+
+
+NO_AUGMENTATION = Augmentation(
+    elastic_sigma=0, rotation_degrees=0, shift=0, flip=False, brightness=0, contrast=0
+)
 
 
 @dataclass(frozen=True)
@@ -179,9 +199,9 @@ def interpolation_matrix(num_pixels, num_nodes):
 def tile_coordinates(tile, augmentation=None, rng=None):
     """Finds for every pixel of a tile the place in the slice that it shows.
 
-    A pixel at q from the tile's centre shows centre + shift + R F (q + D(q)): its displacement D by
-    the elastic field, flips F, and rotation R. The same number of random values is drawn whatever
-    the settings, so that switching one part off leaves the others as they are.
+    A pixel at q from the tile's centre shows centre + shift + R F (q + D(q)) / z: its displacement
+    D by the elastic field, flips F, rotation R and zoom z. The same number of random values is
+    drawn whatever the settings, so that switching one part off leaves the others as they are.
 
     Args:
         tile: Tile.
@@ -306,6 +326,19 @@ def cut_tile(image, label, weights, tile, augmentation=None, rng=None):
     return image, label, weights
 
 
+def get_augmentation(settings):
+    """Gathers the training settings of the random transform.
+
+    Args:
+        settings: with an attribute for each field of Augmentation but grid_points.
+    Returns:
+        Augmentation; None where every part is switched off.
+    """
+    names = [field.name for field in fields(Augmentation) if field.name != "grid_points"]
+    augmentation = Augmentation(**{name: getattr(settings, name) for name in names})
+    return None if augmentation == NO_AUGMENTATION else augmentation
+
+
 class _MirroredWindow:
     """The part of a mirrored image plane that coordinates fall into, and their places in it.
 
@@ -378,12 +411,15 @@ def _cubic_convolution(distance):
 
 
 def _random_linear_map(augmentation, rng):
-    """Draws rotation times flips as a (2, 2) matrix on (row, column), and the shift (2,)."""
+    """Draws rotation, flips and zoom as a (2, 2) matrix on (row, column), and the shift (2,)."""
     angle = np.deg2rad(rng.uniform(-1.0, 1.0) * augmentation.rotation_degrees)
     flips = np.where((rng.random(2) < 0.5) & augmentation.flip, -1.0, 1.0)
     shift = rng.uniform(-1.0, 1.0, 2) * augmentation.shift
     rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    return rotation * flips, shift
+    # The backward map looks at a smaller part of the slice to enlarge it.
+    enlarged = augmentation.zoom ** (rng.uniform(-1.0, 1.0) * (rng.random() < 0.5))
+    turn = QUARTER_TURNS[rng.integers(4) * augmentation.quarter_turns]
+    return turn @ rotation * flips / enlarged, shift
 
 
 def _require_generator(rng):

@@ -96,6 +96,23 @@ def roc_and_pr_curves(ground_truth, probability):
     return {"roc": (false_positive_rate, true_positive_rate), "pr": (recall, precision)}
 
 
+def best_f1_threshold(ground_truth, probability):
+    """Finds the threshold with the highest F1; for validation images, never for test images.
+
+    Args:
+        ground_truth: (num_pixels,) bool, with a vessel at least.
+        probability: (num_pixels,) float.
+    Returns:
+        threshold and F1 = 2 precision recall / (precision + recall) there; of several the lowest.
+    """
+    precision, recall, thresholds = precision_recall_curve(ground_truth, probability)
+    # The curve's last point, precision 1 at recall 0, has no threshold.
+    total = np.maximum(precision + recall, np.finfo(float).tiny)[:-1]
+    f1 = 2 * precision[:-1] * recall[:-1] / total
+    best = int(np.argmax(f1))
+    return float(thresholds[best]), float(f1[best])
+
+
 def spread(figures_of_images):
     """Gives mean and standard deviation over images of every single figure.
 

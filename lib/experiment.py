@@ -17,12 +17,14 @@ class Experiment:
     Args:
         name: the experiment's name, also that of its folder in the current directory.
         is_first_host: whether this process writes; of several hosts that train together, one does.
+        results: folder within the experiment's for what testing writes; "" for the same.
     """
 
-    def __init__(self, name, is_first_host=True):
+    def __init__(self, name, is_first_host=True, results=""):
         self.name = name
         self.is_first_host = is_first_host
         self.folder = Path(name)
+        self.results = self.folder / results
 
     def file(self, ending):
         """Gives the path <name>/<name>_<ending>."""
@@ -166,8 +168,9 @@ class Experiment:
         results += [f"all_{grid}.png" for grid in grids]
         results += ["performances.txt", "performances.json", "submission.tif"]
         results += [f"{glob.escape(self.name)}_Original_GroundTruth_Prediction*.png"]
+        results += ["segmentations/*.png"]
         for pattern in results:
-            for path in self.folder.glob(pattern):
+            for path in self.results.glob(pattern):
                 path.unlink()
 
     def keep_configuration(self, path):

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 
 from lib.devices import ONE_DEVICE
-from lib.elastic_deformation import Tile, cut_tile
+from lib.elastic_deformation import Tile, cut_tile, tile_coordinates, vary_grey_values, warp
 from lib.extract_patches import cut_patches
 
 
@@ -22,6 +22,8 @@ class PatchDataset(keras.utils.PyDataset):
         patch_size: (height, width) of a patch in pixels.
         batch_size: patches in a batch; the last batch of an epoch may be smaller.
         shuffle_seed: a new order every epoch from this seed; None keeps the given order.
+        augmentation: lib.elastic_deformation.Augmentation of square patches, drawn anew every epoch
+            from the shuffle seed; None leaves them as they are.
         epoch: number of the epoch that comes first, 0 unless training is resumed.
         devices: lib.devices.Devices that share a batch.
     """
@@ -35,6 +37,7 @@ class PatchDataset(keras.utils.PyDataset):
         patch_size,
         batch_size,
         shuffle_seed=None,
+        augmentation=None,
         epoch=0,
         devices=ONE_DEVICE,
     ):
@@ -46,6 +49,7 @@ class PatchDataset(keras.utils.PyDataset):
         self.patch_size = patch_size
         self.batch_size = batch_size
         self.shuffle_seed = shuffle_seed
+        self.augmentation = augmentation
         self.epoch = epoch
         self.devices = devices
         self._order_epoch()
@@ -61,10 +65,35 @@ class PatchDataset(keras.utils.PyDataset):
             (B, 1, H, W) float32 patches and (B, H*W) int32 labels, 1 = vessel.
         """
         numbers = batch_numbers(index, self.batch_size, len(self.positions), self.devices)
-        positions = self.positions[self._order[numbers]]
-        patches = cut_patches(self.images, positions, *self.patch_size)
-        labels = cut_patches(self.ground_truth, positions, *self.patch_size)
-        return patches, labels.reshape(len(positions), -1).astype(np.int32)
+        patches, labels = self.cut(self._order[numbers])
+        return patches, labels.reshape(len(labels), -1).astype(np.int32)
+
+    def cut(self, numbers):
+        """Cuts the patches of given numbers as this epoch shows them.
+
+        Args:
+            numbers: (B,) places in `positions`.
+        Returns:
+            (B, 1, H, W) float32 patches and (B, 1, H, W) uint8 labels, 1 = vessel.
+        """
+        if self.augmentation is None:
+            positions = self.positions[numbers]
+            return tuple(
+                cut_patches(stack, positions, *self.patch_size)
+                for stack in (self.images, self.ground_truth)
+            )
+        pairs = [self._cut_augmented(int(number)) for number in numbers]
+        return tuple(np.stack(parts)[:, np.newaxis] for parts in zip(*pairs))
+
+    def _cut_augmented(self, number):
+        """Cuts one patch and its labels, (H, W) each, through one random transform."""
+        rng = np.random.default_rng([self.shuffle_seed, self.epoch, number])
+        index, row, column = self.positions[number]
+        tile = Tile(int(row), int(column), self.patch_size[0], self.patch_size[0])
+        coordinates = tile_coordinates(tile, self.augmentation, rng)
+        patch = warp(self.images[index, 0], coordinates, 1)
+        patch = vary_grey_values(patch, self.augmentation, rng)
+        return patch, warp(self.ground_truth[index, 0], coordinates, 0)
 
     def on_epoch_end(self):
         """Goes on to the order of the next epoch."""

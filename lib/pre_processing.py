@@ -7,6 +7,8 @@ arithmetic is float64 with the original's truncations to uint8: the published we
 import cv2
 import numpy as np
 
+# A field of view that is wider or narrower by less than this is taken as it is.
+FOV_TOLERANCE = 0.1
 GAMMA = 1.2
 CLAHE_CLIP_LIMIT = 2.0
 CLAHE_TILES = (8, 8)
@@ -33,6 +35,52 @@ def preprocess(images, equalization="clahe"):
     grey = dataset_normalized(rgb2gray(images))
     grey = adjust_gamma(equalize(grey), GAMMA)
     return (grey / 255.0).astype(np.float32)
+
+
+def size_for_fov(fov_masks, fov_width):
+    """Finds the size at which the field of view is as wide as in the images of the training.
+
+    Cameras differ in pixels per degree, and a network knows vessels of the widths it has seen.
+
+    Example: a FOV 1080 pixels wide in images of 1200 x 1000, for a fov_width of 540: 600 x 500.
+
+    Args:
+        fov_masks: (num_images, 1, height, width), 0 outside.
+        fov_width: wanted width in pixels; 0 leaves every image as it is.
+    Returns:
+        (height, width) in pixels for all images; their own where the median width of the FOV is
+        less than a tenth off, or no mask shows a FOV.
+    """
+    height, width = fov_masks.shape[2:]
+    columns = fov_masks[:, 0].any(axis=1)
+    widths = [np.ptp(np.flatnonzero(seen)) + 1 for seen in columns if seen.any()]
+    if not widths or not fov_width:
+        return height, width
+    scale = fov_width / np.median(widths)
+    if abs(np.log(scale)) < np.log1p(FOV_TOLERANCE):
+        return height, width
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def resized(images, size):
+    """Scales images: means of areas to make them smaller, linear interpolation to enlarge them.
+
+    Args:
+        images: (num_images, channels, height, width) uint8 or floating point.
+        size: (height, width) in pixels; images of that size are returned as they are.
+    Returns:
+        (num_images, channels, *size) of the same type.
+    """
+    if images.shape[2:] == tuple(size):
+        return images
+    is_smaller = size[0] < images.shape[2]
+    interpolation = cv2.INTER_AREA if is_smaller else cv2.INTER_LINEAR
+    return np.stack(
+        [
+            [cv2.resize(channel, size[::-1], interpolation=interpolation) for channel in image]
+            for image in images
+        ]
+    )
 
 
 def rgb2gray(images):

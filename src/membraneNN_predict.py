@@ -67,7 +67,7 @@ def main(configuration):
     probabilities = predict_slices(configuration, model, slices)
     experiment.remove_results()
     write_hdf5(
-        experiment.folder / "predictions.hdf5",
+        experiment.results / "predictions.hdf5",
         probabilities[:, np.newaxis],
         ids=ids,
         settings=json.dumps(configuration.as_dict()),
@@ -82,7 +82,7 @@ def main(configuration):
         print("There are no test slices: no submission.tif.")
         return
     print(f"Predicting the {len(test[0])} slices without labels.")
-    path = experiment.folder / "submission.tif"
+    path = experiment.results / "submission.tif"
     save_submission(predict_slices(configuration, model, test[0]), path)
     print(f"{path}: {len(test[0])} pages of 32-bit probabilities of cell, as the challenge asks.")
 
@@ -135,7 +135,7 @@ def save_pictures(experiment, slices, labels, probabilities, num_in_row):
     grids = {name: stack[:, np.newaxis] for name, stack in stacks.items()}
     grids["segmentations"] = np.stack([_coloured(p, s) for p, s in zip(probabilities, slices)])
     for name, stack in grids.items():
-        visualize(group_images(stack, num_in_row), experiment.folder / f"all_{name}.png")
+        visualize(group_images(stack, num_in_row), experiment.results / f"all_{name}.png")
     rows = [np.broadcast_to(stack, (len(stack), 3, *stack.shape[2:])) for stack in grids.values()]
     for number, first in enumerate(range(0, len(slices), num_in_row)):
         stripes = [group_images(row[first : first + num_in_row], num_in_row) for row in rows]
@@ -163,9 +163,9 @@ def save_performances(experiment, figures, ids):
     ]
     written = "\n".join(lines) + "\n"
     print("\n" + written)
-    with written_whole(experiment.folder / "performances.txt") as beside:
+    with written_whole(experiment.results / "performances.txt") as beside:
         beside.write_text(written, encoding="utf-8")
-    with written_whole(experiment.folder / "performances.json") as beside:
+    with written_whole(experiment.results / "performances.json") as beside:
         beside.write_text(json.dumps({"slices": ids, **figures}, indent=1) + "\n")
 
 

@@ -19,7 +19,7 @@ if __name__ == "__main__":  # started by itself: lib lies beside src
 from lib.backends import is_first_host
 from lib.configuration import read_configuration
 from lib.devices import ONE_DEVICE, inner_data_format, start_computing
-from lib.elastic_deformation import Augmentation
+from lib.elastic_deformation import get_augmentation
 from lib.errors import run_script
 from lib.experiment import Experiment
 from lib.help_functions import group_images, visualize
@@ -138,18 +138,6 @@ def split_tiles(configuration, data, epoch=0, devices=ONE_DEVICE):
     num_validation = validation.stop - validation.start
     places = covering_places(num_validation, data["images"].shape[1:], sizes[1])
     return training_data, tiles(validation, places)
-
-
-def get_augmentation(settings):
-    """Gathers the settings of the random transform; each is off at 0 or False."""
-    return Augmentation(
-        elastic_sigma=settings.elastic_sigma,
-        rotation_degrees=settings.rotation_degrees,
-        shift=settings.shift,
-        flip=settings.flip,
-        brightness=settings.brightness,
-        contrast=settings.contrast,
-    )
 
 
 def weighted_shares(data, part):

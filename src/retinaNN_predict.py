@@ -21,6 +21,7 @@ from lib.configuration import read_configuration
 from lib.devices import start_computing
 from lib.errors import UserError, run_script
 from lib.evaluation import (
+    best_f1_threshold,
     binary_figures,
     confusion_figures,
     performances_text,
@@ -41,12 +42,12 @@ from lib.extract_patches import (
 from lib.help_functions import group_images, visualize, write_hdf5, written_whole
 from lib.keras1_weights import is_keras1_file, load_keras1_weights
 from lib.plots import draw_precision_recall, draw_roc
-from lib.pre_processing import preprocess
+from lib.pre_processing import preprocess, resized, size_for_fov
 from lib.progress import Progress
 from lib.training import load_weights, require_same_network
 from lib.unet import REACH
 from src.retina_data import load_subset
-from src.retinaNN_training import build_network
+from src.retinaNN_training import build_network, validation_images
 
 # One pass over a whole image pads it to a multiple of this.
 FULL_IMAGE_MULTIPLE = 16
@@ -69,24 +70,25 @@ def main(configuration):
         UserError: for data, weights or settings that do not fit.
     """
     settings = configuration.testing_settings
-    experiment = Experiment(configuration.experiment_name.name)
+    is_validation = settings.images == "validation"
+    name = configuration.experiment_name.name
+    experiment = Experiment(name, results="validation" if is_validation else "")
 
     # 1. The device, the weights to test, the images.
     training_settings = configuration.training_settings
     start_computing(training_settings.seed, training_settings.mixed_precision)
     weights = experiment.find_weights(settings.best_last)
     require_same_network(weights, configuration, NETWORK_SETTINGS)
-    data = _first_images(load_subset(configuration, "test"), configuration)
-    images = preprocess(data["images"], configuration.data_attributes.equalization)
+    data = load_images(configuration)
 
     # 2. The network and its weights, and the prediction.
-    print(f"Testing {weights} on {len(images)} images, inference = {settings.inference}.")
-    predict = predict_full_images if settings.inference == "full_image" else predict_by_patches
-    probabilities = predict(configuration, weights, images)
+    number = len(data["images"])
+    print(f"Testing {weights} on {number} {settings.images} images, {settings.inference}.")
+    images, probabilities = predict_images(configuration, weights, data)
     _tell_constant(probabilities, weights)
     experiment.remove_results()
     write_hdf5(
-        experiment.folder / "predictions.hdf5",
+        experiment.results / "predictions.hdf5",
         probabilities,
         ids=data["ids"],
         settings=json.dumps(configuration.as_dict()),
@@ -94,19 +96,71 @@ def main(configuration):
 
     # 3. The pictures.
     save_pictures(experiment, images, probabilities, data, settings.N_group_visual)
+    save_segmentations(experiment, probabilities >= settings.threshold, data)
 
     # 4. The figures, where there is ground truth.
     if data["ground_truth"] is None:
         print(
             "The test images have no ground truth: no figures, no curves. Probabilities and "
-            f"pictures are in {experiment.folder}."
+            f"pictures are in {experiment.results}."
         )
         return
-    performances = evaluate(probabilities, data)
+    performances = evaluate(probabilities, data, settings.threshold)
     save_performances(experiment, performances, probabilities, data)
+    if is_validation:
+        tell_best_threshold(probabilities, data)
+
+
+def load_images(configuration):
+    """Reads the images to test: those of the test half, or those that validated the training.
+
+    Returns:
+        dictionary as src.retina_data.load_subset gives it, of the first full_images_to_test.
+    """
+    settings = configuration.testing_settings
+    if settings.images == "test":
+        return _first_images(load_subset(configuration, "test"), configuration)
+    data = load_subset(configuration, "train")
+    number, num_patches = len(data["images"]), configuration.training_settings.N_subimgs
+    held_out = validation_images(number, num_patches)
+    if held_out.start == number:
+        raise UserError(
+            configuration.problem(
+                "testing settings",
+                "images",
+                f"test, because none of the {number} training images validates alone",
+                "With 10 training images or more the last ones do.",
+            )
+        )
+    return {name: None if values is None else values[held_out] for name, values in data.items()}
 
 
 # ---------------------------------------------------------------- prediction
+
+
+def predict_images(configuration, weights, data):
+    """Pre-processes and predicts, at the size at which the FOV is as wide as fov_width.
+
+    Args:
+        configuration: lib.configuration.Configuration.
+        weights: path of the weights.
+        data: with images (num_images, 3, height, width) and fov_masks.
+    Returns:
+        (num_images, 1, height, width) float32 twice, at the images' own size: pre-processed images,
+        and the probability of vessel.
+    """
+    settings, equalization = (
+        configuration.testing_settings,
+        configuration.data_attributes.equalization,
+    )
+    own_size = data["images"].shape[2:]
+    size = size_for_fov(data["fov_masks"], settings.fov_width)
+    if size != own_size:
+        print(f"Predicting at {size[1]} x {size[0]} pixels: fov_width = {settings.fov_width}.")
+    images = preprocess(resized(data["images"], size), equalization)
+    predict = predict_full_images if settings.inference == "full_image" else predict_by_patches
+    probabilities = predict(configuration, weights, images)
+    return resized(images, own_size), resized(probabilities, own_size)
 
 
 def predict_by_patches(configuration, weights, images):
@@ -235,33 +289,47 @@ def save_pictures(experiment, images, probabilities, data, num_in_row):
     rows["predictions"] = probabilities * data["fov_masks"]
     rows = {name: row.astype(np.float32) for name, row in rows.items() if row is not None}
     for name, row in rows.items():
-        visualize(group_images(row, num_in_row), experiment.folder / f"all_{name}.png")
+        visualize(group_images(row, num_in_row), experiment.results / f"all_{name}.png")
     for number, first in enumerate(range(0, len(images), num_in_row)):
         stripes = [
             group_images(row[first : first + num_in_row], num_in_row) for row in rows.values()
         ]
-        ending = f"Original_GroundTruth_Prediction{number}.png"
-        visualize(np.concatenate(stripes), experiment.file(ending))
+        picture = f"{experiment.name}_Original_GroundTruth_Prediction{number}.png"
+        visualize(np.concatenate(stripes), experiment.results / picture)
 
 
-def evaluate(probabilities, data):
+def save_segmentations(experiment, vessels, data):
+    """Saves what counts as vessel inside the FOV, white on black: segmentations/<id>.png.
+
+    Args:
+        experiment: lib.experiment.Experiment.
+        vessels: (num_images, 1, height, width) bool.
+        data: with fov_masks and ids.
+    """
+    inside = (vessels & (data["fov_masks"] > 0)).astype(np.float32)
+    for name, segmentation in zip(data["ids"], inside.transpose(0, 2, 3, 1)):  # (H, W, 1) each
+        visualize(segmentation, experiment.results / "segmentations" / f"{name}.png")
+
+
+def evaluate(probabilities, data, threshold):
     """Computes all figures.
 
     Args:
         probabilities: (num_images, 1, height, width) float32.
         data: with fov_masks, ground_truth, ids and perhaps second_observer.
+        threshold: from which probability on a pixel counts as vessel.
     Returns:
         dictionary as performances.json has it: inside_FOV, whole_image, per_image, second_observer.
     """
     masks, ground_truth, second = data["fov_masks"], data["ground_truth"], data["second_observer"]
     in_fov, truth_in_fov = pred_only_FOV(probabilities, ground_truth, masks)
     images = [
-        {"id": name, **binary_figures(truth[mask > 0], probability[mask > 0])}
+        {"id": name, **binary_figures(truth[mask > 0], probability[mask > 0], threshold)}
         for name, truth, mask, probability in zip(data["ids"], ground_truth, masks, probabilities)
     ]
     performances = {
-        "inside_FOV": binary_figures(truth_in_fov, in_fov),
-        "whole_image": binary_figures(ground_truth.ravel(), probabilities.ravel()),
+        "inside_FOV": binary_figures(truth_in_fov, in_fov, threshold),
+        "whole_image": binary_figures(ground_truth.ravel(), probabilities.ravel(), threshold),
         "per_image": {"spread": spread(images), "images": images},
         "second_observer": None,
     }
@@ -275,9 +343,9 @@ def save_performances(experiment, performances, probabilities, data):
     """Saves performances.txt, performances.json and both curves, and prints the figures."""
     written = performances_text(performances)
     print("\n" + written)
-    with written_whole(experiment.folder / "performances.txt") as beside:
+    with written_whole(experiment.results / "performances.txt") as beside:
         beside.write_text(written, encoding="utf-8")
-    with written_whole(experiment.folder / "performances.json") as beside:
+    with written_whole(experiment.results / "performances.json") as beside:
         beside.write_text(json.dumps(performances, indent=1) + "\n", encoding="utf-8")
     inside, second = performances["inside_FOV"], performances["second_observer"]
     if inside["auc_roc"] is None:
@@ -287,16 +355,29 @@ def save_performances(experiment, performances, probabilities, data):
     curves = roc_and_pr_curves(truth, in_fov)
     roc_point = second and (second["specificity"], second["sensitivity"])
     pr_point = second and (second["sensitivity"], second["precision"])
-    draw_roc(*curves["roc"], inside["auc_roc"], experiment.folder / "ROC.png", roc_point)
-    path = experiment.folder / "Precision_recall.png"
+    draw_roc(*curves["roc"], inside["auc_roc"], experiment.results / "ROC.png", roc_point)
+    path = experiment.results / "Precision_recall.png"
     draw_precision_recall(*curves["pr"], inside["auc_pr"], path, pr_point)
-    print(f"Pictures, figures and predictions.hdf5 are in {experiment.folder}.")
+    print(f"Pictures, figures and predictions.hdf5 are in {experiment.results}.")
+
+
+def tell_best_threshold(probabilities, data):
+    """Says at which threshold F1 is highest on the validation images, inside the FOV."""
+    in_fov, truth = pred_only_FOV(probabilities, data["ground_truth"], data["fov_masks"])
+    if truth.any():
+        threshold, f1 = best_f1_threshold(truth > 0, in_fov)
+        print(
+            f"Highest F1 on these validation images: {f1:.4f} at a probability of {threshold:.3f}. "
+            "For the test images, set [testing settings] threshold to it."
+        )
 
 
 def _first_images(data, configuration):
     """Keeps the first full_images_to_test images."""
     number = configuration.testing_settings.full_images_to_test
     available = len(data["images"])
+    if number == "all":
+        return data
     if number > available:
         raise UserError(
             configuration.problem(

@@ -18,6 +18,7 @@ if __name__ == "__main__":  # started by itself: lib lies beside src
 from lib.backends import is_first_host
 from lib.configuration import read_configuration
 from lib.devices import ONE_DEVICE, inner_data_format, start_computing
+from lib.elastic_deformation import get_augmentation
 from lib.errors import UserError, run_script
 from lib.experiment import Experiment
 from lib.extract_patches import crop_to_square, cut_patches, draw_patch_positions
@@ -66,7 +67,7 @@ def main(configuration, overwrite=False):
             configuration, images, ground_truth, positions, len(history), devices
         )
         if experiment.is_first_host:
-            save_samples(experiment, images, ground_truth, positions, training_data.patch_size)
+            save_samples(experiment, training_data)
 
         # 3. The network.
         with devices.scope():
@@ -119,6 +120,7 @@ def split_patches(configuration, images, ground_truth, positions, epoch=0, devic
         ground_truth,
         positions[:num_training],
         shuffle_seed=settings.seed,
+        augmentation=get_augmentation(settings),
         epoch=epoch,
         **options,
     )
@@ -133,6 +135,7 @@ def build_network(configuration, height, width):
         height,
         width,
         output_activation=settings.output_activation,
+        dropout=settings.dropout,
         data_format=inner_data_format(),
     )
 
@@ -144,11 +147,12 @@ def class_shares(patches):
     return 1 - vessel, vessel
 
 
-def save_samples(experiment, images, ground_truth, positions, patch_size):
+def save_samples(experiment, training_data):
     """Saves the first 40 training patches and their masks as grids of 5 in a row."""
-    chosen = positions[:NUM_SAMPLES]
-    for kind, source in (("imgs", images), ("masks", ground_truth.astype(np.float32))):
-        grid = group_images(cut_patches(source, chosen, *patch_size), SAMPLES_PER_ROW)
+    number = min(NUM_SAMPLES, len(training_data.positions))
+    patches, labels = training_data.cut(np.arange(number))
+    for kind, stack in (("imgs", patches), ("masks", labels.astype(np.float32))):
+        grid = group_images(stack, SAMPLES_PER_ROW)
         visualize(grid, experiment.folder / f"sample_input_{kind}.png")
 
 
@@ -183,6 +187,15 @@ def _draw_positions(configuration, fov_masks):
 
 def _num_training(positions):
     return int(len(positions) * (1 - VALIDATION_SHARE))
+
+
+def validation_images(num_images, num_patches):
+    """Gives the slice of training images that give patches for validation alone.
+
+    Example: 20 images and 190,000 patches, 9,500 each. The first 171,000 train: images 0 ... 17.
+    """
+    first = -(-int(num_patches * (1 - VALIDATION_SHARE)) // (num_patches // num_images))
+    return slice(first, num_images)
 
 
 def _tell_split(positions, ids):

@@ -12,6 +12,8 @@ import h5py
 import numpy as np
 from PIL import Image
 
+from lib.configuration import RETINA_KEYS
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 HEIGHT, WIDTH = 64, 80
 IDS = {"training": ("21", "22", "23"), "test": ("01", "02")}
@@ -120,15 +122,9 @@ def write_configuration(folder, file_name="configuration.txt", **changes):
 
 
 def _section_of(name):
-    """Finds the section of a key in CONFIGURATION; keys that are not there belong to training."""
-    section = None
-    for line in CONFIGURATION.splitlines():
-        section = line.strip("[]") if line[:1] == "[" else section
-        if line.partition("=")[0].strip() == name:
-            return section
-    return {"inference": "testing settings", "equalization": "data attributes"}.get(
-        name, "training settings"
-    )
+    """Finds the section of a key; unknown ones go to the training settings."""
+    sections = (key.section for key in RETINA_KEYS if key.name == name)
+    return next(sections, "training settings")
 
 
 # ---------------------------------------------------------------- weights of 2016

@@ -49,6 +49,15 @@ def test_file_with_the_originals_keys_alone_reads_with_defaults(write_configurat
             "momentum": 0.0,
             "network": "unet",
             "output_activation": "relu",
+            "dropout": 0.2,
+            "elastic_sigma": 0.0,
+            "rotation_degrees": 0.0,
+            "quarter_turns": False,
+            "flip": False,
+            "zoom": 1.0,
+            "shift": 0.0,
+            "brightness": 0.0,
+            "contrast": 0.0,
         },
         "testing_settings": {
             "best_last": "best",
@@ -60,6 +69,9 @@ def test_file_with_the_originals_keys_alone_reads_with_defaults(write_configurat
             "nohup": False,
             "inference": "patches",
             "average_flips": False,
+            "images": "test",
+            "threshold": 0.5,
+            "fov_width": 0,
         },
     }
 
@@ -120,6 +132,21 @@ def test_truth_values_in_any_case(write_configuration, written, value):
     assert read_configuration(path).testing_settings.average_mode is value
 
 
+def test_all_images_may_be_tested(write_configuration):
+    path = write_configuration(("full_images_to_test = 20", "full_images_to_test = All"))
+    assert read_configuration(path).testing_settings.full_images_to_test == "all"
+
+
+def test_patches_that_are_turned_must_be_square(write_configuration):
+    path = write_configuration(
+        ("patch_width = 48", "patch_width = 64"),
+        ("batch_size = 32", "batch_size = 32\nflip = True"),
+    )
+    (problem,) = problems_of(path)
+    assert "[data attributes] patch_width must be patch_height = 48 where patches" in problem
+    assert "Received: 64. Or switch off" in problem
+
+
 def test_words_are_understood_in_any_case(write_configuration):
     path = write_configuration(("batch_size = 32", "batch_size = 32\noptimizer = Adam"))
     assert read_configuration(path).training_settings.optimizer == "adam"
@@ -174,6 +201,22 @@ def test_words_are_understood_in_any_case(write_configuration):
             "batch_size = 32",
             "batch_size = 32\nlearning_rate = 0,01",
             "[training settings] learning_rate must be a number above 0. Received: 0,01.",
+        ),
+        (
+            "batch_size = 32",
+            "batch_size = 32\nzoom = 0.5",
+            "[training settings] zoom must be a number of at least 1 and at most 4. Received: 0.5.",
+        ),
+        (
+            "full_images_to_test = 20",
+            "full_images_to_test = some",
+            "full_images_to_test must be a whole number of at least 1, or all. Received: some.",
+        ),
+        (
+            "full_images_to_test = 20",
+            "full_images_to_test = 20\nthreshold = 50",
+            "[testing settings] threshold must be a number of at least 0 and at most 1. "
+            "Received: 50.",
         ),
         (
             "batch_size = 32",

@@ -1,5 +1,8 @@
 """Tests of the elastic deformation and of the random transform built on it."""
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -243,6 +246,48 @@ def test_all_four_flips_occur():
     assert seen == {np.ascontiguousarray(flipped).tobytes() for flipped in expected}
 
 
+def test_quarter_turns_stay_on_the_pixel_grid_and_all_occur():
+    augmentation = replace(NOTHING, quarter_turns=True)
+    rng = np.random.default_rng(0)
+    image, label, weights = slice_of(8, 8)
+    seen = {
+        ed.cut_tile(image, label, weights, tile_of(8), augmentation, rng)[0].tobytes()
+        for _ in range(40)
+    }
+    assert seen == {np.ascontiguousarray(np.rot90(image, turns)).tobytes() for turns in range(4)}
+
+
+def test_half_of_the_tiles_are_zoomed_within_the_range():
+    augmentation = replace(NOTHING, zoom=2.0)
+    rng = np.random.default_rng(0)
+    # Neighbouring pixels of the tile lie 1 / zoom apart in the slice.
+    apart = [
+        float(np.diff(ed.tile_coordinates(tile_of(4), augmentation, rng)[0, :2, 0])[0])
+        for _ in range(400)
+    ]
+    zoomed = np.log2([step for step in apart if step != 1])
+    assert len(zoomed) == pytest.approx(200, abs=5 * 10)  # 400 coins: deviation sqrt(400) / 2 = 10
+    assert -1 <= zoomed.min() < -0.95
+    assert 0.95 < zoomed.max() <= 1
+    assert zoomed.mean() == pytest.approx(0, abs=0.2)
+
+
+def test_settings_that_change_nothing_are_no_augmentation():
+    off = SimpleNamespace(
+        elastic_sigma=0.0,
+        rotation_degrees=0.0,
+        quarter_turns=False,
+        flip=False,
+        zoom=1.0,
+        shift=0.0,
+        brightness=0.0,
+        contrast=0.0,
+    )
+    assert ed.get_augmentation(off) is None
+    off.zoom = 1.5
+    assert ed.get_augmentation(off) == replace(NOTHING, zoom=1.5)
+
+
 def test_shift_stays_within_its_range_and_uses_it():
     augmentation = ed.Augmentation(elastic_sigma=0, rotation_degrees=0, shift=6.0, flip=False)
     rng = np.random.default_rng(0)
@@ -335,6 +380,9 @@ def test_grey_values_out_of_range_are_left_alone_when_switched_off():
         ("brightness", 1.1),
         ("contrast", -0.1),
         ("flip", "yes"),
+        ("quarter_turns", "yes"),
+        ("zoom", 0.9),
+        ("zoom", np.inf),
         ("grid_points", 1),
         ("grid_points", 2.5),
     ],

@@ -134,6 +134,19 @@ def test_only_pixels_inside_the_fov_are_kept_image_after_image():
     np.testing.assert_array_equal(truth, [10, 20, 70])
 
 
+def test_best_threshold_by_hand():
+    # At 0.6: two of two vessels and no background found but one; F1 = 2 * 2 / (2 * 2 + 1) = 0.8.
+    truth = np.array([0, 0, 1, 0, 1, 0], bool)
+    probability = np.array([0.1, 0.2, 0.6, 0.7, 0.8, 0.3])
+    threshold, f1 = ev.best_f1_threshold(truth, probability)
+    assert (threshold, f1) == (0.6, pytest.approx(0.8))
+    assert ev.binary_figures(truth, probability, threshold)["f1"] == pytest.approx(0.8)
+
+
+def test_best_threshold_where_all_is_vessel():
+    assert ev.best_f1_threshold(np.ones(3, bool), np.array([0.2, 0.4, 0.3])) == (0.2, 1.0)
+
+
 def test_spread_over_images_leaves_out_undefined_figures():
     undefined = dict.fromkeys(ev.ORIGINAL_NAMES)
     rows = [{**undefined, "f1": 0.5}, {**undefined, "f1": 0.7}, undefined]

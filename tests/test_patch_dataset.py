@@ -1,10 +1,13 @@
 """Tests of feeding the training: batches of patches and of tiles."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lib.elastic_deformation import NO_AUGMENTATION, Augmentation
 from lib.patch_dataset import PatchDataset, TileDataset, covering_places
 
 PATCH = (3, 4)
@@ -84,6 +87,36 @@ def test_order_follows_from_seed_and_epoch(source):
     resumed = patches(source, shuffle_seed=5, epoch=2)
     np.testing.assert_array_equal(epoch_of(resumed), epoch_of(uninterrupted))
     assert (epoch_of(patches(source, shuffle_seed=6, epoch=2)) != epoch_of(resumed)).any()
+
+
+def test_augmented_patches_are_one_transform_of_image_and_labels(rng):
+    images = rng.integers(0, 2, (1, 1, 9, 11)).astype(np.float32)
+    positions = np.stack([np.zeros(30, int), *rng.integers(0, 5, (2, 30))], axis=-1)
+    augmentation = Augmentation(
+        elastic_sigma=0, rotation_degrees=0, shift=0, quarter_turns=True, brightness=0, contrast=0
+    )
+    options = {"patch_size": (4, 4), "batch_size": 30}
+    source = (images, images.astype(np.uint8), positions)
+    plain, _ = PatchDataset(*source, **options)[0]
+    dataset = PatchDataset(*source, **options, shuffle_seed=3, augmentation=augmentation)
+    patches, labels = dataset[0]
+    np.testing.assert_array_equal(patches.reshape(30, -1), labels)
+    # Turned and mirrored, but each patch is there, with its sum.
+    np.testing.assert_array_equal(np.sort(patches.sum((1, 2, 3))), np.sort(plain.sum((1, 2, 3))))
+    dataset.on_epoch_end()
+    resumed = PatchDataset(*source, **options, shuffle_seed=3, augmentation=augmentation, epoch=1)
+    np.testing.assert_array_equal(resumed[0][0], dataset[0][0])
+    assert (dataset.cut(np.arange(30))[0] != plain).any()
+
+
+def test_grey_values_of_patches_vary_and_their_labels_do_not(source):
+    images, truth, positions = source
+    augmentation = replace(NO_AUGMENTATION, brightness=0.5)
+    options = {"patch_size": (3, 3), "batch_size": 10, "shuffle_seed": 0}
+    patches, labels = PatchDataset(*source, augmentation=augmentation, **options).cut(range(10))
+    plain, plain_labels = PatchDataset(*source, **options).cut(range(10))
+    assert (np.abs(patches - plain).max((1, 2, 3)) > 0.01).any()
+    np.testing.assert_array_equal(labels, plain_labels)
 
 
 def test_last_tenth_of_drives_patches_is_that_of_the_last_two_images():

@@ -24,6 +24,45 @@ def clahe(image):
     return cv2.createCLAHE(clipLimit=2.0, tileGridSize=(8, 8)).apply(image)
 
 
+def fov_of(width, shape=(100, 120)):
+    """One mask whose field of view is `width` pixels wide."""
+    mask = np.zeros((1, 1, *shape), np.uint8)
+    mask[:, :, 40:60, 10 : 10 + width] = 1
+    return mask
+
+
+@pytest.mark.parametrize(
+    ("seen", "wanted", "size"),
+    [
+        (100, 0, (100, 120)),  # 0: never
+        (100, 50, (50, 60)),
+        (50, 100, (200, 240)),
+        (100, 109, (100, 120)),  # less than a tenth
+        (100, 91, (100, 120)),
+        (100, 111, (111, 133)),
+    ],
+)
+def test_size_at_which_the_fov_fits(seen, wanted, size):
+    assert pp.size_for_fov(fov_of(seen), wanted) == size
+
+
+def test_a_mask_without_fov_decides_no_size():
+    assert pp.size_for_fov(fov_of(0), 50) == (100, 120)
+    assert pp.size_for_fov(np.concatenate([fov_of(0), fov_of(100)]), 50) == (50, 60)
+
+
+def test_resized_images_keep_means_types_and_places(rng):
+    images = rng.integers(0, 256, (2, 3, 8, 12), dtype=np.uint8)
+    assert pp.resized(images, (8, 12)) is images
+    half = pp.resized(images, (4, 6))
+    assert (half.shape, half.dtype) == ((2, 3, 4, 6), np.uint8)
+    means = images.reshape(2, 3, 4, 2, 6, 2).mean((3, 5))
+    np.testing.assert_allclose(half, means, atol=0.5)
+    ramp = np.tile(np.arange(12, dtype=np.float32), (1, 1, 8, 1))
+    wide = pp.resized(ramp, (16, 24))[0, 0, 0]
+    np.testing.assert_allclose(wide[1:-1], np.arange(24)[1:-1] / 2 - 0.25)
+
+
 @pytest.fixture
 def photographs(rng):
     """Three photographs of 40 x 56 pixels, unlike in brightness and contrast."""

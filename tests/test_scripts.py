@@ -22,6 +22,7 @@ from PIL import Image
 import prepare_datasets_DRIVE
 from lib.configuration import read_configuration
 from lib.errors import UserError, run_script
+from lib.evaluation import binary_figures
 from lib.help_functions import written_whole
 from src import launch
 from tests.small_data import (
@@ -315,6 +316,68 @@ def test_the_first_images_alone_are_tested(workspace, call):
     assert call("prediction", workspace).returncode == 0
     with h5py.File(workspace / "small" / "predictions.hdf5") as file:
         assert file["image"].shape == (1, 1, HEIGHT, WIDTH)
+
+
+def test_all_images_are_tested_when_asked_for_and_their_vessels_saved(workspace, call):
+    write_configuration(workspace, full_images_to_test="all", inference="full_image", threshold=0.3)
+    assert call("prediction", workspace).returncode == 0
+    with h5py.File(workspace / "small" / "predictions.hdf5") as file:
+        probabilities = file["image"][:, 0]
+    inside = picture(workspace / "DRIVE/test/mask/02_test_mask.gif") > 0
+    saved = picture(workspace / "small" / "segmentations" / "02.png")
+    np.testing.assert_array_equal(saved, 255 * ((probabilities[1] >= 0.3) & inside))
+    written = json.loads((workspace / "small" / "performances.json").read_text())
+    assert written["inside_FOV"]["threshold"] == 0.3
+    assert written["per_image"]["images"][1]["threshold"] == 0.3
+
+
+def test_validation_images_are_tested_beside_the_test_images(workspace, call, monkeypatch):
+    before = hashes(workspace / "small")
+    # A third of the patches, so of 3 images the last validates alone.
+    monkeypatch.setattr("src.retinaNN_training.VALIDATION_SHARE", 0.34)
+    write_configuration(workspace, images="validation", inference="full_image")
+    done = call("prediction", workspace)
+    assert done.returncode == 0, done.output
+    assert "on 1 validation images" in done.output
+    with h5py.File(workspace / "small" / "validation" / "predictions.hdf5") as file:
+        assert list(file["ids"].asstr()[...]) == ["23"]
+        probabilities = file["image"][...].ravel()
+    truth = picture(workspace / "DRIVE/training/1st_manual/23_manual1.gif").ravel() > 0
+    inside = picture(workspace / "DRIVE/training/mask/23_training_mask.gif").ravel() > 0
+    told = float(done.output.partition("at a probability of ")[2].split(". For")[0])
+    f1 = [
+        binary_figures(truth[inside], probabilities[inside], threshold)["f1"]
+        for threshold in (told - 0.01, told, told + 0.01)
+    ]
+    assert max(f1) == f1[1]
+    after = hashes(workspace / "small")
+    assert {name: after[name] for name in before} == before
+
+
+def test_training_images_that_all_train_are_no_validation_images(workspace, call):
+    write_configuration(workspace, images="validation", inference="full_image")
+    done = call("prediction", workspace)
+    require_refusal(done, "[testing settings] images must be test", "none of the 3 training images")
+
+
+def test_images_of_another_camera_are_predicted_at_the_size_of_the_training(workspace, call):
+    write_configuration(workspace, fov_width=40, inference="full_image")
+    done = call("prediction", workspace)
+    assert done.returncode == 0, done.output
+    assert "fov_width = 40" in done.output
+    with h5py.File(workspace / "small" / "predictions.hdf5") as file:
+        assert file["image"].shape == (2, 1, HEIGHT, WIDTH)
+
+
+def test_a_training_with_augmentation_shows_what_it_feeds_and_goes_on(workspace, call):
+    plain = picture(workspace / "small" / "sample_input_imgs.png")
+    changes = {"flip": True, "zoom": 1.5, "brightness": 0.2, "dropout": 0.1, "N_epochs": 1}
+    write_configuration(workspace, **changes)
+    done = call("training", workspace, "--overwrite")
+    assert done.returncode == 0, done.output
+    shown = picture(workspace / "small" / "sample_input_imgs.png")
+    assert shown.shape == plain.shape
+    assert (shown != plain).any()
 
 
 # ---------------------------------------------------------------- seeds, kills and resumes
