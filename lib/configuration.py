@@ -222,7 +222,7 @@ MEMBRANE_KEYS = (
     *EXPERIMENT_KEYS,
     Key("data attributes", "tile_size", integer(1)),
     Key("training settings", "N_tiles", integer(1, 100_000_000)),
-    Key("training settings", "validation_images", integer(1), 5),
+    Key("training settings", "validation_images", integer(0), 5),
     Key("training settings", "batch_size", integer(1), 1),
     *SHARED_TRAINING_KEYS,
     Key("training settings", "momentum", real(0, 0.9999), 0.99),
@@ -430,8 +430,17 @@ def _check_retina(configuration):
 
 
 def _check_membrane(configuration):
-    """Lists tile sizes that do not fit the depth of the network."""
+    """Lists tile sizes that do not fit the depth of the network, and best weights of nothing."""
     depth, problems = configuration.training_settings.depth, []
+    no_validation = configuration.training_settings.validation_images == 0
+    if no_validation and configuration.testing_settings.best_last == "best":
+        problems.append(
+            configuration.problem(
+                "testing settings",
+                "best_last",
+                "last where validation_images = 0, because nothing tells which epoch was best",
+            )
+        )
     for section in ("data attributes", "testing settings"):
         size = getattr(configuration, section.replace(" ", "_")).tile_size
         try:

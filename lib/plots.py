@@ -17,16 +17,17 @@ def draw_loss_curves(history, path):
     """Draws training and validation loss over the epochs and marks the best epoch.
 
     Args:
-        history: dictionaries with epoch, loss and val_loss.
+        history: dictionaries with epoch, loss and, if there was validation, val_loss.
         path: the PNG file.
     """
     epochs = [row["epoch"] for row in history]
-    best = min(history, key=lambda row: row["val_loss"])
     figure, axes = plt.subplots(figsize=(7, 5))
     axes.plot(epochs, [row["loss"] for row in history], marker=".", label="training")
-    axes.plot(epochs, [row["val_loss"] for row in history], marker=".", label="validation")
-    label = f"best: {best['val_loss']:.4f} in epoch {best['epoch']}"
-    axes.plot(best["epoch"], best["val_loss"], "k*", markersize=12, label=label)
+    if "val_loss" in history[0]:
+        best = min(history, key=lambda row: row["val_loss"])
+        axes.plot(epochs, [row["val_loss"] for row in history], marker=".", label="validation")
+        label = f"best: {best['val_loss']:.4f} in epoch {best['epoch']}"
+        axes.plot(best["epoch"], best["val_loss"], "k*", markersize=12, label=label)
     axes.xaxis.get_major_locator().set_params(integer=True)
     _finish(figure, axes, path, title="Loss", x="epoch", y="cross-entropy")
 

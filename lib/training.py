@@ -49,7 +49,8 @@ def train(model, training_data, validation_data, experiment, configuration, hist
     Args:
         model: compiled keras.Model.
         training_data: keras PyDataset that begins with the epoch after the history.
-        validation_data: keras PyDataset.
+        validation_data: keras PyDataset; None for a training without validation, which has no
+            best weights.
         experiment: lib.experiment.Experiment.
         configuration: lib.configuration.Configuration.
         history: as read_history gives it; empty for a training from the start, which then takes
@@ -335,7 +336,7 @@ class EpochRecorder(keras.callbacks.Callback):
         self.history.append(row)
         if not self.experiment.is_first_host:
             return
-        if row["val_loss"] < best:
+        if _validation_loss(row) < best:
             best_weights = self.experiment.weights("best")
             save_weights(self.model, best_weights, {"settings": self.settings})
         state = {"history": self.history, "settings": self.settings}
@@ -396,8 +397,8 @@ class ProgressLines(keras.callbacks.Callback):
         """Tells what the epoch gave and how long the rest will take."""
         seconds = time.monotonic() - self.start
         left = duration(seconds * (self.epochs_left - 1))
-        is_best = logs["val_loss"] < self.best
-        self.best = min(self.best, logs["val_loss"])
+        is_best = _validation_loss(logs) < self.best
+        self.best = min(self.best, _validation_loss(logs))
         figures = "" if self.has_bar else "".join(f" - {k}: {v:.4f}" for k, v in logs.items())
         best = " - best so far" if is_best else ""
         print(
@@ -418,7 +419,7 @@ class PlateauDetector(keras.callbacks.Callback):
 
     Args:
         training_shares: share of the training pixels of each class, summing to 1.
-        validation_shares: the same of the validation pixels.
+        validation_shares: the same of the validation pixels; None without validation.
         patience: epochs in a row on the entropy before it is reported.
     """
 
@@ -426,13 +427,16 @@ class PlateauDetector(keras.callbacks.Callback):
         super().__init__()
         self.uniform = math.log(len(training_shares))
         self.entropy = _cross_entropy(training_shares, training_shares)
-        self.validation_entropy = _cross_entropy(validation_shares, training_shares)
+        self.validation_entropy = _cross_entropy(
+            validation_shares or training_shares, training_shares
+        )
         self.patience = patience
         self.epochs_on_entropy = 0
 
     def on_epoch_end(self, epoch, logs=None):
         """Compares the losses with those of an answer that does not look at the image."""
-        loss, validation = logs["loss"], logs["val_loss"]
+        loss = logs["loss"]
+        validation = logs.get("val_loss", loss)
         for name, value in (("training", loss), ("validation", validation)):
             if not math.isfinite(value):
                 raise UserError(
@@ -471,7 +475,28 @@ def _cross_entropy(shares, answered):
 
 
 def _lowest_validation_loss(history):
-    return min((row["val_loss"] for row in history), default=math.inf)
+    return min(map(_validation_loss, history), default=math.inf)
+
+
+def _validation_loss(row):
+    """Reads the validation loss of an epoch; without validation no epoch is the best."""
+    return row.get("val_loss", math.inf)
+
+
+def describe_end(history, experiment, configuration):
+    """Words what a finished training gave and what comes next.
+
+    Args:
+        history: dictionaries of all epochs.
+        experiment: lib.experiment.Experiment.
+        configuration: lib.configuration.Configuration.
+    """
+    best = min(history, key=_validation_loss)
+    given = f"Weights: {experiment.weights('last')}."
+    if "val_loss" in best:
+        loss, weights = best["val_loss"], experiment.weights("best")
+        given = f"Lowest validation loss {loss:.4f} in epoch {best['epoch']}: {weights}."
+    return f"Trained. {given} Next: python run_testing.py {configuration.path}"
 
 
 def _write_log(history, path):

@@ -63,19 +63,21 @@ def main(configuration):
     model = build_network(configuration, settings.tile_size)
     load_weights(model, weights)
     slices, labels, ids = (data[kind][held_out] for kind in ("images", "labels", "ids"))
-    print(f"Testing {weights} on the held-out slices {', '.join(ids)}.")
-    probabilities = predict_slices(configuration, model, slices)
+    told = f"the held-out slices {', '.join(ids)}" if ids else "no held-out slices: no figures"
+    print(f"Testing {weights} on {told}.")
+    probabilities = predict_slices(configuration, model, slices) if ids else None
     experiment.remove_results()
-    write_hdf5(
-        experiment.results / "predictions.hdf5",
-        probabilities[:, np.newaxis],
-        ids=ids,
-        settings=json.dumps(configuration.as_dict()),
-    )
 
     # 3. Pictures and figures.
-    save_pictures(experiment, slices, labels, probabilities, settings.N_group_visual)
-    save_performances(experiment, membrane_metrics(labels, probabilities), ids)
+    if ids:
+        write_hdf5(
+            experiment.results / "predictions.hdf5",
+            probabilities[:, np.newaxis],
+            ids=ids,
+            settings=json.dumps(configuration.as_dict()),
+        )
+        save_pictures(experiment, slices, labels, probabilities, settings.N_group_visual)
+        save_performances(experiment, membrane_metrics(labels, probabilities), ids)
 
     # 4. The slices without labels, in the form of the challenge.
     if test is None:

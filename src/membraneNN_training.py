@@ -27,6 +27,7 @@ from lib.overlap_tile import output_size
 from lib.patch_dataset import TileDataset, covering_places
 from lib.training import (
     PlateauDetector,
+    describe_end,
     draw_model,
     get_optimizer,
     read_history,
@@ -83,13 +84,10 @@ def main(configuration, overwrite=False):
 
         # 4. The training itself.
         parts = split_validation(configuration, len(data["images"]))
-        plateau = PlateauDetector(*(weighted_shares(data, part) for part in parts))
+        shares = [weighted_shares(data, part) if part.stop > part.start else None for part in parts]
+        plateau = PlateauDetector(*shares)
         train(model, training_data, validation_data, experiment, configuration, history, plateau)
-    best = min(history, key=lambda row: row["val_loss"])
-    print(
-        f"Trained. Lowest validation loss {best['val_loss']:.4f} in epoch {best['epoch']}: "
-        f"{experiment.weights('best')}. Next: python run_testing.py {configuration.path}"
-    )
+    print(describe_end(history, experiment, configuration))
 
 
 def build_network(configuration, tile_size):
@@ -107,13 +105,17 @@ def build_network(configuration, tile_size):
 
 
 def split_tiles(configuration, data, epoch=0, devices=ONE_DEVICE):
-    """Gives tiles for training, drawn and deformed at random, and for validation, as they are."""
+    """Gives tiles for training, drawn and deformed at random, and for validation, as they are.
+
+    With validation_images = 0 the latter is None.
+    """
     settings = configuration.training_settings
     training, validation = split_validation(configuration, len(data["images"]))
-    print(
-        f"{settings.N_tiles} tiles an epoch from the slices {_ids(data, training)}; held out for "
-        f"validation and never trained on: {_ids(data, validation)}."
-    )
+    num_validation = validation.stop - validation.start
+    held_out = "no slice is held out, so nothing measures this training"
+    if num_validation:
+        held_out = f"held out for validation and never trained on: {_ids(data, validation)}"
+    print(f"{settings.N_tiles} tiles an epoch from the slices {_ids(data, training)}; {held_out}.")
     tile_size = configuration.data_attributes.tile_size
     sizes = (tile_size, output_size(tile_size, settings.depth))
 
@@ -135,7 +137,8 @@ def split_tiles(configuration, data, epoch=0, devices=ONE_DEVICE):
         seed=settings.seed,
         epoch=epoch,
     )
-    num_validation = validation.stop - validation.start
+    if not num_validation:
+        return training_data, None
     places = covering_places(num_validation, data["images"].shape[1:], sizes[1])
     return training_data, tiles(validation, places)
 

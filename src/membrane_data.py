@@ -61,7 +61,7 @@ def split_validation(configuration, num_slices):
         configuration: lib.configuration.Configuration of the membrane task.
         num_slices: number of labelled slices.
     Returns:
-        two slices of indices: training, validation.
+        two slices of indices: training, validation; the second is empty with validation_images = 0.
     Raises:
         UserError: if no slice is left for training.
     """

@@ -27,6 +27,7 @@ from lib.patch_dataset import PatchDataset
 from lib.pre_processing import preprocess
 from lib.training import (
     PlateauDetector,
+    describe_end,
     draw_model,
     get_optimizer,
     read_history,
@@ -85,11 +86,7 @@ def main(configuration, overwrite=False):
         # 4. The training itself.
         plateau = PlateauDetector(class_shares(training_data), class_shares(validation_data))
         train(model, training_data, validation_data, experiment, configuration, history, plateau)
-    best = min(history, key=lambda row: row["val_loss"])
-    print(
-        f"Trained. Lowest validation loss {best['val_loss']:.4f} in epoch {best['epoch']}: "
-        f"{experiment.weights('best')}. Next: python run_testing.py {configuration.path}"
-    )
+    print(describe_end(history, experiment, configuration))
 
 
 def load_patches(configuration):

@@ -225,6 +225,26 @@ def test_same_seed_same_weights(finished, call):
         np.testing.assert_array_equal(array, after[name])
 
 
+def test_a_training_on_all_slices_has_last_weights_and_no_figures(call):
+    shutil.rmtree(call.folder / "small")
+    all_slices = ("validation_images = 1", "validation_images = 0")
+    done = call("training", all_slices)
+    assert done.returncode == 0, done.output
+    assert "no slice is held out" in done.output
+    assert "Trained. Weights: small/small_last.weights.h5." in done.output
+    assert not (call.folder / "small" / "small_best.weights.h5").exists()
+    assert "val_loss" not in (call.folder / "small" / "small_log.csv").read_text()
+    done = call("prediction", all_slices)
+    assert done.returncode == 0, done.output
+    assert "no figures" in done.output
+    names = {path.name for path in (call.folder / "small").iterdir()}
+    assert "submission.tif" in names
+    assert not names & {"performances.txt", "predictions.hdf5", "all_predictions.png"}
+    done = call("prediction", all_slices, ("best_last = last", "best_last = best"))
+    assert done.returncode == 1
+    assert "[testing settings] best_last must be last where validation_images = 0" in done.output
+
+
 @pytest.mark.parametrize(
     ("step", "old", "new", "words"),
     [
