@@ -24,6 +24,7 @@ OUTPUT_FOLDER = "DRIVE_datasets_training_testing"
 SUBSETS = {"training": "train", "test": "test"}  # folder: what its files are called
 # Ground truth may reach a few pixels beyond the FOV at its rim: 0.05 % of DRIVE's vessel pixels do.
 MOST_VESSEL_OUTSIDE_FOV = 0.05
+MOST_VESSEL_IN_FOV = 0.5
 MOST_PROBLEMS_OF_A_FOLDER = 5
 
 
@@ -109,6 +110,9 @@ def write_subset(output_folder, subset, arrays):
         return output_folder / f"DRIVE_dataset_{kind}_{subset}.hdf5"
 
     has_ground_truth = "1st_manual" in arrays
+    blank = [name for name, mask in zip(ids, arrays.get("1st_manual", [])) if not mask.any()]
+    if blank:
+        print(f"{subset}: note that the ground truth shows no vessel at all in {', '.join(blank)}.")
     write_hdf5(path("imgs"), arrays["images"], ids=ids, has_ground_truth=has_ground_truth)
     write_hdf5(path("borderMasks"), arrays["mask"], ids=ids)
     if has_ground_truth:
@@ -173,45 +177,73 @@ def _read_all(kind, paths):
             arrays.append(read(path))
         except ValueError as error:
             problems.append(str(error))
+    return arrays, _counted(problems, paths[0].parent)
+
+
+def _counted(problems, folder):
+    """Keeps the first problems of a folder and counts the others."""
     more = len(problems) - MOST_PROBLEMS_OF_A_FOLDER
-    if more > 0:
-        problems[-more:] = [f"{paths[0].parent}: {more} more files have such problems."]
-    return arrays, problems
+    if more <= 0:
+        return problems
+    return [*problems[:-more], f"{folder}: {more} more files have such problems."]
 
 
 def _check_sizes(files, arrays):
     """Lists the files whose size differs from that of the first image."""
     expected = arrays["images"][0].shape[-2:]
     first = files["images"][arrays["ids"][0]].name
-    return [
-        f"{files[kind][identity]} must have {expected[1]} x {expected[0]} pixels (width x height) "
-        f"as {first} has. Received: {image.shape[-1]} x {image.shape[-2]}."
-        for kind in files
-        for identity, image in zip(arrays["ids"], arrays[kind])
-        if image.shape[-2:] != expected
-    ]
+    problems = []
+    for kind, by_id in files.items():
+        found = [
+            f"{by_id[identity]} must have {expected[1]} x {expected[0]} pixels (width x height) "
+            f"as {first} has. Received: {image.shape[-1]} x {image.shape[-2]}."
+            for identity, image in zip(arrays["ids"], arrays[kind])
+            if image.shape[-2:] != expected
+        ]
+        problems += _counted(found, by_id[arrays["ids"][0]].parent)
+    return problems
 
 
 def _check_masks(files, arrays):
-    """Lists empty FOV masks and vessels outside the FOV: signs of swapped files or folders."""
-    problems = []
-    for index, identity in enumerate(arrays["ids"]):
-        fov = arrays["mask"][index] > 0
-        if not fov.any():
-            problems.append(f"{files['mask'][identity]} must show the FOV in white; it is black.")
-            continue
-        for kind in ("1st_manual", "2nd_manual"):
-            if kind not in files:
-                continue
-            vessels = arrays[kind][index] > 0
-            outside = np.count_nonzero(vessels & ~fov) / max(1, np.count_nonzero(vessels))
-            if outside > MOST_VESSEL_OUTSIDE_FOV:
-                problems.append(
-                    f"{files[kind][identity]}: {outside:.0%} of its vessels lie outside the FOV of "
-                    f"{files['mask'][identity].name}; expected at most "
-                    f"{MOST_VESSEL_OUTSIDE_FOV:.0%}. Are {kind} and mask swapped, or files renamed?"
-                )
+    """Lists empty FOV masks, and vessels that cannot be vessels: signs of swapped files."""
+    folder = files["mask"][arrays["ids"][0]].parent
+    fovs = [mask > 0 for mask in arrays["mask"]]
+    problems = [
+        f"{files['mask'][identity]} must show the FOV in white; it is black."
+        for identity, fov in zip(arrays["ids"], fovs)
+        if not fov.any()
+    ]
+    if problems:
+        return _counted(problems, folder)
+    for kind in ("1st_manual", "2nd_manual"):
+        if kind in files:
+            paths = [files[kind][identity] for identity in arrays["ids"]]
+            pairs = zip(paths, arrays[kind], fovs)
+            looks = [(path, _look_of_vessels(vessels > 0, fov)) for path, vessels, fov in pairs]
+            found = [
+                f"{path}: {look} Are {kind} and mask swapped, or files renamed?"
+                for path, look in looks
+                if look
+            ]
+            problems += _counted(found, paths[0].parent)
     return problems
+
+
+def _look_of_vessels(vessels, fov):
+    """Words what is wrong with a ground truth, both (height, width) bool; None if nothing is."""
+    outside = np.count_nonzero(vessels & ~fov) / max(1, np.count_nonzero(vessels))
+    if outside > MOST_VESSEL_OUTSIDE_FOV:
+        return (
+            f"{outside:.0%} of its vessels lie outside the FOV; expected at most "
+            f"{MOST_VESSEL_OUTSIDE_FOV:.0%}."
+        )
+    share = np.count_nonzero(vessels) / np.count_nonzero(fov)
+    if share > MOST_VESSEL_IN_FOV:
+        return (
+            f"vessels must be white on black. Received: white on {share:.0%} of the FOV; expected "
+            f"at most {MOST_VESSEL_IN_FOV:.0%} (DRIVE: 9 to 17 %)."
+        )
+    return None
 
 
 def _stacked(arrays):

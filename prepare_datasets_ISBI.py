@@ -155,20 +155,28 @@ def _checked_labels(folder, names, found):
 
 
 def _label_problems(place, ids, labels):
-    """Lists what is wrong with labels of one class, or with membranes in white."""
+    """Lists slices whose labels have one class only, or membranes in white."""
     expected = f"{place} must show cells in white (255) and membranes in black (0)."
-    cell_share = float((labels > 0).mean())
-    if cell_share in (0, 1):
-        return [f"{expected} Received: labels that are all {'white' if cell_share else 'black'}."]
-    sizes = [np.bincount(instances(label > 0).ravel())[1:] for label in labels]
-    in_one_piece = np.mean([size.max(initial=0) / max(1, size.sum()) for size in sizes])
-    if cell_share < LEAST_CELL_SHARE and in_one_piece > LARGEST_CELL_OF_ALL:
-        return [
-            f"{expected} Received: white on {cell_share:.0%} of the pixels, {in_one_piece:.0%} of "
-            "it in one piece a slice: they seem inverted (membranes white). Invert them."
-        ]
-    empty = [name for name, size in zip(ids, sizes) if not len(size)]
-    return [f"{expected} Received: no white at all in slice {', '.join(empty)}."] if empty else []
+    found = {}
+    for name, label in zip(ids, labels):
+        found.setdefault(_look_of_label(label > 0), []).append(name)
+    found.pop(None, None)
+    return [
+        f"{expected} Received: {look} in "
+        f"{'every slice' if len(names) == len(ids) else 'slice ' + ', '.join(names)}."
+        for look, names in found.items()
+    ]
+
+
+def _look_of_label(cells):
+    """Words what is wrong with one label of (height, width) bool; None if nothing is."""
+    share = cells.mean()
+    if share in (0, 1):
+        return f"nothing but {'white' if share else 'black'}"
+    sizes = np.bincount(instances(cells).ravel())[1:]
+    if share < LEAST_CELL_SHARE and sizes.max() / sizes.sum() > LARGEST_CELL_OF_ALL:
+        return "labels that seem inverted (membranes white, in one piece; invert them)"
+    return None
 
 
 def _size(stack):

@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -181,7 +182,9 @@ def _open_whole(path):
 def _readable(path):
     """Words what Pillow raises when a file is no image or not whole."""
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow warns of what it then raises, or of metadata
+            yield
     except UnidentifiedImageError:
         raise ValueError(
             f"{path} is not an image that can be read ({Path(path).stat().st_size} bytes), "

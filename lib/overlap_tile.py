@@ -257,7 +257,7 @@ def _wrong_size_text(name, size, depth, smallest_output):
     step = _pooling_step(depth)
     lower, upper = nearest_valid_sizes(size, depth, smallest_output)
     return (
-        f"A network of depth {depth} needs a {name} of {step} * k + {4 * (step - 1)}, at least "
+        f"The {name} of a network of depth {depth} must be {step} * k + {4 * (step - 1)}, at least "
         f"{input_for_output(smallest_output, depth)} pixels. Received: {size}. "
         f"Use {lower} or {upper}."
     )

@@ -193,7 +193,7 @@ def test_swapped_folders_of_ground_truth_and_masks(drive_folder, output):
     problems = problems_of(drive_folder, output)
     assert len(problems) == 3
     # FOV 16 x 20 pixels, stripe 4 x 20 of them: 240 of 320 "vessel" pixels lie outside.
-    assert "21_training_mask.gif: 75% of its vessels lie outside the FOV of 21_" in problems[0]
+    assert "21_training_mask.gif: 75% of its vessels lie outside the FOV; ex" in problems[0]
     assert "expected at most 5%. Are 1st_manual and mask swapped, or files" in problems[0]
 
 
@@ -208,6 +208,29 @@ def test_few_vessels_outside_the_fov_are_no_problem(drive_folder, output):
     shutil.rmtree(output)
     (problem,) = problems_of(drive_folder, output)
     assert "21_manual1.gif: 6% of its vessels lie outside the FOV" in problem
+
+
+def test_inverted_vessels_are_refused(drive_folder, output):
+    path = drive_folder / "test" / "1st_manual" / "01_manual1.gif"
+    vessels = pixels(path).copy()
+    vessels[2:18, 2:22] = vessels.max() - vessels[2:18, 2:22]  # 16 - 4 of 16 rows are white: 75 %
+    replace_image(path, vessels)
+    (problem,) = problems_of(drive_folder, output)
+    assert f"{path}: vessels must be white on black. Received: white on 75% of the FOV" in problem
+
+
+def test_many_files_of_another_size_are_counted(drive_folder, output):
+    for number in range(24, 32):
+        for kind, ending in (("images", "training.tif"), ("1st_manual", "manual1.gif")):
+            first = drive_folder / "training" / kind / f"21_{ending}"
+            shutil.copy(first, first.with_name(f"{number}_{ending}"))
+        mask = drive_folder / "training" / "mask" / f"{number}_training_mask.gif"
+        shutil.copy(mask.with_name("21_training_mask.gif"), mask)
+    for path in (drive_folder / "training" / "1st_manual").iterdir():
+        replace_image(path, pixels(path)[:, :-3])
+    problems = problems_of(drive_folder, output)
+    assert len(problems) == 6
+    assert problems[-1].endswith("1st_manual: 6 more files have such problems.")
 
 
 def test_black_fov_mask(drive_folder, output):

@@ -135,19 +135,26 @@ def test_grey_labels_are_listed(folder, stacks):
 @pytest.mark.parametrize(("value", "word"), [(255, "white"), (0, "black")])
 def test_labels_of_one_value_are_refused(folder, stacks, value, word):
     write_stack(folder / "train-labels.tif", np.full_like(stacks[1], value))
-    assert f"labels that are all {word}" in message_of(folder)
+    assert f"Received: nothing but {word} in every slice." in message_of(folder)
 
 
-def test_one_slice_without_cells_is_named(folder, stacks):
+def test_single_wrong_slices_are_named(folder, stacks):
     labels = stacks[1].copy()
-    labels[2] = 0
+    labels[0], labels[2] = 255 - labels[0], 0
     write_stack(folder / "train-labels.tif", labels)
-    assert "no white at all in slice 02" in message_of(folder)
+    message = message_of(folder)
+    assert "Received: labels that seem inverted (membranes white, in one piece; invert" in message
+    assert "them) in slice 00." in message
+    assert "Received: nothing but black in slice 02." in message
 
 
 def test_inverted_labels_are_recognised(folder, stacks):
     write_stack(folder / "train-labels.tif", 255 - stacks[1])
-    assert "they seem inverted (membranes white). Invert them." in message_of(folder)
+    message = message_of(folder)
+    assert (
+        "labels that seem inverted (membranes white, in one piece; invert them) in every slice"
+        in (message)
+    )
 
 
 def test_truncated_stack(folder):
