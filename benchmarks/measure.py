@@ -133,24 +133,35 @@ def _product(task, size):
 
 def training(task):
     """Trains on patches for an epoch: the plain way from arrays, ours from the images."""
-    num_patches = 2 * BATCH if task.quick else 20 * BATCH
+    num_patches = BATCH * (2 if task.quick else 20)
     images, truth = task.arrays["train_images"], task.arrays["train_ground_truth"]
     if task.way == "plain":
         model = plain.get_unet()
         patches, masks = plain.extract_random(np.random.default_rng(0), images, truth, num_patches)
-        arrays = patches, plain.masks_unet(masks)
-        options = {"batch_size": BATCH}
+        fed = {"x": patches, "y": plain.masks_unet(masks), "batch_size": BATCH}
     else:
         model = _compiled_network(task)
-        arrays = (_patch_dataset(images, truth, num_patches),)
-        options = {}
-    fit = lambda: model.fit(*arrays, epochs=1, verbose=0, **options)  # noqa: E731
+        fed = {"x": _patch_dataset(images, truth, num_patches)}
+
+    def fit():
+        model.fit(**fed, epochs=1, verbose=0)
+
     fit()  # compiles
 
     def measure():
-        return {"seconds": seconds_of(fit)[0], "patches": num_patches}
+        answer = {"seconds": seconds_of(fit)[0], "patches": num_patches}
+        return answer if task.way == "plain" else {**answer, **_parts_of_a_step(model, fed["x"])}
 
     return measure
+
+
+def _parts_of_a_step(model, dataset):
+    """Times a step on a batch that is there already, and the cutting of one: seconds."""
+    steps, batch = len(dataset), dataset[0]
+    model.train_on_batch(*batch)  # compiles
+    held, _ = seconds_of(lambda: [model.train_on_batch(*batch) for _ in range(steps)])
+    cut, _ = seconds_of(lambda: [dataset[index] for index in range(steps)])
+    return {"held": held / steps, "cut": cut / steps}
 
 
 def _compiled_network(task):
@@ -404,29 +415,6 @@ CURVES = {
 # ---------------------------------------------------------------- where the time goes
 
 
-def profile_training(task):
-    """Compares a step of `fit` with the same step on a batch that is there already."""
-    number = (4 if task.quick else 20) * BATCH
-    dataset = _patch_dataset(task.arrays["train_images"], task.arrays["train_ground_truth"], number)
-    model = _compiled_network(task)
-    batch = dataset[0]
-    model.fit(dataset, epochs=1, verbose=0)
-    model.train_on_batch(*batch)
-
-    def measure():
-        steps = len(dataset)
-        fit = seconds_of(lambda: model.fit(dataset, epochs=1, verbose=0))[0] / steps
-        held = seconds_of(lambda: [model.train_on_batch(*batch) for _ in range(steps)])[0] / steps
-        cut = seconds_of(lambda: [dataset[i] for i in range(steps)])[0] / steps
-        return {
-            "a step in fit": fit,
-            "a step on a batch held in memory": held,
-            "cutting a batch": cut,
-        }
-
-    return measure
-
-
 def profile_stride5(task):
     """Splits stride 5 into network, cutting of patches, and the rest (adding, averaging)."""
     image = task.arrays["images"][0][:, : 64 if task.quick else 120]
@@ -470,7 +458,6 @@ MEASUREMENTS = {
         figures,
         whole_images,
         curve,
-        profile_training,
         profile_stride5,
     )
 }

@@ -93,7 +93,7 @@ def write_data(folder, quick):
     )
     weights = real and real / "orobix_test" / "test_best_weights.h5"
     if not weights or not weights.is_file():
-        real, weights = None, _write_untrained(folder / "untrained.h5")
+        real, weights = None, write_untrained(folder / "untrained.h5")
     return {
         "data": str(folder / "data.npz"),
         "weights": str(weights),
@@ -126,7 +126,7 @@ def _phantoms(subset, quick):
     return photographs.transpose(0, 3, 1, 2), truth[:, np.newaxis], masks[:, np.newaxis]
 
 
-def _write_untrained(path):
+def write_untrained(path):
     """Writes random weights of get_unet as Keras 1 did, so that every way reads the same."""
     filters = [1, 32, 32, 64, 64, 128, 128, 64, 64, 32, 32, 2]
     joined = {6: 128 + 64, 8: 64 + 32}  # convolutions that see an up-sampled map and a skip
@@ -266,10 +266,7 @@ def measure_all(task):
                     if "x" in answer]
             for along in CURVES
         },
-        "profile": {
-            "profile_training": measure("profile_training", TENSORFLOW, 2),
-            "profile_stride5": measure("profile_stride5", networks, 2),
-        },
+        "profile_stride5": measure("profile_stride5", networks, 2),
     }  # fmt: skip
     measurer.close()
     return measured
