@@ -51,8 +51,7 @@ def profile(measured):
         _header(measured["run"]),
         "## Training: milliseconds of a step of 32 patches, best of the rounds",
         _profile_table(training, parts),
-        "What a step in `fit` takes beyond one on a batch held in memory is all that feeding costs; "
-        "batches are cut ahead (`prefetch`) while the engine computes.",
+        "What a step in `fit` takes beyond one on a batch held in memory is all that feeding costs.",
         "## Stride 5: milliseconds of a patch, best of the rounds",
         _profile_table(stride5, {step: lambda a, step=step: a[step] for step in steps}),
     ]
