@@ -133,7 +133,7 @@ def _product(task, size):
 
 def training(task):
     """Trains on patches for an epoch: the plain way from arrays, ours from the images."""
-    num_patches = BATCH * (2 if task.quick else 20)
+    num_patches = BATCH * (2 if task.quick else 15)
     images, truth = task.arrays["train_images"], task.arrays["train_ground_truth"]
     if task.way == "plain":
         model = plain.get_unet()
@@ -344,8 +344,8 @@ def _along_images(task):
         return _our_figures(predict(preprocess(photographs[:number])), *masks)
 
     test(2)  # compiles
-    for number in (2, 4) if task.quick else (2, 5, 10, 20):
-        repeats = max(2, 8 // number)
+    for number in (2, 4) if task.quick else (2, 5, 20):
+        repeats = max(1, 10 // number)
         seconds = min(seconds_of(test, number)[0] for _ in range(repeats))
         yield {"x": number, "seconds": seconds, "unit": seconds / number}
 
@@ -417,7 +417,7 @@ CURVES = {
 
 def profile_stride5(task):
     """Splits stride 5 into network, cutting of patches, and the rest (adding, averaging)."""
-    image = task.arrays["images"][0][:, : 64 if task.quick else 120]
+    image = task.arrays["images"][0][:, : 64 if task.quick else 80]
     inside = []
     predictor = load_predictor(task.configuration, task.weights, PATCH)
 

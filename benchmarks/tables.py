@@ -51,7 +51,8 @@ def profile(measured):
         _header(measured["run"]),
         "## Training: milliseconds of a step of 32 patches, best of the rounds",
         _profile_table(training, parts),
-        "What a step in `fit` takes beyond one on a batch held in memory is all that feeding costs.",
+        "TensorFlow's `fit` cuts batches ahead, in a thread of its own: what a step takes there "
+        "beyond one on a batch held in memory is all that feeding costs.",
         "## Stride 5: milliseconds of a patch, best of the rounds",
         _profile_table(stride5, {step: lambda a, step=step: a[step] for step in steps}),
     ]
