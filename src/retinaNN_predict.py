@@ -177,13 +177,7 @@ def predict_by_patches(configuration, weights, images):
     patch_size = (attributes.patch_height, attributes.patch_width)
     stride = (settings.stride_height, settings.stride_width)
     stride = stride if settings.average_mode else patch_size
-    model = build_network(configuration, *patch_size)
-    load_any_weights(model, weights)
-
-    def predictor(patches):
-        vessel = np.asarray(model.predict_on_batch(patches))[..., 1]
-        return vessel.reshape(-1, *patch_size)
-
+    predictor = load_predictor(configuration, weights, patch_size)
     per_image = num_overlap_patches(images.shape[2:], patch_size, stride)
     print(f"{per_image:,} patches an image, {per_image * len(images):,} in all.")
 
@@ -205,12 +199,7 @@ def predict_full_images(configuration, weights, images):
     padded_size = pad_to_multiple(images[0], FULL_IMAGE_MULTIPLE).shape[1:]
     margin = REACH[configuration.training_settings.network]
     tile_size = full_image_tile(padded_size, margin)
-    model = build_network(configuration, *tile_size)
-    load_any_weights(model, weights)
-
-    def predictor(tiles):
-        vessel = np.asarray(model.predict_on_batch(tiles))[..., 1]
-        return vessel.reshape(-1, *tile_size)
+    predictor = load_predictor(configuration, weights, tile_size)
 
     def predict(image, on_tile):
         padded = pad_to_multiple(image, FULL_IMAGE_MULTIPLE)
@@ -221,6 +210,22 @@ def predict_full_images(configuration, weights, images):
     if per_image > 1:
         print(f"{per_image} tiles of {tile_size[1]} x {tile_size[0]} pixels an image.")
     return _predict_each(predict, images, per_image, configuration.testing_settings.average_flips)
+
+
+def load_predictor(configuration, weights, input_size):
+    """Builds the network for inputs of (height, width) pixels and loads its weights.
+
+    Returns:
+        function (N, 1, height, width) float32 -> (N, height, width) float32, probability of vessel.
+    """
+    model = build_network(configuration, *input_size)
+    load_any_weights(model, weights)
+
+    def predictor(inputs):
+        vessel = np.asarray(model.predict_on_batch(inputs))[..., 1]
+        return vessel.reshape(-1, *input_size)
+
+    return predictor
 
 
 def _predict_each(predict, images, per_image, flips):

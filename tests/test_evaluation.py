@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from sklearn.metrics import auc
 
 from lib import evaluation as ev
 
@@ -110,6 +111,16 @@ def test_no_pixel_at_all_gives_no_figure():
 def test_constant_probability_is_chance():
     figures = ev.binary_figures(TRUTH, np.full(8, 0.5))
     assert figures["auc_roc"] == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("decimals", [1, 2, 7])
+def test_areas_are_those_under_the_curves(rng, decimals):
+    # Few decimals make many equal probabilities, within a class and between both.
+    probability = np.round(rng.random(3000, np.float32), decimals)
+    truth = rng.random(3000) < probability**2
+    curves = ev.roc_and_pr_curves(truth, probability)
+    expected = [auc(*curves["roc"]), auc(*curves["pr"])]
+    assert ev.areas_under_curves(truth, probability) == pytest.approx(expected, abs=1e-12)
 
 
 def test_perfect_and_inverted_answers():

@@ -248,7 +248,8 @@ def test_symmetries_average_a_predictor_with_a_preferred_side():
 @pytest.mark.parametrize("tile_size, words", [(570, "Use 556 or 572"), ((572, 100), "204 or 220")])
 def test_wrong_tile_size_names_two_that_fit(tile_size, words):
     image = np.zeros((1, 30, 30), np.float32)
-    with pytest.raises(ValueError, match=rf"tile size .* must be 16 \* k \+ 60.*Received: .*{words}"):
+    pattern = rf"tile size .* must be 16 \* k \+ 60.*Received: .*{words}"
+    with pytest.raises(ValueError, match=pattern):
         ot.predict_overlap_tile(crop_margin(4), image, tile_size)
 
 

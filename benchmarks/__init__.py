@@ -1,0 +1,1 @@
+"""What is measured, and how: benchmarks/README.md."""

@@ -1,0 +1,44 @@
+"""The benchmark itself: everything is measured on tiny images, and the tables are whole."""
+
+import json
+
+from benchmarks import backends, tables
+from tests.tiny_experiments import REPOSITORY, run
+
+
+def test_quick_run_measures_everything_and_writes_the_tables(tmp_path):
+    done = run("-m", "benchmarks.run", "--quick", "--output", str(tmp_path), cwd=REPOSITORY)
+    assert done.returncode == 0, done.output
+    measured = json.loads((tmp_path / "results.json").read_text())
+    # 2 * 9 * (1*32 + 32*32) * 48^2 + 2 * 9 * (32*64 + 64*64) * 24^2 + ...: benchmarks/README.md
+    assert measured["stride5"]["plain"][0]["operations_per_patch"] == 511_229_952
+    results = (tmp_path / "results.md").read_text()
+    for row in (
+        "training patches/s",
+        "stride-5 patches/s",
+        "one image at stride 5",
+        "in one pass",
+        "preparing 190,000",
+        "figures inside the FOV",
+        "GFLOP/s",
+        "peak memory",
+    ):
+        assert row in results
+    assert tables.NEEDS_DATA in results
+    assert "cutting a batch" in (tmp_path / "profile.md").read_text()
+
+
+def test_backends_are_compared_with_tensorflow_and_missing_ones_are_named():
+    tested = {
+        "tensorflow": [[9000, 500], [100, 400]],
+        "jax": [[8998, 502], [100, 400]],  # 2 of 10,000 pixels moved
+        "torch": "not installed here",
+        "openvino": [[8990, 510], [100, 400]],  # 10 of 10,000
+    }
+    shares = {row[0]: row[2] for row in backends.rows(tested)}
+    assert shares == {
+        "tensorflow": "0.0000%, at most 0.05%",
+        "jax": "0.0200%, at most 0.05%",
+        "torch": "",
+        "openvino": "0.1000%, MORE THAN 0.05%",
+    }
