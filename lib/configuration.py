@@ -208,7 +208,7 @@ RETINA_KEYS = (
     Key("testing settings", "stride_width", integer(1)),
     Key("testing settings", "inference", choice("patches", "full_image"), "patches"),
     Key("testing settings", "average_flips", boolean, False),
-    Key("testing settings", "images", choice("test", "validation"), "test"),
+    Key("testing settings", "images", choice("test", "validation", "training"), "test"),
     Key("testing settings", "threshold", real(0, 1), 0.5),
     Key("testing settings", "fov_width", integer(0), 0),
 )

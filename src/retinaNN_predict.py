@@ -70,9 +70,9 @@ def main(configuration):
         UserError: for data, weights or settings that do not fit.
     """
     settings = configuration.testing_settings
-    is_validation = settings.images == "validation"
+    is_test = settings.images == "test"
     name = configuration.experiment_name.name
-    experiment = Experiment(name, results="validation" if is_validation else "")
+    experiment = Experiment(name, results="" if is_test else settings.images)
 
     # 1. The device, the weights to test, the images.
     training_settings = configuration.training_settings
@@ -107,12 +107,12 @@ def main(configuration):
         return
     performances = evaluate(probabilities, data, settings.threshold)
     save_performances(experiment, performances, probabilities, data)
-    if is_validation:
+    if not is_test:
         tell_best_threshold(probabilities, data)
 
 
 def load_images(configuration):
-    """Reads the images to test: those of the test half, or those that validated the training.
+    """Reads the images to test: the test half, the training half, or what of it only validated.
 
     Returns:
         dictionary as src.retina_data.load_subset gives it, of the first full_images_to_test.
@@ -121,6 +121,8 @@ def load_images(configuration):
     if settings.images == "test":
         return _first_images(load_subset(configuration, "test"), configuration)
     data = load_subset(configuration, "train")
+    if settings.images == "training":
+        return data
     number, num_patches = len(data["images"]), configuration.training_settings.N_subimgs
     held_out = validation_images(number, num_patches)
     if held_out.start == number:
@@ -367,12 +369,12 @@ def save_performances(experiment, performances, probabilities, data):
 
 
 def tell_best_threshold(probabilities, data):
-    """Says at which threshold F1 is highest on the validation images, inside the FOV."""
+    """Says at which threshold F1 is highest on validation or training images, inside the FOV."""
     in_fov, truth = pred_only_FOV(probabilities, data["ground_truth"], data["fov_masks"])
     if truth.any():
         threshold, f1 = best_f1_threshold(truth > 0, in_fov)
         print(
-            f"Highest F1 on these validation images: {f1:.4f} at a probability of {threshold:.3f}. "
+            f"Highest F1 on these images: {f1:.4f} at a probability of {threshold:.3f}. "
             "For the test images, set [testing settings] threshold to it."
         )
 
