@@ -242,27 +242,36 @@ def stride5(task):
 
 
 def _stride_predictor(task):
-    """Gives (1, H, W), stride -> (H, W) in the way asked for."""
+    """Gives (1, H, W), stride and perhaps the FOV, (H, W) bool -> (H, W), in the way asked for."""
     if task.way == "plain":
         model = _plain_network(task)
         return lambda image, stride: plain.predict_stride(model, image[np.newaxis], stride)[0, 0]
     predictor = load_predictor(task.configuration, task.weights, PATCH)
-    return lambda image, stride: predict_overlap(predictor, image, PATCH, (stride, stride))
+
+    def predict(image, stride, inside=None):
+        return predict_overlap(predictor, image, PATCH, (stride, stride), inside=inside)
+
+    return predict
 
 
 def image(task):
-    """Tests one image from the pre-processed pixels to its figures."""
+    """Tests one image from the pre-processed pixels to its figures; ours also inside_FOV = True."""
     one = {name: task.arrays[name][:1] for name in ("images", "ground_truth", "fov_masks")}
-    stride = 24 if task.quick else 5
+    masks = one["ground_truth"], one["fov_masks"]
+    arguments = [one["images"][0], 24 if task.quick else 5]
     predict = _stride_predictor(task)
-    predict(one["images"][0][:, : PATCH[0], : PATCH[1]], stride)  # compiles
+    predict(one["images"][0][:, : PATCH[0], : PATCH[1]], arguments[1])  # compiles
     evaluate = {"plain": _plain_figures}.get(task.way, _our_figures)
 
-    def measure():
-        seconds, probability = seconds_of(predict, one["images"][0], stride)
-        masks = one["ground_truth"], one["fov_masks"]
+    def test(*arguments):
+        seconds, probability = seconds_of(predict, *arguments)
         more, figures = seconds_of(evaluate, probability[np.newaxis, np.newaxis], *masks)
         return {"seconds": seconds + more, "seconds_of_figures": more, **figures}
+
+    def measure():
+        if task.way == "plain":
+            return test(*arguments)
+        return {**test(*arguments), "inside_FOV": test(*arguments, masks[1][0, 0] > 0)}
 
     return measure
 

@@ -79,19 +79,13 @@ def ratio_rows(measured):
         for way in list(measured["stride5"])[1:]
     ]
     image, whole = measured["image"], measured["whole_images"]
-    rows.append(
-        _seconds_row(
-            f"one image at stride 5, pixels to figures, s ({best})",
-            (image["plain"], image[best]), "3", "median of the rounds' ratios, by turns",
-        )
-    )  # fmt: skip
+    settings = {"": image[best], ", inside_FOV": [answer["inside_FOV"] for answer in image[best]]}
+    for setting, answers in settings.items():
+        what = f"one image at stride 5, pixels to figures, s ({best}{setting})"
+        mark, how = "3" if setting else "", "median of the rounds' ratios, by turns"
+        rows.append(_seconds_row(what, (image["plain"], answers), mark, how))
+        rows.append(_auc_row(image["plain"], answers, real))
     rows.append(_memory_row("the same, peak memory, MB", image["plain"], image[best]))
-    areas = [image[way][0]["auc_roc"] for way in ("plain", best)]
-    difference = f"{abs(areas[0] - areas[1]):.6f}"
-    shown = (f"{areas[0]:.6f}", f"{areas[1]:.6f}") if real else ("", NEEDS_DATA)
-    rows.append(
-        ["the same, AUC", *shown, difference, "0.0002 apart", "difference in place of ratio"]
-    )
     for way in whole:
         rows.append(_whole_row(measured, way))
         area = f"{whole[way][0]['auc_roc']:.6f}" if real else NEEDS_DATA
@@ -114,6 +108,13 @@ def _rate_row(what, ways, way, mark):
 def _seconds_row(what, pair, mark, how):
     seconds = [f"{_best(answers, 'seconds'):.3g}" for answers in pair]
     return [what, *seconds, f"{_median_ratio(*pair):.2f}", mark, how]
+
+
+def _auc_row(plain, ours, real):
+    areas = [answers[0]["auc_roc"] for answers in (plain, ours)]
+    shown = [f"{area:.6f}" for area in areas] if real else ["", NEEDS_DATA]
+    difference = f"{abs(areas[0] - areas[1]):.6f}"
+    return ["the same, AUC", *shown, difference, "0.0002 apart", "difference in place of ratio"]
 
 
 def _memory_row(what, plain, ours):

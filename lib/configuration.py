@@ -207,6 +207,7 @@ RETINA_KEYS = (
     Key("testing settings", "stride_height", integer(1)),
     Key("testing settings", "stride_width", integer(1)),
     Key("testing settings", "inference", choice("patches", "full_image"), "patches"),
+    Key("testing settings", "inside_FOV", boolean, False),
     Key("testing settings", "average_flips", boolean, False),
     Key("testing settings", "images", choice("test", "validation", "training"), "test"),
     Key("testing settings", "threshold", real(0, 1), 0.5),
@@ -399,7 +400,7 @@ def _value(parser, key):
 
 
 def _check_retina(configuration):
-    """Lists strides that would leave gaps between patches, and patches that cannot be turned."""
+    """Lists what does not go together: strides, patches to be turned, patches to be left out."""
     problems = []
     attributes = configuration.data_attributes
     is_square = attributes.patch_height == attributes.patch_width
@@ -412,6 +413,15 @@ def _check_retina(configuration):
                 "varied",
                 "Or switch off elastic_sigma, rotation_degrees, quarter_turns, flip, zoom, shift, "
                 "brightness and contrast in [training settings].",
+            )
+        )
+    testing = configuration.testing_settings
+    if testing.inside_FOV and testing.inference != "patches":
+        problems.append(
+            configuration.problem(
+                "testing settings",
+                "inside_FOV",
+                "False with inference = full_image, which leaves no patch out",
             )
         )
     for side in ("height", "width"):

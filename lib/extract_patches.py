@@ -105,12 +105,13 @@ def cut_patches(images, positions, patch_height, patch_width):
 # ---------------------------------------------------------------- patches for prediction
 
 
-def predict_overlap(predictor, image, patch_size, stride, on_patches=None):
+def predict_overlap(predictor, image, patch_size, stride, on_patches=None, inside=None):
     """Predicts an image patch by patch and averages, per pixel, all patches that cover it.
 
     retina-unet lib/extract_patches.py, paint_border_overlap, extract_ordered_overlap and
-    recompone_overlap. Differs: patches are cut and added up a few rows at a time. With the stride
-    equal to the patch it is the original's other mode (paint_border, extract_ordered, recompone).
+    recompone_overlap. Differs: patches are cut and added up batch by batch, and those that show
+    nothing of the FOV may be left out. With the stride equal to the patch it is the original's
+    other mode (paint_border, extract_ordered, recompone).
 
     Example: 584 x 565 at stride 5 with patches of 48 x 48 is padded below and on the right with
     zeros to 588 x 568, because (588 - 48) and (568 - 48) are multiples of 5: 109 x 105 patches.
@@ -120,27 +121,42 @@ def predict_overlap(predictor, image, patch_size, stride, on_patches=None):
         image: (C, height, width) float32.
         patch_size: (height, width) of a patch in pixels.
         stride: (height, width) from patch to patch in pixels, at least 1, at most the patch.
-        on_patches: called with the number of patches just predicted, for a progress bar.
+        on_patches: called with the number of patches just done, for a progress bar.
+        inside: (height, width) bool, the FOV: patches outside are left out. None for all patches.
     Returns:
-        (height, width) float32.
+        (height, width) float32; 0 where no patch was predicted. Inside the FOV no patch is missing.
     Raises:
         ValueError: if a stride is below 1 or above the patch.
     """
     padded = pad_for_overlap(image, patch_size, stride)
-    total = np.zeros(padded.shape[1:])
     steps = (slice(None, None, stride[0]), slice(None, None, stride[1]))
     windows = sliding_window_view(padded, patch_size, axis=(1, 2))[(slice(None), *steps)]
     windows = windows.transpose(1, 2, 0, 3, 4)  # (rows, columns, C, patch_height, patch_width)
-    sums = sliding_window_view(total, patch_size, writeable=True)[steps]
-    num_rows, num_columns = windows.shape[:2]
-    rows_at_once = max(1, LARGEST_PREDICTION_BATCH // num_columns)
-    for first in range(0, num_rows, rows_at_once):
-        rows = windows[first : first + rows_at_once]
-        patches = rows.reshape(-1, *rows.shape[2:])
-        probability = _in_batches(predictor, patches, on_patches)
-        probability = probability.reshape(*rows.shape[:2], *patch_size)
-        _add_overlapping(sums[first : first + rows_at_once], probability, patch_size, stride)
-    average = total / _coverage(padded.shape[1:], patch_size, stride)
+    kept = np.ones(windows.shape[:2], bool)
+    if inside is not None:
+        seen = pad_for_overlap(inside[np.newaxis], patch_size, stride)[0]
+        kept = sliding_window_view(seen, patch_size)[steps].any(axis=(2, 3))
+    total, coverage = np.zeros((2, *padded.shape[1:]))
+    sums, counts = (
+        sliding_window_view(array, patch_size, writeable=True)[steps] for array in (total, coverage)
+    )
+    ones = np.broadcast_to(kept[..., np.newaxis, np.newaxis], counts.shape)
+    _add_overlapping(counts, ones, patch_size, stride)
+    places = np.argwhere(kept)
+    if on_patches and inside is not None:
+        on_patches(kept.size - len(places))
+    # Batches of equal size, or nearly so, for few shapes to compile.
+    num_batches = -(-len(places) // LARGEST_PREDICTION_BATCH)
+    for batch in np.array_split(places, num_batches) if num_batches else ():
+        row, column = batch.T
+        # The batch in its place among the rows of patches that it lies in; 0 beside it.
+        rows = slice(row[0], row[-1] + 1)
+        predicted = np.zeros((row[-1] + 1 - row[0], kept.shape[1], *patch_size), np.float32)
+        predicted[row - row[0], column] = predictor(windows[row, column])
+        _add_overlapping(sums[rows], predicted, patch_size, stride)
+        if on_patches:
+            on_patches(len(row))
+    average = total / np.maximum(coverage, 1)
     return average[: image.shape[1], : image.shape[2]].astype(np.float32)
 
 
@@ -304,17 +320,6 @@ def _shifted(part, by):
     return slice(part.start + by, part.stop + by)
 
 
-def _in_batches(predictor, patches, on_patches):
-    """Calls the predictor on parts of equal size, or nearly so, for few shapes to compile."""
-    num_parts = -(-len(patches) // LARGEST_PREDICTION_BATCH)
-    predicted = []
-    for part in np.array_split(patches, num_parts):
-        predicted.append(np.asarray(predictor(part), np.float32))
-        if on_patches:
-            on_patches(len(part))
-    return np.concatenate(predicted)
-
-
 def _add_overlapping(sums, patches, patch_size, stride):
     """Adds patches into windows of one array: those that share no pixel at once.
 
@@ -329,14 +334,3 @@ def _add_overlapping(sums, patches, patch_size, stride):
         for column in range(min(apart[1], sums.shape[1])):
             group = (slice(row, None, apart[0]), slice(column, None, apart[1]))
             sums[group] += patches[group]
-
-
-def _coverage(padded_size, patch_size, stride):
-    """Counts how many patches cover each pixel: (padded height, padded width) float64."""
-    sides = []
-    for size, patch, step in zip(padded_size, patch_size, stride):
-        side = np.zeros(size)
-        for start in range(0, size - patch + 1, step):
-            side[start : start + patch] += 1
-        sides.append(side)
-    return np.outer(*sides)

@@ -106,6 +106,8 @@ def main(configuration):
         )
         return
     performances = evaluate(probabilities, data, settings.threshold)
+    if settings.inside_FOV:
+        performances["whole_image"] = None  # nothing was predicted outside
     save_performances(experiment, performances, probabilities, data)
     if not is_test:
         tell_best_threshold(probabilities, data)
@@ -160,18 +162,28 @@ def predict_images(configuration, weights, data):
     if size != own_size:
         print(f"Predicting at {size[1]} x {size[0]} pixels: fov_width = {settings.fov_width}.")
     images = preprocess(resized(data["images"], size), equalization)
-    predict = predict_full_images if settings.inference == "full_image" else predict_by_patches
-    probabilities = predict(configuration, weights, images)
-    return resized(images, own_size), resized(probabilities, own_size)
+    if settings.inference == "full_image":
+        probabilities = predict_full_images(configuration, weights, images)
+    elif settings.inside_FOV:
+        inside = resized((data["fov_masks"] > 0).astype(np.float32), size) > 0
+        probabilities = predict_by_patches(configuration, weights, images, inside)
+    else:
+        probabilities = predict_by_patches(configuration, weights, images)
+    probabilities = resized(probabilities, own_size)
+    if settings.inside_FOV:
+        probabilities[data["fov_masks"] == 0] = 0
+    return resized(images, own_size), probabilities
 
 
-def predict_by_patches(configuration, weights, images):
+def predict_by_patches(configuration, weights, images, inside=None):
     """Predicts each image by patches, overlapping and averaged or (average_mode = False) apart.
 
     Args:
         configuration: lib.configuration.Configuration.
         weights: path of the weights.
         images: (num_images, 1, height, width) float32 in [0, 1].
+        inside: (num_images, 1, height, width) bool, the FOV: patches that show nothing of it are
+            left out. None for all patches.
     Returns:
         (num_images, 1, height, width) float32, probability of vessel.
     """
@@ -184,9 +196,12 @@ def predict_by_patches(configuration, weights, images):
     print(f"{per_image:,} patches an image, {per_image * len(images):,} in all.")
 
     def predict(image, on_patches):
-        return predict_overlap(predictor, image, patch_size, stride, on_patches)
+        fov = None if inside is None else image[1] > 0
+        return predict_overlap(predictor, image[:1], patch_size, stride, on_patches, fov)
 
-    return _predict_each(predict, images, per_image, settings.average_flips)
+    # The FOV goes along as a second channel, so that both are mirrored together.
+    given = images if inside is None else np.concatenate([images, inside], axis=1)
+    return _predict_each(predict, given, per_image, settings.average_flips)
 
 
 def predict_full_images(configuration, weights, images):
@@ -195,7 +210,7 @@ def predict_full_images(configuration, weights, images):
     The network is fully convolutional, so its weights fit inputs of any size. Not in the original;
     about 75 times less work than stride 5, at slightly lower figures (docs/RESULTS.md). Images that
     are much larger than DRIVE's go tile by tile, to the same result.
-    Arguments and result as in predict_by_patches.
+    Arguments and result as in predict_by_patches, without `inside`.
     """
     height, width = images.shape[2:]
     padded_size = pad_to_multiple(images[0], FULL_IMAGE_MULTIPLE).shape[1:]

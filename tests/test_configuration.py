@@ -68,6 +68,7 @@ def test_file_with_the_originals_keys_alone_reads_with_defaults(write_configurat
             "stride_width": 5,
             "nohup": False,
             "inference": "patches",
+            "inside_FOV": False,
             "average_flips": False,
             "images": "test",
             "threshold": 0.5,
@@ -233,6 +234,12 @@ def test_words_are_understood_in_any_case(write_configuration):
             "inside_FOV = False",
             "inside_FOV = perhaps",
             "[training settings] inside_FOV must be True or False. Received: perhaps.",
+        ),
+        (
+            "best_last = best",
+            "best_last = best\ninference = full_image\ninside_FOV = True",
+            "[testing settings] inside_FOV must be False with inference = full_image, which leaves "
+            "no patch out. Received: True.",
         ),
         (
             "best_last = best",

@@ -248,6 +248,53 @@ def test_predictor_gets_batches_of_bounded_size_and_every_patch_is_counted(rng):
     assert {shape[1:] for shape in shapes} == {(1, 4, 8)}
 
 
+@settings(max_examples=60, deadline=None)
+@given(tiling=tilings(), seed=st.integers(0, 100))
+def test_patches_outside_the_fov_are_left_out_and_nothing_changes_inside(tiling, seed):
+    size, patch, stride = tiling
+    rng = np.random.default_rng(seed)
+    image = rng.random((1, *size), np.float32)
+    inside = np.zeros(size, bool)
+    inside[tuple(rng.integers(side) for side in size)] = True
+    shown, predicted = [], []
+
+    def predictor(patches):
+        predicted.append(len(patches))
+        return patches[:, 0] * patches[:, 0].mean(axis=(1, 2), keepdims=True)
+
+    whole = ep.predict_overlap(predictor, image, patch, stride)
+    every = sum(predicted)
+    predicted.clear()
+    part = ep.predict_overlap(predictor, image, patch, stride, shown.append, inside)
+    np.testing.assert_allclose(part[inside], whole[inside], rtol=1e-6)
+    # One pixel is covered by at most ceil(patch / stride) patches along each axis.
+    most = np.prod([-(-length // step) for length, step in zip(patch, stride)])
+    assert 1 <= sum(predicted) <= most
+    assert sum(shown) == every
+
+
+def test_patches_outside_the_fov_by_hand():
+    # One row of 6 pixels, patches of 2 at stride 1, the FOV is pixel 2: patches 1 and 2 show it.
+    # Patch k answers k everywhere:  0, 1, (1 + 2) / 2, 2, 0, 0
+    row = np.arange(6, dtype=np.float32).reshape(1, 1, 6)
+    predicted = ep.predict_overlap(
+        lambda patches: np.repeat(patches[:, 0, :, :1], 2, axis=2),
+        row,
+        (1, 2),
+        (1, 1),
+        inside=row[0] == 2,
+    )
+    np.testing.assert_array_equal(predicted, [[0, 1, 1.5, 2, 0, 0]])
+
+
+def test_an_empty_fov_needs_no_prediction():
+    image = np.ones((1, 9, 9), np.float32)
+    predicted = ep.predict_overlap(
+        lambda patches: patches[:, 0], image, (4, 4), (2, 2), inside=np.zeros((9, 9), bool)
+    )
+    np.testing.assert_array_equal(predicted, np.zeros((9, 9)))
+
+
 def test_drive_at_stride_5_is_padded_to_588_x_568_and_makes_109_x_105_patches():
     # (588 - 48) / 5 + 1 = 109, (568 - 48) / 5 + 1 = 105, 20 images: 228,900 patches
     padded = ep.pad_for_overlap(np.ones((1, 584, 565)), (48, 48), (5, 5))

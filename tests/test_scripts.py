@@ -276,6 +276,25 @@ def test_figures_agree_with_each_other_and_with_the_predictions(finished):
     assert f"Area under the ROC curve: {inside['auc_roc']:.12g}" in finished.tested.output
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("flips", [False, True])
+def test_leaving_patches_outside_the_fov_out_changes_nothing_inside(workspace, flips):
+    fov = picture(workspace / "DRIVE/test/mask/01_test_mask.gif") > 0
+    predicted, whole = [], []
+    for inside_fov in (False, True):
+        settings = {"average_flips": flips, "testing_settings__inside_FOV": inside_fov}
+        write_configuration(workspace, stride_height=8, stride_width=8, **settings)
+        done = run("run_testing.py", cwd=workspace)
+        assert done.returncode == 0, done.output
+        with h5py.File(workspace / "small" / "predictions.hdf5") as file:
+            predicted.append(file["image"][0, 0])
+        written = json.loads((workspace / "small" / "performances.json").read_text())
+        whole.append(written["whole_image"])
+    np.testing.assert_allclose(predicted[1][fov], predicted[0][fov], atol=1e-6)
+    assert predicted[0][~fov].any() and not predicted[1][~fov].any()
+    assert whole[0] and whole[1] is None
+
+
 @pytest.mark.parametrize(
     "changes",
     [{"average_mode": False}, {"inference": "full_image"}],
