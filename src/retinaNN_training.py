@@ -176,9 +176,10 @@ def _draw_positions(configuration, fov_masks):
             settings.inside_FOV,
         )
     except ValueError as error:
+        advice = "Choose smaller patches" + (", or inside_FOV = False" * settings.inside_FOV)
         raise UserError(
             f"{configuration.path}: [data attributes] patch_height and patch_width do not fit the "
-            f"training images: {error}. Choose smaller patches, or inside_FOV = False."
+            f"training images: {error}. {advice}."
         ) from error
 
 
