@@ -1,10 +1,10 @@
 """Turns the stacks of the ISBI 2012 membrane challenge into the HDF5 files that the scripts read.
 
-    python prepare_datasets_ISBI.py [folder] [--output folder] [--w0 10] [--sigma 5]
+    python prepare_datasets_ISBI.py [folder] [--output folder] [--only test] [--w0 10] [--sigma 5]
 
 The folder (default ./ISBI) holds train-volume.tif, train-labels.tif and perhaps test-volume.tif, of
 any number of pages, or the numbered images train/image, train/label and perhaps test, as many
-copies of the data do. Expected result: ISBI_dataset_{imgs,groundTruth,weightMaps}_train.hdf5 and
+copies of the data do; with --only test the slices without labels suffice. Expected result: ISBI_dataset_{imgs,groundTruth,weightMaps}_train.hdf5 and
 ISBI_dataset_imgs_test.hdf5 in ./ISBI_datasets_training_testing/, 55 MB for 30 + 30 slices of
 512 x 512, in about 10 seconds, nearly all of it for the weight maps.
 """
@@ -30,20 +30,28 @@ def main():
     parser = argparse.ArgumentParser(description="Prepares ISBI 2012 for training and testing.")
     parser.add_argument("folder", nargs="?", default="ISBI", help="default: ./ISBI")
     parser.add_argument("--output", default=OUTPUT_FOLDER, help=f"default: ./{OUTPUT_FOLDER}")
+    parser.add_argument("--only", choices=["test"], help="prepare the slices without labels alone")
     parser.add_argument("--w0", type=float, default=10, help="height of the border term, paper: 10")
     parser.add_argument(
         "--sigma", type=float, default=5, help="its width in pixels, paper: about 5"
     )
     arguments = parser.parse_args()
-    prepare(Path(arguments.folder), Path(arguments.output), w0=arguments.w0, sigma=arguments.sigma)
+    prepare(
+        Path(arguments.folder),
+        Path(arguments.output),
+        only_test=arguments.only == "test",
+        w0=arguments.w0,
+        sigma=arguments.sigma,
+    )
 
 
-def prepare(folder, output_folder, *, w0=10.0, sigma=5.0):
+def prepare(folder, output_folder, *, only_test=False, w0=10.0, sigma=5.0):
     """Checks the slices and labels of a folder and writes the HDF5 files, weight maps among them.
 
     Args:
         folder: holds the TIFF stacks or the folders of images.
         output_folder: where the files go.
+        only_test: whether only the slices without labels are read and written.
         w0: height of the border term of the weight map (paper, equation 2).
         sigma: its width in pixels.
     Raises:
@@ -54,15 +62,18 @@ def prepare(folder, output_folder, *, w0=10.0, sigma=5.0):
             f"--w0 must be at least 0 and --sigma above 0 pixels. Received: {w0:g} and {sigma:g}. "
             "The paper has 10 and about 5."
         )
-    ids, slices, labels, test = read_folder(folder)
-    weights = weight_maps(labels, w0, sigma)
+    found = read_folder(folder, only_test)
+    test = found["test"]
 
     def path(kind):
         return output_folder / f"ISBI_dataset_{kind}.hdf5"
 
-    write_hdf5(path("imgs_train"), slices[:, np.newaxis], ids=ids)
-    write_hdf5(path("groundTruth_train"), labels[:, np.newaxis], ids=ids)
-    write_hdf5(path("weightMaps_train"), weights[:, np.newaxis], ids=ids, w0=w0, sigma=sigma)
+    if not only_test:
+        (ids, slices), (_, labels) = found["slices"], found["labels"]
+        weights = weight_maps(labels, w0, sigma)
+        write_hdf5(path("imgs_train"), slices[:, np.newaxis], ids=ids)
+        write_hdf5(path("groundTruth_train"), labels[:, np.newaxis], ids=ids)
+        write_hdf5(path("weightMaps_train"), weights[:, np.newaxis], ids=ids, w0=w0, sigma=sigma)
     if test is None:
         path("imgs_test").unlink(missing_ok=True)
         print("No test-volume.tif (or test): testing will give figures, but no submission.")
@@ -72,14 +83,15 @@ def prepare(folder, output_folder, *, w0=10.0, sigma=5.0):
     print(f"Written to {output_folder}")
 
 
-def read_folder(folder):
+def read_folder(folder, only_test=False):
     """Reads and checks slices, labels and test slices.
 
     Args:
         folder: holds the TIFF stacks or the folders of images.
+        only_test: whether only the test slices are read, which must be there then.
     Returns:
-        ids of the labelled slices, slices (N, H, W) uint8, labels (N, H, W) uint8 in {0, 255},
-        (ids, (M, H, W) uint8) of the test slices or None.
+        {"slices": (ids, (N, H, W) uint8), "labels": (ids, (N, H, W) uint8 in {0, 255}),
+        "test": (ids, (M, H, W) uint8), or None without test slices}, or the last of them alone.
     Raises:
         UserError: with all problems found.
     """
@@ -88,26 +100,29 @@ def read_folder(folder):
             f"The folder {folder} does not exist. Download the ISBI 2012 data (see ISBI/README.md) "
             "and give its folder as the argument."
         )
-    if (folder / "train").is_dir():
+    if (folder / "train").is_dir() or (only_test and (folder / "test").is_dir()):
         names = {"slices": "train/image", "labels": "train/label", "test": "test"}
         read = read_grey_images
     else:
         names = {"slices": "train-volume.tif", "labels": "train-labels.tif"}
         names["test"] = "test-volume.tif"
         read = _read_numbered_stack
+    if only_test:
+        names = {"test": names["test"]}
     found, problems = {"test": None}, []
     for kind, name in names.items():
-        if kind == "test" and not (folder / name).exists():
+        if kind == "test" and not only_test and not (folder / name).exists():
             continue
         try:
             found[kind] = read(folder / name)
         except ValueError as error:
             problems.append(str(error))
     raise_if_any(problems)
-    labels = _checked_labels(folder, names, found)
-    ids, slices = found["slices"]
-    print(f"train: {len(ids)} labelled slices of {_size(slices)}, ids {ids[0]} to {ids[-1]}")
-    return ids, slices, labels, found["test"]
+    if not only_test:
+        ids, slices = found["slices"]
+        found["labels"] = ids, _checked_labels(folder, names, found)
+        print(f"train: {len(ids)} labelled slices of {_size(slices)}, ids {ids[0]} to {ids[-1]}")
+    return found
 
 
 def weight_maps(labels, w0, sigma):

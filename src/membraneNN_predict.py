@@ -55,21 +55,22 @@ def main(configuration):
     weights = experiment.find_weights(settings.best_last)
     keys = [("training settings", key) for key in ("base_filters", "depth", "variant")]
     require_same_network(weights, configuration, keys)
-    data = load_labelled(configuration)
-    _, held_out = split_validation(configuration, len(data["images"]))
+    held_out = load_held_out(configuration)
     test = load_test_slices(configuration)
 
     # 2. The network, and the prediction of the held-out slices.
     model = build_network(configuration, settings.tile_size)
     load_weights(model, weights)
-    slices, labels, ids = (data[kind][held_out] for kind in ("images", "labels", "ids"))
-    told = f"the held-out slices {', '.join(ids)}" if ids else "no held-out slices: no figures"
+    told = "no held-out slices: no figures"
+    if held_out:
+        slices, labels, ids = (held_out[kind] for kind in ("images", "labels", "ids"))
+        told = f"the held-out slices {', '.join(ids)}"
     print(f"Testing {weights} on {told}.")
-    probabilities = predict_slices(configuration, model, slices) if ids else None
+    probabilities = predict_slices(configuration, model, slices) if held_out else None
     experiment.remove_results()
 
     # 3. Pictures and figures.
-    if ids:
+    if held_out:
         write_hdf5(
             experiment.results / "predictions.hdf5",
             probabilities[:, np.newaxis],
@@ -85,8 +86,27 @@ def main(configuration):
         return
     print(f"Predicting the {len(test[0])} slices without labels.")
     path = experiment.results / "submission.tif"
-    save_submission(predict_slices(configuration, model, test[0]), path)
+    probabilities = predict_slices(configuration, model, test[0])
+    save_submission(probabilities, path)
     print(f"{path}: {len(test[0])} pages of 32-bit probabilities of cell, as the challenge asks.")
+    for name, probability in zip(test[1], probabilities):
+        cells = (probability > 0.5).astype(np.float32)[..., np.newaxis]
+        visualize(cells, experiment.results / "segmentations" / f"{name}.png")
+    print(f"{experiment.results / 'segmentations'}: cells white, membranes black, of each slice.")
+
+
+def load_held_out(configuration):
+    """Reads the labelled slices that the network was not trained on: the last validation_images.
+
+    Returns:
+        dictionary as src.membrane_data.load_labelled gives it; None with validation_images = 0,
+        where no labelled slices are needed.
+    """
+    if configuration.training_settings.validation_images == 0:
+        return None
+    data = load_labelled(configuration)
+    _, held_out = split_validation(configuration, len(data["images"]), least_training=0)
+    return {kind: values[held_out] for kind, values in data.items()}
 
 
 def predict_slices(configuration, model, slices):

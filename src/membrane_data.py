@@ -54,25 +54,28 @@ def load_test_slices(configuration):
     return scale_to_unit(data["images"][:, 0]), data["ids"]
 
 
-def split_validation(configuration, num_slices):
+def split_validation(configuration, num_slices, least_training=1):
     """Splits the labelled slices: the last ones validate and are never trained on.
 
     Args:
         configuration: lib.configuration.Configuration of the membrane task.
         num_slices: number of labelled slices.
+        least_training: how many must be left to train on; 0 for testing.
     Returns:
         two slices of indices: training, validation; the second is empty with validation_images = 0.
     Raises:
-        UserError: if no slice is left for training.
+        UserError: if there are too few slices.
     """
     held_out = configuration.training_settings.validation_images
-    if held_out >= num_slices:
+    most = num_slices - least_training
+    if held_out > most:
         raise UserError(
             configuration.problem(
                 "training settings",
                 "validation_images",
-                f"below {num_slices}, the number of labelled slices, or none is left to train on",
-                f"Use {max(1, num_slices // 5)}.",
+                f"at most {most}, for there are {num_slices} labelled slices"
+                + (", or none is left to train on" if least_training else ""),
+                f"Use {max(1, num_slices // 5)}." if least_training else f"Use {num_slices}.",
             )
         )
     return slice(0, num_slices - held_out), slice(num_slices - held_out, num_slices)

@@ -245,6 +245,31 @@ def test_a_training_on_all_slices_has_last_weights_and_no_figures(call):
     assert "[testing settings] best_last must be last where validation_images = 0" in done.output
 
 
+def test_all_labelled_slices_can_be_tested(call):
+    done = call("prediction", ("validation_images = 1", "validation_images = 4"))
+    assert done.returncode == 0, done.output
+    assert "the held-out slices 00, 01, 02, 03" in done.output
+
+
+def test_a_slice_must_be_left_to_train_on(call):
+    shutil.rmtree(call.folder / "small")
+    done = call("training", ("validation_images = 1", "validation_images = 4"))
+    assert done.returncode == 1
+    assert "at most 3, for there are 4 labelled slices, or none is left to train on" in done.output
+
+
+def test_slices_without_labels_need_no_labelled_ones(call):
+    for kind in ("imgs", "groundTruth", "weightMaps"):
+        (call.folder / "data" / f"ISBI_dataset_{kind}_train.hdf5").unlink()
+    assert call("prediction").returncode == 1
+    done = call("prediction", ("validation_images = 1", "validation_images = 0"))
+    assert done.returncode == 0, done.output
+    with Image.open(call.folder / "small" / "submission.tif") as stack:
+        cells = np.asarray(stack) > 0.5
+    with Image.open(call.folder / "small" / "segmentations" / "00.png") as segmentation:
+        np.testing.assert_array_equal(np.asarray(segmentation), cells * 255)
+
+
 @pytest.mark.parametrize(
     ("step", "old", "new", "words"),
     [
@@ -253,8 +278,8 @@ def test_a_training_on_all_slices_has_last_weights_and_no_figures(call):
         (
             "prediction",
             "validation_images = 1",
-            "validation_images = 4",
-            "must be below 4, the number",
+            "validation_images = 5",
+            "must be at most 4, for there are 4 labelled slices. Received: 5. Use 4.",
         ),
         ("training", "validation_images = 1", "validation_images = all", "a whole number of at"),
         ("training", "depth = 2", "depth = 9", "must be a whole number from 1 to 8"),

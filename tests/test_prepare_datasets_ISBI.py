@@ -89,6 +89,19 @@ def test_without_test_slices_an_older_file_of_them_goes(folder, capsys):
     assert "no submission" in capsys.readouterr().out
 
 
+def test_slices_without_labels_can_be_prepared_alone(folder, stacks):
+    for name in ("train-volume.tif", "train-labels.tif"):
+        (folder / name).unlink()
+    arrays = prepared(folder, only_test=True)
+    assert list(arrays) == ["imgs_test"]
+    np.testing.assert_array_equal(arrays["imgs_test"][:, 0], stacks[0][:2])
+
+
+def test_only_test_slices_that_are_missing(folder):
+    (folder / "test-volume.tif").unlink()
+    assert "test-volume.tif does not exist" in message_of(folder, only_test=True)
+
+
 def test_labels_of_0_and_1_are_understood(folder, stacks):
     write_stack(folder / "train-labels.tif", stacks[1] // 255)
     np.testing.assert_array_equal(prepared(folder)["groundTruth_train"][:, 0], stacks[1])
