@@ -4,9 +4,10 @@
 
 The folder (default ./ISBI) holds train-volume.tif, train-labels.tif and perhaps test-volume.tif, of
 any number of pages, or the numbered images train/image, train/label and perhaps test, as many
-copies of the data do; with --only test the slices without labels suffice. Expected result: ISBI_dataset_{imgs,groundTruth,weightMaps}_train.hdf5 and
-ISBI_dataset_imgs_test.hdf5 in ./ISBI_datasets_training_testing/, 55 MB for 30 + 30 slices of
-512 x 512, in about 10 seconds, nearly all of it for the weight maps.
+copies of the data do; with --only test the slices without labels suffice. Expected result:
+ISBI_dataset_{imgs,groundTruth,weightMaps}_train.hdf5 and ISBI_dataset_imgs_test.hdf5 in
+./ISBI_datasets_training_testing/, 55 MB for 30 + 30 slices of 512 x 512, in about 10 seconds,
+nearly all of it for the weight maps.
 """
 
 import argparse
