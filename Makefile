@@ -39,7 +39,7 @@ test: $(VENV)/installed
 test-all: $(VENV)/installed
 	$(RUN) -m pytest
 
-# OpenVINO predicts fastest on a CPU; where it cannot be installed, its rows are left out.
+# Where OpenVINO cannot be installed, its rows are left out.
 bench: $(VENV)/installed
 	$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt ".[openvino]" \
 	  || echo "OpenVINO cannot be installed here: its rows are left out."

@@ -279,23 +279,29 @@ def measure_all(task):
 
 
 def describe_run(task):
-    """Says what ran where: command, commit, hardware, packages."""
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=REPOSITORY, capture_output=True, text=True
-    )
-    packages = [name for name in ("tensorflow", "keras", "openvino", "numpy") if is_installed(name)]
+    """Says what ran where, for the first line of the tables."""
     return {
         "command": "make bench" + (" (--quick)" if task["quick"] else ""),
-        "commit": commit.stdout.strip() or "unknown",
-        "date": f"{datetime.date.today()}",
-        "hardware": f"{_processor()}, {len(os.sched_getaffinity(0))} cores used",
+        "where": describe_place(),
         "load": os.getloadavg()[0],
-        "packages": {name: importlib.metadata.version(name) for name in packages},
         "real": task["real"],
         "quick": task["quick"],
         # 584 x 565 pixels padded to 588 x 568, patches of 48 x 48 at stride 5
         "patches_per_image": 109 * 105,
     }
+
+
+def describe_place():
+    """Says at which commit, when, on what hardware and with which packages."""
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=REPOSITORY, capture_output=True, text=True
+    )
+    packages = [name for name in ("tensorflow", "keras", "openvino", "numpy") if is_installed(name)]
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
+    return (
+        f"at commit {commit.stdout.strip() or 'unknown'}, {datetime.date.today()}, on "
+        f"{_processor()}, {len(os.sched_getaffinity(0))} cores used; {versions}"
+    )
 
 
 def _processor():

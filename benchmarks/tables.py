@@ -251,11 +251,10 @@ def _curve(along, answers):
 
 def _header(run):
     data = "DRIVE, published weights" if run["real"] else "synthetic photographs, untrained network"
-    packages = ", ".join(f"{name} {version}" for name, version in run["packages"].items())
     warning = " **Tiny sizes: the figures mean nothing.**" if run["quick"] else ""
     return (
-        f"`{run['command']}` at commit {run['commit']}, {run['date']}, on {run['hardware']}; "
-        f"{packages}. Data: {data}. Load of the machine at the end: {run['load']:.1f}.{warning}"
+        f"`{run['command']}` {run['where']}. Data: {data}. "
+        f"Load of the machine at the end: {run['load']:.1f}.{warning}"
     )
 
 

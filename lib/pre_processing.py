@@ -32,9 +32,13 @@ def preprocess(images, equalization="clahe"):
     equalize = {"clahe": clahe_equalized, "histogram": histo_equalized}.get(equalization)
     if equalize is None:
         raise ValueError(f"equalization must be clahe or histogram. Received: {equalization}")
-    grey = dataset_normalized(rgb2gray(images))
-    grey = adjust_gamma(equalize(grey), GAMMA)
-    return (grey / 255.0).astype(np.float32)
+    grey = rgb2gray(images)
+    statistics = np.mean(grey), np.std(grey)
+    prepared = np.empty(grey.shape, np.float32)
+    for index in range(len(grey)):  # one at a time, for float64 takes memory
+        image = dataset_normalized(grey[index : index + 1], *statistics)
+        prepared[index] = (adjust_gamma(equalize(image), GAMMA) / 255.0)[0]
+    return prepared
 
 
 def size_for_fov(fov_masks, fov_width):
@@ -98,22 +102,25 @@ def rgb2gray(images):
             f"Received: {images.shape}"
         )
     # The same order of the sums as in the original: the last bit decides truncations further down.
-    grey = images[:, 0] * 0.299 + images[:, 1] * 0.587 + images[:, 2] * 0.114
-    return grey[:, np.newaxis]
+    grey = [red * 0.299 + green * 0.587 + blue * 0.114 for red, green, blue in images]
+    return np.stack(grey)[:, np.newaxis]
 
 
-def dataset_normalized(images):
-    """Standardises by the mean and deviation of the stack, then scales each image to [0, 255].
+def dataset_normalized(images, mean=None, deviation=None):
+    """Standardises by mean and deviation, then scales each image to [0, 255].
 
     A constant image has nothing to scale and becomes 0; the original divides by zero there.
 
     Args:
         images: (num_images, 1, height, width).
+        mean: of the grey values; that of these images if None.
+        deviation: standard deviation of the grey values; that of these images if None.
     Returns:
         (num_images, 1, height, width) float64 in [0, 255].
     """
-    deviation = np.std(images)
-    standardised = (images - np.mean(images)) / (deviation if deviation > 0 else 1.0)
+    mean = np.mean(images) if mean is None else mean
+    deviation = np.std(images) if deviation is None else deviation
+    standardised = (images - mean) / (deviation if deviation > 0 else 1.0)
     lowest = standardised.min(axis=(1, 2, 3), keepdims=True)
     spread = standardised.max(axis=(1, 2, 3), keepdims=True) - lowest
     return (standardised - lowest) / np.where(spread > 0, spread, 1.0) * 255

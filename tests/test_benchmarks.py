@@ -2,7 +2,10 @@
 
 import json
 
-from benchmarks import backends, tables
+import pytest
+
+from benchmarks import backends, tables, variants
+from lib.configuration import read_configuration
 from tests.tiny_experiments import REPOSITORY, run
 
 
@@ -42,3 +45,21 @@ def test_backends_are_compared_with_tensorflow_and_missing_ones_are_named():
         "torch": "",
         "openvino": "0.1000%, MORE THAN 0.05%",
     }
+
+
+@pytest.mark.parametrize("study", variants.STUDIES.values(), ids=variants.STUDIES)
+def test_every_variant_is_a_configuration_that_differs_as_it_says(study, tmp_path):
+    path = tmp_path / "variant.txt"
+    for changes in study.variants.values():
+        wanted = {**study.common, **changes}
+        variants.write_configuration(REPOSITORY / study.base, path, wanted)
+        sections = read_configuration(path, "retina").as_dict().values()
+        read = {key: value for section in sections for key, value in section.items()}
+        assert {key: read[key] for key in wanted} == wanted
+
+
+def test_report_has_a_row_for_each_variant_so_far():
+    figures = {"auc_roc": 0.98, "auc_pr": 0.91, "f1": 0.82, "accuracy": 0.95}
+    text = variants.report("ablation", {"all": figures, "no zoom": figures})
+    assert "| no zoom | `zoom = 1` | 0.98000 | 0.91000 | 0.82000 | 0.95000 |" in text
+    assert "validation images" in text and "float32" not in text

@@ -1,0 +1,144 @@
+"""Trains an experiment several times, each time with other settings, and compares the figures.
+
+    python -m benchmarks.variants ablation      best/ with each ingredient off, on validation images
+    python -m benchmarks.variants seeds         the short recipe of the README with three seeds
+
+Start it in the project's folder with DRIVE prepared. Each variant is an experiment of its own,
+<study>_<variant>/, trained by run_training.py and tested by run_testing.py, so that a study that
+was stopped goes on where it was. Expected result: benchmarks/ablation.md or benchmarks/seeds.md;
+about 45 and 20 minutes on two quiet CPU cores.
+"""
+
+import argparse
+import configparser
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+from benchmarks.run import REPOSITORY, describe_place
+from benchmarks.tables import table
+
+SHORT = {"N_subimgs": 2000, "N_epochs": 2}
+ABLATION = SimpleNamespace(
+    base="configuration_best.txt",
+    images="validation",
+    common={**SHORT, "threshold": 0.5},
+    variants={
+        "all": {},
+        "another seed": {"seed": 1},
+        "no quarter turns, no mirroring": {"quarter_turns": False, "flip": False},
+        "no zoom": {"zoom": 1},
+        "no brightness, no contrast": {"brightness": 0, "contrast": 0},
+        "patches of 48, as many pixels": {
+            "patch_height": 48,
+            "patch_width": 48,
+            "N_subimgs": 14000,
+            "batch_size": 56,
+        },
+        "relu before the softmax": {"output_activation": "relu"},
+        "constant learning rate": {"learning_rate_decay": "none"},
+        "dropout of 0.2": {"dropout": 0.2},
+        "float32": {"mixed_precision": False},
+        "no mean over mirrorings": {"average_flips": False},
+    },
+)
+SEEDS = SimpleNamespace(
+    base="configuration.txt",
+    images="test",
+    common={
+        "N_subimgs": 20000,
+        "N_epochs": 2,
+        "optimizer": "adam",
+        "learning_rate": 0.001,
+        "inference": "full_image",
+    },
+    variants={f"seed {seed}": {"seed": seed} for seed in range(3)},
+)
+STUDIES = {"ablation": ABLATION, "seeds": SEEDS}
+FIGURES = {"auc_roc": "AUC ROC", "auc_pr": "AUC PR", "f1": "F1", "accuracy": "accuracy"}
+
+
+def main():
+    """Reads the command line, trains and tests each variant, writes the table after each."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("study", choices=STUDIES)
+    parser.add_argument("--output", type=Path, default=REPOSITORY / "benchmarks")
+    arguments = parser.parse_args()
+    study, tested = STUDIES[arguments.study], {}
+    for variant in study.variants:
+        tested[variant] = run_variant(arguments.study, variant)
+        text = report(arguments.study, tested)
+        (arguments.output / f"{arguments.study}.md").write_text(text)
+    print(text)
+
+
+def run_variant(study_name, variant):
+    """Trains and tests one variant, or goes on where it was.
+
+    Returns:
+        figures inside the FOV as performances.json has them.
+    """
+    study = STUDIES[study_name]
+    name = f"{study_name}_{'_'.join(variant.replace(',', '').replace('.', '').split())}"
+    results = Path(name) if study.images == "test" else Path(name, study.images)
+    performances = results / "performances.json"
+    if not performances.exists():
+        path = Path(f"{name}.txt")
+        write_configuration(
+            REPOSITORY / study.base,
+            path,
+            {**study.common, "images": study.images, **study.variants[variant], "name": name},
+        )
+        for script in ("run_training.py", "run_testing.py"):
+            print(f"{script} {path}", flush=True)
+            subprocess.run([sys.executable, REPOSITORY / script, path], check=True)
+    return json.loads(performances.read_text())["inside_FOV"]
+
+
+def write_configuration(base, path, changes):
+    """Writes a configuration with changed values, in the sections where configuration.txt has them.
+
+    Args:
+        base: path of the configuration to start from.
+        path: where the new one goes.
+        changes: values by key.
+    """
+    parser, pattern = (_parser(base), _parser(REPOSITORY / "configuration.txt"))
+    for key, value in changes.items():
+        section = next(name for name in pattern.sections() if pattern.has_option(name, key))
+        parser.set(section, key, str(value))
+    with path.open("w", encoding="utf-8") as file:
+        parser.write(file)
+
+
+def _parser(path):
+    parser = configparser.ConfigParser(interpolation=None)
+    parser.optionxform = str
+    parser.read_string(path.read_text(encoding="utf-8"))
+    return parser
+
+
+def report(study_name, tested):
+    """Writes what was changed and the figures of each variant so far: Markdown."""
+    study = STUDIES[study_name]
+    common = ", ".join(f"`{key} = {value}`" for key, value in study.common.items())
+    rows = [
+        [
+            variant,
+            ", ".join(f"`{key} = {value}`" for key, value in study.variants[variant].items()),
+            *(f"{figures[name]:.5f}" for name in FIGURES),
+        ]
+        for variant, figures in tested.items()
+    ]
+    return (
+        f"# {study_name.capitalize()}\n\n"
+        f"`python -m benchmarks.variants {study_name}` {describe_place()}.\n\n"
+        f"`{study.base}` with {common}; figures inside the FOV of the {study.images} images.\n\n"
+        f"{table(('variant', 'changed', *FIGURES.values()), rows)}\n"
+    )
+
+
+if __name__ == "__main__":
+    main()
