@@ -19,6 +19,7 @@ import numpy as np
 from lib.errors import raise_if_any, run_script
 from lib.help_functions import write_hdf5
 from lib.image_files import list_images, read_binary_mask, read_photograph
+from lib.pre_processing import estimate_fov
 
 OUTPUT_FOLDER = "DRIVE_datasets_training_testing"
 SUBSETS = {"training": "train", "test": "test"}  # folder: what its files are called
@@ -35,7 +36,7 @@ def main():
     parser.add_argument("--output", default=OUTPUT_FOLDER, help=f"default: ./{OUTPUT_FOLDER}")
     parser.add_argument("--only", choices=SUBSETS, help="prepare one half of the data alone")
     parser.add_argument(
-        "--no-masks", action="store_true", help="take the whole image for the field of view"
+        "--no-masks", action="store_true", help="estimate the field of view from the photographs"
     )
     arguments = parser.parse_args()
     prepare(
@@ -56,7 +57,7 @@ def prepare(folder, output_folder, *, subsets=("training", "test"), has_masks=Tr
         folder: holds {training,test}/{images,1st_manual,mask}.
         output_folder: where the six files go.
         subsets: which halves to prepare, "training" and "test".
-        has_masks: whether there are FOV masks; without, the whole image is the field of view.
+        has_masks: whether there are FOV masks; without, they are estimated from the photographs.
     Raises:
         UserError: with all problems found; nothing is written then.
     """
@@ -72,7 +73,7 @@ def read_subset(folder, has_masks=True):
 
     Args:
         folder: holds images, 1st_manual, mask and perhaps 2nd_manual.
-        has_masks: whether to read FOV masks; without, they are white.
+        has_masks: whether to read FOV masks; without, they are estimated.
     Returns:
         ({"ids": [...], "images": (N, 3, H, W), "1st_manual": (N, 1, H, W), ...} uint8, problems);
         a test set without ground truth has no "1st_manual". Where there are problems, no images.
@@ -91,7 +92,13 @@ def read_subset(folder, has_masks=True):
     if has_masks:
         problems = problems or _check_masks(files, arrays)
     else:
-        arrays["mask"] = [np.full(image.shape[1:], 255, np.uint8) for image in arrays["images"]]
+        fovs = [estimate_fov(image) for image in arrays["images"]]
+        shares = [fov.mean() for fov in fovs]
+        print(
+            f"{folder}: the field of view was estimated: {min(shares):.0%} to {max(shares):.0%} of "
+            "the image. Predictions are black outside; if that is wrong, give masks."
+        )
+        arrays["mask"] = [fov * np.uint8(255) for fov in fovs]
     return _stacked(arrays) if not problems else {}, problems
 
 
@@ -136,14 +143,16 @@ def _find_files(folder, is_test, has_masks):
     if not folder.is_dir():
         return {}, [
             f"The folder {folder} does not exist. Expected there: {', '.join(kinds)}. Download "
-            "DRIVE (see DRIVE/README.md) and give its folder as the argument."
+            "DRIVE (see DRIVE/README.md) and give its folder as the argument, or put photographs "
+            f"of your own into {folder / 'images'}."
         ]
     files, problems = {}, []
     for kind in kinds:
         try:
             files[kind] = list_images(folder / kind)
         except ValueError as error:
-            problems.append(str(error))
+            advice = " Put FOV masks there, or add --no-masks." if kind == "mask" else ""
+            problems.append(f"{error}{advice}")
     for kind in kinds[1:]:
         if kind in files and "images" in files:
             problems += _unpaired(folder, kind, files["images"], files[kind])

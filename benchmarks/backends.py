@@ -21,6 +21,7 @@ from benchmarks.tables import table
 from lib.backends import BACKENDS
 
 LARGEST_SHARE = 0.0005
+FAILED, MORE = "failed: ", "MORE THAN"
 
 
 def main():
@@ -43,6 +44,8 @@ def main():
     text += table(("backend", "confusion matrix inside the FOV", "pixels that moved"), rows(tested))
     arguments.output.write_text(text + "\n")
     print(text)
+    if any(word in text for word in (FAILED, MORE)):
+        raise SystemExit("Not every backend gave TensorFlow's confusion matrix.")
 
 
 def prepare(folder):
@@ -50,12 +53,14 @@ def prepare(folder):
     real = os.environ.get("UNET_TEST_DATA")
     if real:
         source, weights = Path(real) / "DRIVE", Path(real) / "orobix_test" / "test_best_weights.h5"
-        _run(["prepare_datasets_DRIVE.py", source, "--only", "test"], folder)
+        prepared = _run(["prepare_datasets_DRIVE.py", source, "--only", "test"], folder)
     else:
         from benchmarks.run import write_untrained
 
-        _run(["prepare_datasets_phantom.py", "phantom", "--num-training", "1"], folder)
+        prepared = _run(["prepare_datasets_phantom.py", "phantom", "--num-training", "1"], folder)
         weights = write_untrained(folder / "untrained.h5")
+    if prepared.returncode or not weights.is_file():
+        raise SystemExit(prepared.stdout if prepared.returncode else f"{weights} does not exist.")
     text = (REPOSITORY / "configuration.txt").read_text()
     changes = [("inference = patches", "inference = full_image")]
     if not real:
@@ -78,7 +83,7 @@ def test(folder, backend, python):
         return "not installed here"
     done = _run(["run_testing.py"], folder, backend, python)
     if done.returncode:
-        return f"failed: {done.stdout.strip().splitlines()[-1]}"
+        return FAILED + (done.stdout.strip().splitlines() or ["no output"])[-1]
     performances = json.loads((folder / "test" / "performances.json").read_text())
     return performances["inside_FOV"]["confusion_matrix"]
 
@@ -105,7 +110,7 @@ def rows(tested):
         # A pixel that moves from one cell to another changes two.
         pairs = [pair for lines in zip(matrix, reference) for pair in zip(*lines)]
         share = sum(abs(a - b) for a, b in pairs) / 2 / sum(map(sum, reference))
-        verdict = "at most" if share <= LARGEST_SHARE else "MORE THAN"
+        verdict = "at most" if share <= LARGEST_SHARE else MORE
         compared.append([backend, matrix, f"{share:.4%}, {verdict} {LARGEST_SHARE:.2%}"])
     return compared
 

@@ -24,6 +24,7 @@ import numpy as np
 
 from benchmarks import tables
 from lib import phantom
+from lib.devices import num_cores
 from lib.extract_patches import crop_to_square
 from lib.pre_processing import preprocess
 
@@ -53,12 +54,13 @@ def main():
     # 1. The data, written once for all processes.
     with tempfile.TemporaryDirectory() as folder:
         task = write_data(Path(folder), arguments.quick)
+        run = describe_run(task)
 
         # 2. The measurements, one after another.
         measured = measure_all(task)
 
     # 3. The tables.
-    measured["run"] = describe_run(task)
+    measured["run"] = {**run, "load": os.getloadavg()[0]}
     arguments.output.mkdir(parents=True, exist_ok=True)
     (arguments.output / "results.json").write_text(json.dumps(measured, indent=1) + "\n")
     (arguments.output / "results.md").write_text(tables.results(measured))
@@ -76,10 +78,16 @@ def write_data(folder, quick):
     Returns:
         dictionary that every measurement gets: paths of both, and whether they are real.
     """
-    real = os.environ.get("UNET_TEST_DATA")
-    real = Path(real) if real and (Path(real) / "DRIVE").is_dir() and not quick else None
-    subsets = {name: _read_drive(real, name) if real else _phantoms(name, quick)
-               for name in ("training", "test")}  # fmt: skip
+    real = None if quick else os.environ.get("UNET_TEST_DATA")
+    weights = real and Path(real) / "orobix_test" / "test_best_weights.h5"
+    if real and not (weights.is_file() and (Path(real) / "DRIVE").is_dir()):
+        raise SystemExit(
+            f"UNET_TEST_DATA = {real} must hold DRIVE/ and {weights.name} in orobix_test/."
+        )
+    subsets = {
+        name: _read_drive(Path(real), name) if real else _phantoms(name, quick)
+        for name in ("training", "test")
+    }
     photographs, truth, masks = subsets["test"]
     train_photographs, train_truth, _ = subsets["training"]
     np.savez(
@@ -91,14 +99,11 @@ def write_data(folder, quick):
         train_images=crop_to_square(preprocess(train_photographs)),
         train_ground_truth=crop_to_square(train_truth),
     )
-    weights = real and real / "orobix_test" / "test_best_weights.h5"
-    if not weights or not weights.is_file():
-        real, weights = None, write_untrained(folder / "untrained.h5")
     return {
         "data": str(folder / "data.npz"),
-        "weights": str(weights),
+        "weights": str(weights or write_untrained(folder / "untrained.h5")),
         "quick": quick,
-        "real": real is not None,
+        "real": bool(real),
     }
 
 
@@ -283,7 +288,6 @@ def describe_run(task):
     return {
         "command": "make bench" + (" (--quick)" if task["quick"] else ""),
         "where": describe_place(),
-        "load": os.getloadavg()[0],
         "real": task["real"],
         "quick": task["quick"],
         # 584 x 565 pixels padded to 588 x 568, patches of 48 x 48 at stride 5
@@ -300,7 +304,7 @@ def describe_place():
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
     return (
         f"at commit {commit.stdout.strip() or 'unknown'}, {datetime.date.today()}, on "
-        f"{_processor()}, {len(os.sched_getaffinity(0))} cores used; {versions}"
+        f"{_processor()}, {num_cores()} cores used; {versions}"
     )
 
 

@@ -11,10 +11,12 @@ BACKENDS = ("tensorflow", "jax", "torch", "openvino")
 def require_backend():
     """Checks the environment variable KERAS_BACKEND, which Keras follows when it is loaded.
 
+    Where it is not set it becomes tensorflow, so that no ~/.keras/keras.json decides.
+
     Raises:
         UserError: if it names no backend that this project runs on, or one that is not installed.
     """
-    backend = os.environ.get("KERAS_BACKEND", "tensorflow")
+    backend = os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     if backend not in BACKENDS:
         raise UserError(
             f"KERAS_BACKEND must be one of {', '.join(BACKENDS)}. Received: {backend or 'nothing'}."

@@ -236,6 +236,7 @@ MEMBRANE_KEYS = (
     *SHARED_TESTING_KEYS,
     Key("testing settings", "tile_size", integer(1), 572),
     Key("testing settings", "symmetries", boolean, False),
+    Key("testing settings", "labelled_slices", choice("held_out", "all", "none"), "held_out"),
 )
 
 KEYS = {"retina": RETINA_KEYS, "membrane": MEMBRANE_KEYS}

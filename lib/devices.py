@@ -185,7 +185,7 @@ def describe_devices():
     backend = keras.backend.backend()
     version = importlib.metadata.version(backend)
     gpus = list_gpus()
-    devices = ", ".join(gpus) if gpus else f"CPU with {_num_cores()} cores"
+    devices = ", ".join(gpus) if gpus else f"CPU with {num_cores()} cores"
     first_line = f"Keras {keras.__version__} on {backend} {version}, computing on: {devices}."
     if gpus:
         return first_line
@@ -200,5 +200,6 @@ def inner_data_format():
     return "channels_first" if list_gpus() else "channels_last"
 
 
-def _num_cores():
+def num_cores():
+    """Counts the processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

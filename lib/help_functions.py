@@ -26,7 +26,7 @@ def written_whole(path):
         UserError: if the folder cannot be written to, or the disk is full.
     """
     path = Path(path)
-    beside = path.with_name(f".partial_{path.name}")  # of a killed run too: overwritten
+    beside = path.with_name(f".{os.getpid()}_{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield beside

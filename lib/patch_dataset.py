@@ -41,7 +41,7 @@ class PatchDataset(keras.utils.PyDataset):
         epoch=0,
         devices=ONE_DEVICE,
     ):
-        # Several workers have hung at the end of epochs; cutting a batch takes well under 1 ms.
+        # Several workers have hung at the end of epochs; one cuts well ahead of the network.
         super().__init__(workers=1, use_multiprocessing=False)
         self.images = images
         self.ground_truth = ground_truth

@@ -413,7 +413,7 @@ class PlateauDetector(keras.callbacks.Callback):
 
     Two losses tell of it. ln(number of classes): the network answers the same probability for all
     classes; with a ReLU before the softmax it may have died, and then has no gradient to recover
-    by. The entropy of the class shares (about .33 on DRIVE): it answers the share of each class
+    by. The entropy of the class shares (about .32 on DRIVE): it answers the share of each class
     everywhere, whatever the image. On the validation pixels, whose shares differ, that answer has
     the cross-entropy of the training shares with theirs.
 

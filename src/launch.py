@@ -33,7 +33,7 @@ def launch(step):
     Args:
         step: "training" or "prediction".
     Returns:
-        exit status: 0, or 1 for an error.
+        exit status: 0, 1 for an error, 130 after Ctrl-C.
     """
     arguments = _read_command_line(step)
     # TensorFlow's own start-up lines say nothing that describe_devices does not say better.

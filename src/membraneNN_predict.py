@@ -4,7 +4,8 @@
 
 The same as `python run_testing.py configuration_ISBI.txt`, without a log file. Expected result in
 the folder <name>/: predictions.hdf5, grids of pictures and performances.txt and .json of the
-held-out slices, and submission.tif for the slices without labels. docs/RESULTS.md gives figures.
+held-out slices; submission.tif and segmentations/ of the slices without labels. docs/RESULTS.md
+gives figures.
 """
 
 import json
@@ -20,16 +21,24 @@ if __name__ == "__main__":  # started by itself: lib lies beside src
 
 from lib.configuration import read_configuration
 from lib.devices import start_computing
-from lib.errors import run_script
+from lib.errors import UserError, run_script
 from lib.experiment import Experiment
 from lib.help_functions import group_images, visualize, write_hdf5, written_whole
 from lib.membrane_metrics import membrane_metrics, thin_membrane
 from lib.overlap_tile import output_size, predict_overlap_tile, predict_symmetries, tile_starts
 from lib.progress import Progress
 from lib.training import load_weights, require_same_network
-from src.membrane_data import load_labelled, load_test_slices, split_validation
+from src.membrane_data import (
+    load_labelled,
+    load_test_slices,
+    split_validation,
+    test_slices_path,
+)
 from src.membraneNN_training import build_network
 
+# What must be as in the training, though weights of the same shapes would load.
+NETWORK_SETTINGS = [("training settings", key) for key in ("base_filters", "depth", "variant")]
+HELD_OUT_SETTINGS = [("training settings", "validation_images")]
 METRICS = {
     "pixel_error": "Pixel error",
     "rand_error": "Rand error",
@@ -53,59 +62,77 @@ def main(configuration):
     # 1. The device, the weights to test, the slices.
     start_computing(training_settings.seed, training_settings.mixed_precision)
     weights = experiment.find_weights(settings.best_last)
-    keys = [("training settings", key) for key in ("base_filters", "depth", "variant")]
-    require_same_network(weights, configuration, keys)
-    held_out = load_held_out(configuration)
-    test = load_test_slices(configuration)
+    require_same_network(weights, configuration, NETWORK_SETTINGS)
+    labelled, test = load_labelled_slices(configuration, weights), load_test_slices(configuration)
+    if labelled is None and test is None:
+        raise UserError(
+            f"There is nothing to test: no labelled slices ([testing settings] labelled_slices = "
+            f"{settings.labelled_slices}) and no file of slices without labels "
+            f"({test_slices_path(configuration)}, [data paths] test_imgs_original)."
+        )
 
-    # 2. The network, and the prediction of the held-out slices.
+    # 2. The network, and the prediction of both.
     model = build_network(configuration, settings.tile_size)
     load_weights(model, weights)
-    told = "no held-out slices: no figures"
-    if held_out:
-        slices, labels, ids = (held_out[kind] for kind in ("images", "labels", "ids"))
-        told = f"the held-out slices {', '.join(ids)}"
-    print(f"Testing {weights} on {told}.")
-    probabilities = predict_slices(configuration, model, slices) if held_out else None
+    if labelled is not None:
+        told = "" if settings.labelled_slices == "all" else "held-out "
+        print(f"Testing {weights} on the {told}slices {', '.join(labelled['ids'])}.")
+        probabilities = predict_slices(configuration, model, labelled["images"])
+    if test is not None:
+        print(f"Predicting the {len(test[0])} slices without labels.")
+        predicted = predict_slices(configuration, model, test[0])
     experiment.remove_results()
 
     # 3. Pictures and figures.
-    if held_out:
+    if labelled is None:
+        print("No labelled slices, so there are no figures.")
+    else:
         write_hdf5(
             experiment.results / "predictions.hdf5",
             probabilities[:, np.newaxis],
-            ids=ids,
+            ids=labelled["ids"],
             settings=json.dumps(configuration.as_dict()),
         )
-        save_pictures(experiment, slices, labels, probabilities, settings.N_group_visual)
-        save_performances(experiment, membrane_metrics(labels, probabilities), ids)
+        save_pictures(experiment, labelled, probabilities, settings.N_group_visual)
+        figures = membrane_metrics(labelled["labels"], probabilities)
+        save_performances(experiment, figures, labelled["ids"], settings.labelled_slices)
 
-    # 4. The slices without labels, in the form of the challenge.
+    # 4. The slices without labels, in the form of the challenge and as pictures.
     if test is None:
-        print("There are no test slices: no submission.tif.")
+        print(f"{test_slices_path(configuration)} does not exist: no submission.tif.")
         return
-    print(f"Predicting the {len(test[0])} slices without labels.")
     path = experiment.results / "submission.tif"
-    probabilities = predict_slices(configuration, model, test[0])
-    save_submission(probabilities, path)
-    print(f"{path}: {len(test[0])} pages of 32-bit probabilities of cell, as the challenge asks.")
-    for name, probability in zip(test[1], probabilities):
+    save_submission(predicted, path)
+    print(f"{path}: {len(predicted)} pages of 32-bit probabilities of cell, as the challenge asks.")
+    for name, probability in zip(test[1], predicted):
         cells = (probability > 0.5).astype(np.float32)[..., np.newaxis]
         visualize(cells, experiment.results / "segmentations" / f"{name}.png")
     print(f"{experiment.results / 'segmentations'}: cells white, membranes black, of each slice.")
 
 
-def load_held_out(configuration):
-    """Reads the labelled slices that the network was not trained on: the last validation_images.
+def load_labelled_slices(configuration, weights):
+    """Reads the labelled slices that labelled_slices asks for.
 
+    Args:
+        configuration: lib.configuration.Configuration of the membrane task.
+        weights: path of the weights, which tell how many slices were held out.
     Returns:
-        dictionary as src.membrane_data.load_labelled gives it; None with validation_images = 0,
-        where no labelled slices are needed.
+        dictionary as src.membrane_data.load_labelled gives it; None for none, or where none were
+        held out.
+    Raises:
+        UserError: for data that do not fit, or another number of slices than was held out.
     """
-    if configuration.training_settings.validation_images == 0:
+    wanted = configuration.testing_settings.labelled_slices
+    if wanted == "held_out":
+        require_same_network(weights, configuration, HELD_OUT_SETTINGS)
+        if configuration.training_settings.validation_images == 0:
+            return None
+    if wanted == "none":
         return None
     data = load_labelled(configuration)
-    _, held_out = split_validation(configuration, len(data["images"]), least_training=0)
+    if wanted == "all":
+        return data
+    _, held_out = split_validation(configuration, len(data["images"]))
     return {kind: values[held_out] for kind, values in data.items()}
 
 
@@ -143,15 +170,22 @@ def predict_slices(configuration, model, slices):
     return np.concatenate(predicted)
 
 
-def save_pictures(experiment, slices, labels, probabilities, num_in_row):
+def save_pictures(experiment, labelled, probabilities, num_in_row):
     """Saves grids of slices, ground truths, probabilities and segmentations in colours.
 
     The segmentation shows the objects that V_Rand(thin) compares: 4-connected cells at a
     probability above 0.5, their membranes thinned to one pixel.
+
+    Args:
+        experiment: lib.experiment.Experiment.
+        labelled: with images (N, H, W) float32 in [0, 1] and labels (N, H, W), 1 = cell.
+        probabilities: (N, H, W) float32, probability of cell.
+        num_in_row: slices side by side.
     """
+    slices = labelled["images"]
     stacks = {
         "originals": slices,
-        "groundTruths": labels.astype(np.float32),
+        "groundTruths": labelled["labels"].astype(np.float32),
         "predictions": probabilities,
     }
     grids = {name: stack[:, np.newaxis] for name, stack in stacks.items()}
@@ -165,15 +199,17 @@ def save_pictures(experiment, slices, labels, probabilities, num_in_row):
         visualize(np.concatenate(stripes), experiment.file(ending))
 
 
-def save_performances(experiment, figures, ids):
+def save_performances(experiment, figures, ids, labelled_slices):
     """Saves performances.txt and performances.json, and prints the figures.
 
     Args:
         experiment: lib.experiment.Experiment.
         figures: as membrane_metrics gives them.
-        ids: of the held-out slices.
+        ids: of the slices.
+        labelled_slices: the setting: held_out or all.
     """
-    lines = [f"Held-out slices: {', '.join(ids)}", ""]
+    title = "Held-out slices" if labelled_slices == "held_out" else "All labelled slices"
+    lines = [f"{title}: {', '.join(ids)}", ""]
     lines.append(f"{'':16}{'best':>12}{'threshold':>12}{'at 0.5':>12}")
     for name, title in METRICS.items():
         row = figures[name]

@@ -107,7 +107,13 @@ def build_network(configuration, tile_size):
 def split_tiles(configuration, data, epoch=0, devices=ONE_DEVICE):
     """Gives tiles for training, drawn and deformed at random, and for validation, as they are.
 
-    With validation_images = 0 the latter is None.
+    Args:
+        configuration: lib.configuration.Configuration of the membrane task.
+        data: as src.membrane_data.load_labelled gives it.
+        epoch: number of the epoch that comes first, 0 unless training is resumed.
+        devices: lib.devices.Devices that share a batch.
+    Returns:
+        two TileDatasets; with validation_images = 0 the second is None.
     """
     settings = configuration.training_settings
     training, validation = split_validation(configuration, len(data["images"]))

@@ -46,7 +46,7 @@ def load_test_slices(configuration):
         images (M, H, W) float32 in [0, 1] and their ids; None where prepare_datasets_ISBI.py found
         no test slices.
     """
-    path = Path(configuration.data_paths.path_local) / configuration.data_paths.test_imgs_original
+    path = test_slices_path(configuration)
     if not path.is_file():
         return None
     data, problems = _load_slices(path)
@@ -54,28 +54,31 @@ def load_test_slices(configuration):
     return scale_to_unit(data["images"][:, 0]), data["ids"]
 
 
-def split_validation(configuration, num_slices, least_training=1):
+def test_slices_path(configuration):
+    """Gives the path of the slices without labels."""
+    paths = configuration.data_paths
+    return Path(paths.path_local) / paths.test_imgs_original
+
+
+def split_validation(configuration, num_slices):
     """Splits the labelled slices: the last ones validate and are never trained on.
 
     Args:
         configuration: lib.configuration.Configuration of the membrane task.
         num_slices: number of labelled slices.
-        least_training: how many must be left to train on; 0 for testing.
     Returns:
         two slices of indices: training, validation; the second is empty with validation_images = 0.
     Raises:
-        UserError: if there are too few slices.
+        UserError: if no slice is left for training.
     """
     held_out = configuration.training_settings.validation_images
-    most = num_slices - least_training
-    if held_out > most:
+    if held_out >= num_slices:
         raise UserError(
             configuration.problem(
                 "training settings",
                 "validation_images",
-                f"at most {most}, for there are {num_slices} labelled slices"
-                + (", or none is left to train on" if least_training else ""),
-                f"Use {max(1, num_slices // 5)}." if least_training else f"Use {num_slices}.",
+                f"below {num_slices}, the number of labelled slices, or none is left to train on",
+                f"Use {max(1, num_slices // 5)}.",
             )
         )
     return slice(0, num_slices - held_out), slice(num_slices - held_out, num_slices)

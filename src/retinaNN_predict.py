@@ -26,6 +26,7 @@ from lib.evaluation import (
     confusion_figures,
     performances_text,
     pred_only_FOV,
+    rank_pixels,
     roc_and_pr_curves,
     spread,
 )
@@ -85,7 +86,7 @@ def main(configuration):
     number = len(data["images"])
     print(f"Testing {weights} on {number} {settings.images} images, {settings.inference}.")
     images, probabilities = predict_images(configuration, weights, data)
-    _tell_constant(probabilities, weights)
+    _tell_constant(probabilities[data["fov_masks"] > 0], weights)
     experiment.remove_results()
     write_hdf5(
         experiment.results / "predictions.hdf5",
@@ -95,8 +96,8 @@ def main(configuration):
     )
 
     # 3. The pictures.
-    save_pictures(experiment, images, probabilities, data, settings.N_group_visual)
     save_segmentations(experiment, probabilities >= settings.threshold, data)
+    save_pictures(experiment, images, probabilities, data, settings.N_group_visual)
 
     # 4. The figures, where there is ground truth.
     if data["ground_truth"] is None:
@@ -105,19 +106,18 @@ def main(configuration):
             f"pictures are in {experiment.results}."
         )
         return
-    performances = evaluate(probabilities, data, settings.threshold)
-    if settings.inside_FOV:
-        performances["whole_image"] = None  # nothing was predicted outside
-    save_performances(experiment, performances, probabilities, data)
-    if not is_test:
-        tell_best_threshold(probabilities, data)
+    performances, ranking = evaluate(probabilities, data, settings)
+    save_performances(experiment, performances, ranking)
 
 
 def load_images(configuration):
     """Reads the images to test: the test half, the training half, or what of it only validated.
 
     Returns:
-        dictionary as src.retina_data.load_subset gives it, of the first full_images_to_test.
+        dictionary as src.retina_data.load_subset gives it; of the test images, the first
+        full_images_to_test.
+    Raises:
+        UserError: if there are fewer, or no training image only validates.
     """
     settings = configuration.testing_settings
     if settings.images == "test":
@@ -333,65 +333,70 @@ def save_segmentations(experiment, vessels, data):
         visualize(segmentation, experiment.results / "segmentations" / f"{name}.png")
 
 
-def evaluate(probabilities, data, threshold):
+def evaluate(probabilities, data, settings):
     """Computes all figures.
 
     Args:
         probabilities: (num_images, 1, height, width) float32.
         data: with fov_masks, ground_truth, ids and perhaps second_observer.
-        threshold: from which probability on a pixel counts as vessel.
+        settings: the testing settings: threshold, inside_FOV (nothing was predicted outside, so
+            there are no figures of the whole image) and images (the threshold with the highest F1
+            is sought on others than the test images).
     Returns:
-        dictionary as performances.json has it: inside_FOV, whole_image, per_image, second_observer.
+        dictionary as performances.json has it: inside_FOV, whole_image, per_image, second_observer,
+        best_f1; and the Ranking inside the FOV, None where the ground truth holds one class only.
     """
     masks, ground_truth, second = data["fov_masks"], data["ground_truth"], data["second_observer"]
-    in_fov, truth_in_fov = pred_only_FOV(probabilities, ground_truth, masks)
+    in_fov, truth = pred_only_FOV(probabilities, ground_truth > 0, masks)
+    ranking = rank_pixels(truth, in_fov) if truth.any() and not truth.all() else None
     images = [
-        {"id": name, **binary_figures(truth[mask > 0], probability[mask > 0], threshold)}
+        {"id": name, **binary_figures(truth[mask > 0], probability[mask > 0], settings.threshold)}
         for name, truth, mask, probability in zip(data["ids"], ground_truth, masks, probabilities)
     ]
-    performances = {
-        "inside_FOV": binary_figures(truth_in_fov, in_fov, threshold),
-        "whole_image": binary_figures(ground_truth.ravel(), probabilities.ravel(), threshold),
-        "per_image": {"spread": spread(images), "images": images},
-        "second_observer": None,
-    }
+    whole_image, second_observer, best_f1 = None, None, None
+    if not settings.inside_FOV:
+        whole = ground_truth.ravel(), probabilities.ravel()
+        whole_image = binary_figures(*whole, settings.threshold)
     if second is not None:
-        observed, truth = pred_only_FOV(second, ground_truth, masks)
-        performances["second_observer"] = confusion_figures(truth > 0, observed > 0)
-    return performances
+        observed, _ = pred_only_FOV(second > 0, ground_truth, masks)
+        second_observer = confusion_figures(truth, observed)
+    if ranking and settings.images != "test":
+        best_f1 = dict(zip(("threshold", "f1"), best_f1_threshold(ranking)))
+    performances = {
+        "inside_FOV": binary_figures(truth, in_fov, settings.threshold, ranking),
+        "whole_image": whole_image,
+        "per_image": {"spread": spread(images), "images": images},
+        "second_observer": second_observer,
+        "best_f1": best_f1,
+    }
+    return performances, ranking
 
 
-def save_performances(experiment, performances, probabilities, data):
-    """Saves performances.txt, performances.json and both curves, and prints the figures."""
+def save_performances(experiment, performances, ranking):
+    """Saves performances.txt, performances.json and both curves, and prints the figures.
+
+    Args:
+        experiment: lib.experiment.Experiment.
+        performances: dictionary as evaluate gives it.
+        ranking: lib.evaluation.Ranking inside the FOV; None where there are no curves.
+    """
     written = performances_text(performances)
     print("\n" + written)
     with written_whole(experiment.results / "performances.txt") as beside:
         beside.write_text(written, encoding="utf-8")
     with written_whole(experiment.results / "performances.json") as beside:
         beside.write_text(json.dumps(performances, indent=1) + "\n", encoding="utf-8")
-    inside, second = performances["inside_FOV"], performances["second_observer"]
-    if inside["auc_roc"] is None:
+    if ranking is None:
         print("The ground truth holds one class only: areas and curves are undefined.")
         return
-    in_fov, truth = pred_only_FOV(probabilities, data["ground_truth"], data["fov_masks"])
-    curves = roc_and_pr_curves(truth, in_fov)
+    inside, second = performances["inside_FOV"], performances["second_observer"]
+    curves = roc_and_pr_curves(ranking)
     roc_point = second and (second["specificity"], second["sensitivity"])
     pr_point = second and (second["sensitivity"], second["precision"])
     draw_roc(*curves["roc"], inside["auc_roc"], experiment.results / "ROC.png", roc_point)
     path = experiment.results / "Precision_recall.png"
     draw_precision_recall(*curves["pr"], inside["auc_pr"], path, pr_point)
     print(f"Pictures, figures and predictions.hdf5 are in {experiment.results}.")
-
-
-def tell_best_threshold(probabilities, data):
-    """Says at which threshold F1 is highest on validation or training images, inside the FOV."""
-    in_fov, truth = pred_only_FOV(probabilities, data["ground_truth"], data["fov_masks"])
-    if truth.any():
-        threshold, f1 = best_f1_threshold(truth > 0, in_fov)
-        print(
-            f"Highest F1 on these images: {f1:.4f} at a probability of {threshold:.3f}. "
-            "For the test images, set [testing settings] threshold to it."
-        )
 
 
 def _first_images(data, configuration):
@@ -412,11 +417,11 @@ def _first_images(data, configuration):
     return {name: None if values is None else values[:number] for name, values in data.items()}
 
 
-def _tell_constant(probabilities, weights):
-    """Says so when the pictures will be one grey."""
-    if float(np.ptp(probabilities)) < 1e-3:
+def _tell_constant(in_fov, weights):
+    """Says so when the pictures will be one grey: (num_pixels,) probabilities inside the FOV."""
+    if in_fov.size and float(np.ptp(in_fov)) < 1e-3:
         print(
-            f"WARNING: the network answers {float(probabilities.mean()):.3f} for every pixel, so "
+            f"WARNING: the network answers {float(in_fov.mean()):.3f} for every pixel, so "
             f"the predictions are one grey. {weights} holds a network that learnt nothing; look "
             "for PLATEAU in the training's output.",
             flush=True,

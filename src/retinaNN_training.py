@@ -104,7 +104,18 @@ def load_patches(configuration):
 
 
 def split_patches(configuration, images, ground_truth, positions, epoch=0, devices=ONE_DEVICE):
-    """Gives the batches for training, shuffled, and for validation, the last tenth of them all."""
+    """Gives the batches for training, shuffled, and for validation, the last tenth of them all.
+
+    Args:
+        configuration: lib.configuration.Configuration.
+        images: (num_images, 1, height, width) float32 in [0, 1].
+        ground_truth: (num_images, 1, height, width) uint8, 1 = vessel.
+        positions: (num_patches, 3) as draw_patch_positions gives them.
+        epoch: number of the epoch that comes first, 0 unless training is resumed.
+        devices: lib.devices.Devices that share a batch.
+    Returns:
+        two PatchDatasets.
+    """
     settings, attributes = configuration.training_settings, configuration.data_attributes
     options = {
         "patch_size": (attributes.patch_height, attributes.patch_width),
@@ -138,7 +149,13 @@ def build_network(configuration, height, width):
 
 
 def class_shares(patches):
-    """Gives the share of background and vessel on the pixels of (up to 2,000) patches."""
+    """Gives the share of background and vessel on the pixels of (up to 2,000) patches.
+
+    Args:
+        patches: PatchDataset.
+    Returns:
+        two numbers that add up to 1.
+    """
     chosen = patches.positions[:: max(1, len(patches.positions) // 2000)]
     vessel = float(cut_patches(patches.ground_truth, chosen, *patches.patch_size).mean())
     return 1 - vessel, vessel

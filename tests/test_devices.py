@@ -43,8 +43,8 @@ def test_gpu_is_named_without_advice(gpu):
 def test_without_a_gpu_the_cores_are_counted_and_advice_is_given(no_gpu, monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     first, *advice = devices.describe_devices().splitlines()
-    assert f"computing on: CPU with {devices._num_cores()} cores." in first
-    assert 1 <= devices._num_cores() <= os.cpu_count()
+    assert f"computing on: CPU with {devices.num_cores()} cores." in first
+    assert 1 <= devices.num_cores() <= os.cpu_count()
     advice = "\n".join(advice)
     assert "nvidia-smi must list it" in advice
     assert "(it is not set)" in advice

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from sklearn.metrics import auc
+from sklearn.metrics import auc, precision_recall_curve, roc_curve
 
 from lib import evaluation as ev
 
@@ -114,13 +114,36 @@ def test_constant_probability_is_chance():
 
 
 @pytest.mark.parametrize("decimals", [1, 2, 7])
-def test_areas_are_those_under_the_curves(rng, decimals):
+def test_curves_and_areas_are_scikit_learns(rng, decimals):
     # Few decimals make many equal probabilities, within a class and between both.
     probability = np.round(rng.random(3000, np.float32), decimals)
     truth = rng.random(3000) < probability**2
-    curves = ev.roc_and_pr_curves(truth, probability)
-    expected = [auc(*curves["roc"]), auc(*curves["pr"])]
-    assert ev.areas_under_curves(truth, probability) == pytest.approx(expected, abs=1e-12)
+    fall_out, recall, _ = roc_curve(truth, probability, drop_intermediate=False)
+    precision, recall_of_precision, _ = precision_recall_curve(truth, probability)
+    ranking = ev.rank_pixels(truth, probability)
+    expected = [auc(fall_out, recall), auc(recall_of_precision, precision)]
+    assert ev.areas_under_curves(ranking) == pytest.approx(expected, abs=1e-12)
+    curves = ev.roc_and_pr_curves(ranking)
+    # Every corner of ours is a point of scikit-learn's, and both begin and end alike.
+    theirs = {"roc": (fall_out, recall), "pr": (recall_of_precision, precision)}
+    for name, points in theirs.items():
+        known = {(round(x, 9), round(y, 9)) for x, y in zip(*points)}
+        ours = [(round(x, 9), round(y, 9)) for x, y in zip(*curves[name])]
+        assert set(ours) <= known
+        assert np.all(np.diff(curves[name][0]) >= 0)
+        assert {ours[0], ours[-1]} <= {
+            (round(points[0][i], 9), round(points[1][i], 9)) for i in (0, -1)
+        }
+
+
+def test_ranking_of_eight_pixels_by_hand():
+    ranking = ev.rank_pixels(TRUTH > 0, PROBABILITY)
+    np.testing.assert_array_equal(ranking.thresholds, [0.8, 0.7, 0.6, 0.2])
+    np.testing.assert_array_equal(ranking.tp, [1, 2, 3, 4])
+    np.testing.assert_array_equal(ranking.fp, [1, 1, 1, 3])  # 0.9; 0.5 and 0.4 from 0.2 on
+    np.testing.assert_array_equal(ranking.tp_above, [0, 1, 2, 3])
+    np.testing.assert_array_equal(ranking.fp_above, [1, 1, 1, 3])
+    assert ranking.num_negatives == 4
 
 
 def test_perfect_and_inverted_answers():
@@ -149,13 +172,16 @@ def test_best_threshold_by_hand():
     # At 0.6: two of two vessels and no background found but one; F1 = 2 * 2 / (2 * 2 + 1) = 0.8.
     truth = np.array([0, 0, 1, 0, 1, 0], bool)
     probability = np.array([0.1, 0.2, 0.6, 0.7, 0.8, 0.3])
-    threshold, f1 = ev.best_f1_threshold(truth, probability)
+    threshold, f1 = ev.best_f1_threshold(ev.rank_pixels(truth, probability))
     assert (threshold, f1) == (0.6, pytest.approx(0.8))
     assert ev.binary_figures(truth, probability, threshold)["f1"] == pytest.approx(0.8)
 
 
-def test_best_threshold_where_all_is_vessel():
-    assert ev.best_f1_threshold(np.ones(3, bool), np.array([0.2, 0.4, 0.3])) == (0.2, 1.0)
+def test_of_several_best_thresholds_the_lowest():
+    # At 0.9 one of three vessels and no background: 2 / (2 + 0 + 2); at 0.2 all: 6 / (6 + 6 + 0).
+    truth = np.array([1, 1, 1, 0, 0, 0, 0, 0, 0], bool)
+    probability = np.array([0.9, 0.2, 0.2, 0.3, 0.3, 0.3, 0.3, 0.3, 0.3])
+    assert ev.best_f1_threshold(ev.rank_pixels(truth, probability)) == (0.2, 0.5)
 
 
 def test_spread_over_images_leaves_out_undefined_figures():

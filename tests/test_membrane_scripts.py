@@ -245,29 +245,46 @@ def test_a_training_on_all_slices_has_last_weights_and_no_figures(call):
     assert "[testing settings] best_last must be last where validation_images = 0" in done.output
 
 
-def test_all_labelled_slices_can_be_tested(call):
+LAST_LINE = "N_group_visual = 2"
+
+
+def test_slices_that_were_trained_on_do_not_pass_as_held_out(call):
     done = call("prediction", ("validation_images = 1", "validation_images = 4"))
+    assert done.returncode == 1
+    assert "validation_images must be 1, with which small/small_" in done.output
+
+
+def test_all_labelled_slices_can_be_tested_and_are_called_so(call):
+    done = call("prediction", (LAST_LINE, f"{LAST_LINE}\nlabelled_slices = all"))
     assert done.returncode == 0, done.output
-    assert "the held-out slices 00, 01, 02, 03" in done.output
+    assert "on the slices 00, 01, 02, 03" in done.output
+    assert "All labelled slices: 00, 01, 02, 03" in done.output
+    assert "eld-out" not in done.output
 
 
 def test_a_slice_must_be_left_to_train_on(call):
     shutil.rmtree(call.folder / "small")
     done = call("training", ("validation_images = 1", "validation_images = 4"))
     assert done.returncode == 1
-    assert "at most 3, for there are 4 labelled slices, or none is left to train on" in done.output
+    assert "must be below 4, the number of labelled slices, or none is left" in done.output
 
 
 def test_slices_without_labels_need_no_labelled_ones(call):
     for kind in ("imgs", "groundTruth", "weightMaps"):
         (call.folder / "data" / f"ISBI_dataset_{kind}_train.hdf5").unlink()
     assert call("prediction").returncode == 1
-    done = call("prediction", ("validation_images = 1", "validation_images = 0"))
+    alone = (LAST_LINE, f"{LAST_LINE}\nlabelled_slices = none")
+    done = call("prediction", alone)
     assert done.returncode == 0, done.output
     with Image.open(call.folder / "small" / "submission.tif") as stack:
         cells = np.asarray(stack) > 0.5
     with Image.open(call.folder / "small" / "segmentations" / "00.png") as segmentation:
         np.testing.assert_array_equal(np.asarray(segmentation), cells * 255)
+    (call.folder / "data" / "ISBI_dataset_imgs_test.hdf5").unlink()
+    done = call("prediction", alone)
+    assert done.returncode == 1
+    assert "There is nothing to test" in done.output
+    assert (call.folder / "small" / "submission.tif").exists()
 
 
 @pytest.mark.parametrize(
@@ -278,8 +295,8 @@ def test_slices_without_labels_need_no_labelled_ones(call):
         (
             "prediction",
             "validation_images = 1",
-            "validation_images = 5",
-            "must be at most 4, for there are 4 labelled slices. Received: 5. Use 4.",
+            "validation_images = 0",
+            "validation_images must be 1, with which",
         ),
         ("training", "validation_images = 1", "validation_images = all", "a whole number of at"),
         ("training", "depth = 2", "depth = 9", "must be a whole number from 1 to 8"),

@@ -4,6 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
+from lib import phantom
 from lib import pre_processing as pp
 
 
@@ -168,3 +169,29 @@ def test_unknown_equalisation():
         ValueError, match="equalization must be clahe or histogram. Received: retinex"
     ):
         pp.preprocess(np.zeros((1, 3, 8, 8)), "retinex")
+
+
+# ---------------------------------------------------------------- field of view
+
+
+def test_the_fov_of_a_photograph_is_found():
+    photograph, _, mask = phantom.fundus(3, 146, 142)
+    found, mask = pp.estimate_fov(np.asarray(photograph).transpose(2, 0, 1)), np.asarray(mask) > 0
+    assert (found & mask).sum() / (found | mask).sum() > 0.97
+
+
+def test_a_photograph_without_dark_surround_is_fov_throughout(rng):
+    bright = rng.integers(60, 200, (3, 40, 50)).astype(np.uint8)
+    assert pp.estimate_fov(bright).all()
+    assert pp.estimate_fov(np.zeros((3, 40, 50), np.uint8)).all()
+
+
+def test_a_bright_label_beside_the_fov_is_not_part_of_it():
+    photograph = np.zeros((3, 60, 60), np.uint8)
+    photograph[:, 10:50, 5:45] = 120
+    photograph[:, 20:30, 20:30] = 0  # a dark hole within
+    photograph[:, 2:8, 50:58] = 250
+    expected = np.zeros((60, 60), bool)
+    expected[10:50, 5:45] = True
+    found = pp.estimate_fov(photograph)
+    assert np.count_nonzero(found != expected) <= 4 * 3  # the median rounds each corner

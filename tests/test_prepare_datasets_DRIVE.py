@@ -163,6 +163,12 @@ def test_training_without_ground_truth(drive_folder, output):
     assert problem == f"The folder {drive_folder / 'training' / '1st_manual'} does not exist."
 
 
+def test_missing_masks_say_what_to_do(drive_folder, output):
+    shutil.rmtree(drive_folder / "test" / "mask")
+    (problem,) = problems_of(drive_folder, output)
+    assert problem.endswith("mask does not exist. Put FOV masks there, or add --no-masks.")
+
+
 def test_missing_folder_says_what_belongs_there(tmp_path, output):
     training, test = problems_of(tmp_path / "nowhere", output)
     assert f"The folder {tmp_path / 'nowhere' / 'training'} does not exist." in training
