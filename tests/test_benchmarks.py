@@ -2,9 +2,10 @@
 
 import json
 
+import numpy as np
 import pytest
 
-from benchmarks import backends, tables, variants
+from benchmarks import backends, cameras, tables, variants
 from lib.configuration import read_configuration
 from tests.tiny_experiments import REPOSITORY, run
 
@@ -63,3 +64,23 @@ def test_report_has_a_row_for_each_variant_so_far():
     text = variants.report("ablation", {"all": figures, "no zoom": figures})
     assert "| no zoom | `zoom = 1` | 0.98000 | 0.91000 | 0.82000 | 0.95000 |" in text
     assert "validation images" in text and "float32" not in text
+
+
+def test_simulated_cameras_keep_photograph_truth_and_fov_together():
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (1, 3, 584, 565)).astype(np.uint8)
+    truth = (images[:, 1:2] > 200).astype(np.uint8)
+    masks = np.ones((1, 1, 584, 565), np.uint8)
+    for camera, (simulate, _) in cameras.CAMERAS.items():
+        photographs, simulated, fov = simulate(images, truth, masks)
+        assert photographs.dtype == np.uint8, camera
+        assert photographs.shape == (1, 3, *simulated.shape[2:]), camera
+        assert simulated.shape == fov.shape, camera
+    unchanged = cameras.CAMERAS["as it is"][0](images, truth, masks)
+    np.testing.assert_array_equal(unchanged[0], images)
+    # The middle 360 of 565 columns, enlarged 1.5 times, in a round FOV.
+    narrow = cameras.narrow(images, truth, masks)
+    assert narrow[0].shape == (1, 3, 540, 540)
+    assert not narrow[0][0, :, 0, 0].any() and narrow[2].mean() == pytest.approx(
+        np.pi / 4, abs=0.01
+    )

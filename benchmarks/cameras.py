@@ -1,0 +1,131 @@
+"""Tests best/ on photographs as other cameras might have taken them, simulated.
+
+    python -m benchmarks.cameras
+
+Start it in the project's folder with DRIVE prepared. The training images that only validated are
+enlarged, cut, blurred and so on, and tested by the settings of configuration_best.txt. Expected
+result: benchmarks/cameras.md, in 2 minutes on two CPU cores. Simulated photographs stand in for
+real ones of other cameras, which differ in all of this at once.
+"""
+
+import argparse
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from benchmarks.run import REPOSITORY, describe_place
+from benchmarks.tables import table
+from lib.configuration import read_configuration
+from lib.devices import start_computing
+from lib.evaluation import areas_under_curves, pred_only_FOV, rank_pixels
+from lib.experiment import Experiment
+from src.retina_data import load_subset
+from src.retinaNN_predict import predict_images
+from src.retinaNN_training import validation_images
+
+FOV_WIDTH = 540
+
+
+def main():
+    """Simulates each camera, tests, writes the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output", type=Path, default=REPOSITORY / "benchmarks" / "cameras.md")
+    arguments = parser.parse_args()
+    configuration = read_configuration(REPOSITORY / "configuration_best.txt", "retina")
+    start_computing(0, configuration.training_settings.mixed_precision)
+    data = load_subset(configuration, "train")
+    held_out = validation_images(len(data["images"]), configuration.training_settings.N_subimgs)
+    stacks = [data[kind][held_out] for kind in ("images", "ground_truth", "fov_masks")]
+    rows = []
+    for camera, (simulate, fov_width) in CAMERAS.items():
+        configuration.testing_settings.fov_width = fov_width
+        areas = test(configuration, *simulate(*stacks))
+        rows.append([camera, fov_width, *(f"{area:.4f}" for area in areas)])
+    text = (
+        "# best/ and other cameras, simulated\n\n"
+        f"`python -m benchmarks.cameras` {describe_place()}.\n\n"
+        f"Training images that only validated: {', '.join(data['ids'][held_out])}.\n\n"
+        f"{table(('camera', 'fov_width', 'AUC ROC', 'AUC PR'), rows)}\n"
+    )
+    arguments.output.write_text(text)
+    print(text)
+
+
+def test(configuration, images, ground_truth, fov_masks):
+    """Gives both areas of photographs (N, 3, H, W), their truth and FOV (N, 1, H, W)."""
+    weights = Experiment(configuration.experiment_name.name).find_weights("last")
+    data = {"images": images, "fov_masks": fov_masks}
+    _, probabilities = predict_images(configuration, weights, data)
+    inside, truth = pred_only_FOV(probabilities, ground_truth > 0, fov_masks)
+    return areas_under_curves(rank_pixels(truth, inside))
+
+
+def colours(function):
+    """Simulates a camera that changes the colours alone: function of float64 in [0, 255]."""
+
+    def simulate(images, ground_truth, fov_masks):
+        changed = np.clip(function(images.astype(float)), 0, 255).astype(np.uint8)
+        return changed, ground_truth, fov_masks
+
+    return simulate
+
+
+def scale(stack, factor, interpolation):
+    """Scales (N, C, H, W)."""
+    return np.stack(
+        [
+            [cv2.resize(c, None, fx=factor, fy=factor, interpolation=interpolation) for c in image]
+            for image in stack
+        ]
+    )
+
+
+def enlarge(images, ground_truth, fov_masks):
+    """Simulates the same optics with 1.85 times the pixels along each side."""
+    masks = (scale(mask, 1.85, cv2.INTER_NEAREST) for mask in (ground_truth, fov_masks))
+    return scale(images, 1.85, cv2.INTER_CUBIC), *masks
+
+
+def narrow(images, ground_truth, fov_masks, angle=45 / 30):
+    """Simulates a camera of 30 degrees: the middle of the image, enlarged, in a round FOV."""
+    side = int(FOV_WIDTH / angle)
+    top, left = ((size - side) // 2 for size in images.shape[2:])
+    middle = (slice(None), slice(None), slice(top, top + side), slice(left, left + side))
+    photographs = scale(images[middle], angle, cv2.INTER_CUBIC)
+    truth = scale(ground_truth[middle] * np.uint8(255), angle, cv2.INTER_LINEAR) >= 128
+    rows, columns = np.indices(photographs.shape[2:]) + 0.5 - photographs.shape[2] / 2
+    inside = np.hypot(rows, columns) < photographs.shape[2] / 2 - 1
+    fov = np.broadcast_to(inside, truth.shape)
+    return photographs * fov.astype(np.uint8), truth, fov.astype(np.uint8)
+
+
+def blur(images, ground_truth, fov_masks):
+    """Simulates optics out of focus: a Gaussian of 1.2 pixels."""
+    blurred = [[cv2.GaussianBlur(c, (0, 0), 1.2) for c in image] for image in images]
+    return np.stack(blurred), ground_truth, fov_masks
+
+
+def add_noise(images):
+    """Adds normal noise with a deviation of 8 grey levels."""
+    return images + np.random.default_rng(0).normal(0, 8, images.shape)
+
+
+CAMERAS = {
+    "as it is": (colours(lambda x: x), FOV_WIDTH),
+    "1.85 times as many pixels": (enlarge, FOV_WIDTH),
+    "30 degrees in place of 45": (narrow, FOV_WIDTH),
+    "30 degrees, fov_width = 540 * 30 / 45": (narrow, FOV_WIDTH * 30 // 45),
+    "gamma 0.6": (colours(lambda x: 255 * (x / 255) ** 0.6), FOV_WIDTH),
+    "gamma 1.6": (colours(lambda x: 255 * (x / 255) ** 1.6), FOV_WIDTH),
+    "red * 0.7, green * 1.2, blue * 1.5": (
+        colours(lambda x: x * np.reshape([0.7, 1.2, 1.5], (3, 1, 1))),
+        FOV_WIDTH,
+    ),
+    "blurred by 1.2 pixels": (blur, FOV_WIDTH),
+    "noise of 8 grey levels": (colours(add_noise), FOV_WIDTH),
+}
+
+
+if __name__ == "__main__":
+    main()
