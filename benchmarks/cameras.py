@@ -18,7 +18,7 @@ from benchmarks.run import REPOSITORY, describe_place
 from benchmarks.tables import table
 from lib.configuration import read_configuration
 from lib.devices import start_computing
-from lib.evaluation import areas_under_curves, pred_only_FOV, rank_pixels
+from lib.evaluation import areas_under_curves, pred_only_FOV, rank_pixels, roc_and_pr_curves
 from lib.experiment import Experiment
 from src.retina_data import load_subset
 from src.retinaNN_predict import predict_images
@@ -58,7 +58,7 @@ def test(configuration, images, ground_truth, fov_masks):
     data = {"images": images, "fov_masks": fov_masks}
     _, probabilities = predict_images(configuration, weights, data)
     inside, truth = pred_only_FOV(probabilities, ground_truth > 0, fov_masks)
-    return areas_under_curves(rank_pixels(truth, inside))
+    return areas_under_curves(roc_and_pr_curves(rank_pixels(truth, inside)))
 
 
 def colours(function):

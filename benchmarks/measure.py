@@ -13,6 +13,7 @@ import os
 import resource
 import sys
 import time
+import tracemalloc
 from types import SimpleNamespace
 
 import keras
@@ -188,31 +189,44 @@ def preparation(task):
     images, truth = task.arrays["train_images"], task.arrays["train_ground_truth"]
     number = 60 if task.quick else task.num_patches
 
-    def measure():
-        before = peak_memory()
-        if task.way == "plain":
-            start = time.perf_counter()
-            _, masks = plain.extract_random(np.random.default_rng(0), images, truth, number)
-            plain.masks_unet(masks)
-            return {
-                "seconds": time.perf_counter() - start,
-                "patches": number,
-                "rise_MB": peak_memory() - before,
-            }
-        start = time.perf_counter()
-        dataset = _patch_dataset(images, truth, number)
-        drawn = time.perf_counter() - start
+    def prepare_plain(number):
+        _patches, masks = plain.extract_random(np.random.default_rng(0), images, truth, number)
+        plain.masks_unet(masks)
+
+    def cut_all(dataset):
         for index in range(len(dataset)):
             dataset[index]
+
+    def measure():
+        if task.way == "plain":
+            seconds, _ = seconds_of(prepare_plain, number)
+            fewer = max(20, number // 200 * 20)  # a multiple of the images; tracing takes time
+            return {
+                "seconds": seconds,
+                "patches": number,
+                "allocated_MB": number / fewer * allocated_MB(prepare_plain, fewer),
+            }
+        drawn, dataset = seconds_of(_patch_dataset, images, truth, number)
+        seconds, _ = seconds_of(cut_all, dataset)
         return {
             "seconds_before_first_step": drawn,
-            "seconds": time.perf_counter() - start,
+            "seconds": drawn + seconds,
             "patches": number,
-            "rise_MB": peak_memory() - before,
+            "allocated_MB": allocated_MB(lambda: cut_all(_patch_dataset(images, truth, number))),
             "images_MB": (images.nbytes + truth.nbytes) / 2**20,
         }
 
     return measure
+
+
+def allocated_MB(function, *arguments):
+    """Gives the most memory that Python and NumPy held at once during a call, in MB."""
+    tracemalloc.start()
+    try:
+        function(*arguments)
+        return tracemalloc.get_traced_memory()[1] / 2**20
+    finally:
+        tracemalloc.stop()
 
 
 # ---------------------------------------------------------------- testing
@@ -283,9 +297,8 @@ def _plain_figures(probabilities, ground_truth, fov_masks):
 
 def _our_figures(probabilities, ground_truth, fov_masks):
     inside, truth = pred_only_FOV(probabilities, ground_truth > 0, fov_masks)
-    ranking = rank_pixels(truth, inside)
-    roc_and_pr_curves(ranking)  # the plain way has them too
-    return binary_figures(truth, inside, ranking=ranking)
+    curves = roc_and_pr_curves(rank_pixels(truth, inside))
+    return binary_figures(truth, inside, curves=curves)
 
 
 def figures(task):

@@ -263,7 +263,7 @@ def measure_all(task):
         "best": best,
         "ours": ours,
         "matrix_product": measure("matrix_product", ["numpy", *networks], 2),
-        "training": measure("training", ["plain", *TENSORFLOW], 3),
+        "training": measure("training", ["plain", *TENSORFLOW], 5),
         "stride5": stride5,
         "image": measure("image", ["plain", best], 2),
         "whole_images": measure("whole_images", dict.fromkeys([ours, best]), 2),
@@ -271,7 +271,7 @@ def measure_all(task):
             **measure("preparation", ["plain"], 2, num_patches=2000),
             **measure("preparation", [ours], 2, num_patches=190_000),
         },
-        "figures": measure("figures", ["plain", ours], 2),
+        "figures": measure("figures", ["plain", ours], 4),
         "curves": {
             along: [answer for answer in measure("curve", [ours], 5, along=along)[ours]
                     if "x" in answer]

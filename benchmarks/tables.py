@@ -149,8 +149,8 @@ def _preparation_rows(measured):
     times = scale * _best(plain, "seconds"), _best(ours, "seconds")
     first = _best(ours, "seconds_before_first_step")
     memory = (
-        scale * plain[0]["rise_MB"],
-        ours[0]["images_MB"] + ours[0]["rise_MB"],
+        scale * plain[0]["allocated_MB"],
+        ours[0]["images_MB"] + ours[0]["allocated_MB"],
     )
     how = f"plain: {plain[0]['patches']:,} patches measured, scaled by {scale:.0f}"
     title = f"preparing {NUM_PATCHES:,} patches and labels"

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-SORTING_THREADS = 4
+SORTING_THREADS = 2
 # performances.txt gives them in the original's order, under its names.
 ORIGINAL_NAMES = {
     "auc_roc": "Area under the ROC curve",
@@ -35,7 +35,7 @@ def pred_only_FOV(probabilities, ground_truth, fov_masks):
     return probabilities[inside], ground_truth[inside]
 
 
-def binary_figures(ground_truth, probability, threshold=0.5, ranking=None):
+def binary_figures(ground_truth, probability, threshold=0.5, curves=None):
     """Computes the figures of a segmentation in two classes.
 
     TP, FP, FN, TN are counted at probability >= threshold, as the original does.
@@ -44,7 +44,7 @@ def binary_figures(ground_truth, probability, threshold=0.5, ranking=None):
         ground_truth: (num_pixels,) 0 or 1.
         probability: (num_pixels,) in [0, 1].
         threshold: from which probability on a pixel counts as vessel.
-        ranking: rank_pixels of the same pixels, if it is there already.
+        curves: roc_and_pr_curves of the same pixels, if they are there already.
     Returns:
         dictionary with
         confusion_matrix: [[TN, FP], [FN, TP]];
@@ -58,8 +58,8 @@ def binary_figures(ground_truth, probability, threshold=0.5, ranking=None):
     figures = confusion_figures(ground_truth, probability >= threshold)
     figures.update(threshold=threshold, auc_roc=None, auc_pr=None)
     if ground_truth.any() and not ground_truth.all():
-        ranking = ranking or rank_pixels(ground_truth, probability)
-        figures["auc_roc"], figures["auc_pr"] = areas_under_curves(ranking)
+        curves = curves or roc_and_pr_curves(rank_pixels(ground_truth, probability))
+        figures["auc_roc"], figures["auc_pr"] = areas_under_curves(curves)
     return figures
 
 
@@ -124,16 +124,16 @@ def rank_pixels(ground_truth, probability):
     """
     probability = np.asarray(probability)
     negatives = probability[~ground_truth]
-    thresholds, counts = np.unique(probability[ground_truth], return_counts=True)
-    thresholds, counts = thresholds[::-1], counts[::-1]
-
-    def count_below(part):
-        """Counts the negatives of a part that are below each threshold, and below or at it."""
-        ordered = np.sort(part)
-        return np.stack([np.searchsorted(ordered, thresholds, side) for side in ("left", "right")])
-
     with ThreadPoolExecutor(SORTING_THREADS) as threads:  # NumPy sorts outside the interpreter lock
-        below, not_above = sum(threads.map(count_below, np.array_split(negatives, SORTING_THREADS)))
+        parts = threads.map(np.sort, np.array_split(negatives, SORTING_THREADS))
+        thresholds, counts = np.unique(probability[ground_truth], return_counts=True)
+        thresholds, counts = thresholds[::-1], counts[::-1]
+
+        def count_below(part):
+            """Counts the sorted negatives below each threshold, and below or at it."""
+            return np.stack([np.searchsorted(part, thresholds, side) for side in ("left", "right")])
+
+        below, not_above = sum(threads.map(count_below, list(parts)))
     tp = np.cumsum(counts)
     return Ranking(
         thresholds,
@@ -143,19 +143,6 @@ def rank_pixels(ground_truth, probability):
         fp_above=len(negatives) - not_above,
         num_negatives=len(negatives),
     )
-
-
-def areas_under_curves(ranking):
-    """Computes the areas under both curves of roc_and_pr_curves, by trapezoids.
-
-    Args:
-        ranking: Ranking.
-    Returns:
-        areas under the ROC curve and under the precision-recall curve.
-    """
-    curves = roc_and_pr_curves(ranking)
-    areas = (np.trapezoid(upwards, along) for along, upwards in curves.values())
-    return tuple(float(area) for area in areas)
 
 
 def roc_and_pr_curves(ranking):
@@ -177,6 +164,18 @@ def roc_and_pr_curves(ranking):
         "roc": (np.insert(fall_out, 0, 0), np.insert(recall, 0, 0)),
         "pr": (recall, precision),
     }
+
+
+def areas_under_curves(curves):
+    """Computes the areas under both curves by trapezoids.
+
+    Args:
+        curves: as roc_and_pr_curves gives them.
+    Returns:
+        areas under the ROC curve and under the precision-recall curve.
+    """
+    areas = (np.trapezoid(upwards, along) for along, upwards in curves.values())
+    return tuple(float(area) for area in areas)
 
 
 def best_f1_threshold(ranking):

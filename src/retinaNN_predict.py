@@ -106,8 +106,8 @@ def main(configuration):
             f"pictures are in {experiment.results}."
         )
         return
-    performances, ranking = evaluate(probabilities, data, settings)
-    save_performances(experiment, performances, ranking)
+    performances, curves = evaluate(probabilities, data, settings)
+    save_performances(experiment, performances, curves)
 
 
 def load_images(configuration):
@@ -344,41 +344,44 @@ def evaluate(probabilities, data, settings):
             is sought on others than the test images).
     Returns:
         dictionary as performances.json has it: inside_FOV, whole_image, per_image, second_observer,
-        best_f1; and the Ranking inside the FOV, None where the ground truth holds one class only.
+        best_f1; and both curves inside the FOV as lib.evaluation.roc_and_pr_curves gives them, None
+        where the ground truth holds one class only.
     """
     masks, ground_truth, second = data["fov_masks"], data["ground_truth"], data["second_observer"]
     in_fov, truth = pred_only_FOV(probabilities, ground_truth > 0, masks)
-    ranking = rank_pixels(truth, in_fov) if truth.any() and not truth.all() else None
+    whole_image, second_observer, curves, best_f1 = None, None, None, None
+    if truth.any() and not truth.all():
+        ranking = rank_pixels(truth, in_fov)
+        curves = roc_and_pr_curves(ranking)
+        if settings.images != "test":
+            best_f1 = dict(zip(("threshold", "f1"), best_f1_threshold(ranking)))
     images = [
         {"id": name, **binary_figures(truth[mask > 0], probability[mask > 0], settings.threshold)}
         for name, truth, mask, probability in zip(data["ids"], ground_truth, masks, probabilities)
     ]
-    whole_image, second_observer, best_f1 = None, None, None
     if not settings.inside_FOV:
         whole = ground_truth.ravel(), probabilities.ravel()
         whole_image = binary_figures(*whole, settings.threshold)
     if second is not None:
         observed, _ = pred_only_FOV(second > 0, ground_truth, masks)
         second_observer = confusion_figures(truth, observed)
-    if ranking and settings.images != "test":
-        best_f1 = dict(zip(("threshold", "f1"), best_f1_threshold(ranking)))
     performances = {
-        "inside_FOV": binary_figures(truth, in_fov, settings.threshold, ranking),
+        "inside_FOV": binary_figures(truth, in_fov, settings.threshold, curves),
         "whole_image": whole_image,
         "per_image": {"spread": spread(images), "images": images},
         "second_observer": second_observer,
         "best_f1": best_f1,
     }
-    return performances, ranking
+    return performances, curves
 
 
-def save_performances(experiment, performances, ranking):
+def save_performances(experiment, performances, curves):
     """Saves performances.txt, performances.json and both curves, and prints the figures.
 
     Args:
         experiment: lib.experiment.Experiment.
         performances: dictionary as evaluate gives it.
-        ranking: lib.evaluation.Ranking inside the FOV; None where there are no curves.
+        curves: inside the FOV, as lib.evaluation.roc_and_pr_curves gives them; None for none.
     """
     written = performances_text(performances)
     print("\n" + written)
@@ -386,11 +389,10 @@ def save_performances(experiment, performances, ranking):
         beside.write_text(written, encoding="utf-8")
     with written_whole(experiment.results / "performances.json") as beside:
         beside.write_text(json.dumps(performances, indent=1) + "\n", encoding="utf-8")
-    if ranking is None:
+    if curves is None:
         print("The ground truth holds one class only: areas and curves are undefined.")
         return
     inside, second = performances["inside_FOV"], performances["second_observer"]
-    curves = roc_and_pr_curves(ranking)
     roc_point = second and (second["specificity"], second["sensitivity"])
     pr_point = second and (second["sensitivity"], second["precision"])
     draw_roc(*curves["roc"], inside["auc_roc"], experiment.results / "ROC.png", roc_point)

@@ -122,8 +122,8 @@ def test_curves_and_areas_are_scikit_learns(rng, decimals):
     precision, recall_of_precision, _ = precision_recall_curve(truth, probability)
     ranking = ev.rank_pixels(truth, probability)
     expected = [auc(fall_out, recall), auc(recall_of_precision, precision)]
-    assert ev.areas_under_curves(ranking) == pytest.approx(expected, abs=1e-12)
     curves = ev.roc_and_pr_curves(ranking)
+    assert ev.areas_under_curves(curves) == pytest.approx(expected, abs=1e-12)
     # Every corner of ours is a point of scikit-learn's, and both begin and end alike.
     theirs = {"roc": (fall_out, recall), "pr": (recall_of_precision, precision)}
     for name, points in theirs.items():
