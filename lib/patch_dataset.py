@@ -5,7 +5,7 @@ import numpy as np
 
 from lib.devices import ONE_DEVICE
 from lib.elastic_deformation import Tile, cut_tile, tile_coordinates, vary_grey_values, warp
-from lib.extract_patches import cut_patches
+from lib.extract_patches import patch_windows, take_patches
 
 
 class PatchDataset(keras.utils.PyDataset):
@@ -46,6 +46,7 @@ class PatchDataset(keras.utils.PyDataset):
         self.images = images
         self.ground_truth = ground_truth
         self.positions = positions
+        self._windows = [patch_windows(stack, *patch_size) for stack in (images, ground_truth)]
         self.patch_size = patch_size
         self.batch_size = batch_size
         self.shuffle_seed = shuffle_seed
@@ -78,10 +79,7 @@ class PatchDataset(keras.utils.PyDataset):
         """
         if self.augmentation is None:
             positions = self.positions[numbers]
-            return tuple(
-                cut_patches(stack, positions, *self.patch_size)
-                for stack in (self.images, self.ground_truth)
-            )
+            return tuple(take_patches(windows, positions) for windows in self._windows)
         pairs = [self._cut_augmented(int(number)) for number in numbers]
         return tuple(np.stack(parts)[:, np.newaxis] for parts in zip(*pairs))
 
