@@ -2,7 +2,7 @@
 
     make bench        or        python -m benchmarks.run [--quick] [--output benchmarks]
 
-Expected result: results.md, results.json and profile.md in the output folder, after about 8 minutes
+Expected result: results.md, results.json and profile.md in the output folder, after about 11 minutes
 on two quiet CPU cores. With the environment variable UNET_TEST_DATA (a folder with DRIVE/ and
 orobix_test/) on DRIVE and retina-unet's weights, else on synthetic photographs of DRIVE's size.
 --quick measures everything on tiny images in seconds: it tests the benchmark, not the code.
@@ -265,11 +265,11 @@ def measure_all(task):
         "matrix_product": measure("matrix_product", ["numpy", *networks], 2),
         "training": measure("training", ["plain", *TENSORFLOW], 5),
         "stride5": stride5,
-        "image": measure("image", ["plain", best], 2),
+        "image": measure("image", ["plain", best], 3),
         "whole_images": measure("whole_images", dict.fromkeys([ours, best]), 2),
         "preparation": {
             **measure("preparation", ["plain"], 2, num_patches=2000),
-            **measure("preparation", [ours], 2, num_patches=190_000),
+            **measure("preparation", [ours], 4, num_patches=190_000),
         },
         "figures": measure("figures", ["plain", ours], 4),
         "curves": {
