@@ -12,7 +12,7 @@ help:
 	@echo "make test      the tests (make test-all: the slow ones too)"
 	@echo "make test-backends   the tests of JAX and OpenVINO, which it installs"
 	@echo "make lint      style and format (make format: mends what can be mended)"
-	@echo "make bench     measures speed and memory against the plain way: benchmarks/results.md, 8 minutes"
+	@echo "make bench     measures speed and memory against the plain way: benchmarks/results.md, 11 minutes"
 	@echo "make gpu       installs TensorFlow with CUDA"
 	@echo "make clean     removes .venv, caches and everything that the demo made"
 

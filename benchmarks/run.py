@@ -2,9 +2,9 @@
 
     make bench        or        python -m benchmarks.run [--quick] [--output benchmarks]
 
-Expected result: results.md, results.json and profile.md in the output folder, after about 11 minutes
-on two quiet CPU cores. With the environment variable UNET_TEST_DATA (a folder with DRIVE/ and
-orobix_test/) on DRIVE and retina-unet's weights, else on synthetic photographs of DRIVE's size.
+Expected result: results.md, results.json and profile.md in the output folder, after about 11
+minutes on two quiet CPU cores. With the environment variable UNET_TEST_DATA (a folder with DRIVE/
+and orobix_test/) on DRIVE and retina-unet's weights, else on synthetic photographs of DRIVE's size.
 --quick measures everything on tiny images in seconds: it tests the benchmark, not the code.
 """
 
