@@ -16,7 +16,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.run import REPOSITORY, environment
+from benchmarks.run import REPOSITORY, describe_place, environment
 from benchmarks.tables import table
 from lib.backends import BACKENDS
 
@@ -40,7 +40,9 @@ def main():
             backend: test(Path(folder), backend, interpreters.get(backend, sys.executable))
             for backend in BACKENDS
         }
-    text = f"# The same weights under every backend\n\nData: {data}. One pass over each image.\n\n"
+    text = "# The same weights under every backend\n\n"
+    text += f"`python -m benchmarks.backends` {describe_place()}.\n\n"
+    text += f"Data: {data}. One pass over each image.\n\n"
     text += table(("backend", "confusion matrix inside the FOV", "pixels that moved"), rows(tested))
     arguments.output.write_text(text + "\n")
     print(text)

@@ -6,6 +6,7 @@ import pytest
 
 from lib import phantom
 from lib import pre_processing as pp
+from prepare_datasets_DRIVE import read_subset
 
 
 def expected_preprocessing(images, equalize):
@@ -178,6 +179,16 @@ def test_the_fov_of_a_photograph_is_found():
     photograph, _, mask = phantom.fundus(3, 146, 142)
     found, mask = pp.estimate_fov(np.asarray(photograph).transpose(2, 0, 1)), np.asarray(mask) > 0
     assert (found & mask).sum() / (found | mask).sum() > 0.97
+
+
+def test_estimated_fovs_are_those_of_drives_masks(unet_test_data):
+    arrays, problems = read_subset(unet_test_data / "DRIVE" / "test")
+    assert not problems
+    pairs = [(pp.estimate_fov(i), m[0] > 0) for i, m in zip(arrays["images"], arrays["mask"])]
+    overlaps = [(found & mask).sum() / (found | mask).sum() for found, mask in pairs]
+    # docs/DIFFERENCES.md
+    assert np.mean(overlaps) == pytest.approx(0.996, abs=0.001)
+    assert min(overlaps) > 0.985
 
 
 def test_a_photograph_without_dark_surround_is_fov_throughout(rng):
