@@ -112,6 +112,11 @@ def text(value):
     return value
 
 
+def path_or_none(value):
+    """Takes the path of a file, or the word none."""
+    return None if value.lower() == "none" else text(value)
+
+
 def experiment_name(value):
     """Takes a name that can be a folder of its own beside the scripts."""
     if value.startswith(".") or not _NAME.fullmatch(value):
@@ -148,6 +153,7 @@ SHARED_TRAINING_KEYS = (
     Key("training settings", "optimizer", choice("sgd", "adam"), "sgd"),
     Key("training settings", "learning_rate", real(0, above=True), 0.01),
     Key("training settings", "learning_rate_decay", choice("none", "cosine"), "none"),
+    Key("training settings", "initial_weights", path_or_none, None),
     Key("training settings", "mixed_precision", boolean, False),
     Key("training settings", "tensorboard", boolean, False),
     Key("training settings", "distribute", choice("none", "auto"), "none"),
@@ -174,6 +180,7 @@ def augmentation_keys(*, elastic_sigma, rotation_degrees, flip, brightness, cont
             ("shift", real(0), 0.0),
             ("brightness", real(0, 1), brightness),
             ("contrast", real(0, 1), contrast),
+            ("noise", real(0, 1), 0.0),
         )
     )
 
@@ -268,6 +275,18 @@ class Configuration:
     def as_dict(self):
         """Gives plain nested dictionaries, as stored beside results."""
         return {name: dict(vars(section)) for name, section in self.sections.items()}
+
+    def default(self, section, name):
+        """Gives what a key is when it is left out; None where it may not be, or is unknown.
+
+        Args:
+            section: as an attribute, training_settings.
+            name: of the key.
+        """
+        for key in KEYS[self.task]:
+            if (key.section.replace(" ", "_"), key.name) == (section, name):
+                return None if key.default is REQUIRED else key.default
+        return None
 
     def problem(self, section, key, expected, advice=""):
         """Words a problem that only the data showed, in the style of all others."""
@@ -413,7 +432,7 @@ def _check_retina(configuration):
                 f"patch_height = {attributes.patch_height} where patches are turned, deformed or "
                 "varied",
                 "Or switch off elastic_sigma, rotation_degrees, quarter_turns, flip, zoom, shift, "
-                "brightness and contrast in [training settings].",
+                "brightness, contrast and noise in [training settings].",
             )
         )
     testing = configuration.testing_settings

@@ -42,6 +42,8 @@ class Augmentation:
         contrast: grey values are stretched about 0.5 by 1 + a factor within +- this, 0 ... 1.
         quarter_turns: whether the tile is turned by 0, 90, 180 or 270 degrees besides; on the pixel
             grid, so without the blur of other rotations. Not the paper's.
+        noise: half of the tiles get normal noise added to their grey values, its deviation uniform
+            from 0 to this, 0 ... 1. Not the paper's.
         zoom: half of the tiles are enlarged by a factor between 1 / zoom and zoom, uniform in its
             logarithm; the others keep their size. >= 1; 1 is off. Not the paper's.
         grid_points: nodes along each axis of the tile, >= 2; paper: 3.
@@ -54,6 +56,7 @@ class Augmentation:
     brightness: float = 0.05
     contrast: float = 0.2
     quarter_turns: bool = False
+    noise: float = 0.0
     zoom: float = 1.0
     grid_points: int = 3
 
@@ -65,6 +68,7 @@ class Augmentation:
             "shift": np.inf,
             "brightness": 1.0,
             "contrast": 1.0,
+            "noise": 1.0,
         }
         problems = [
             f"{name} must be a finite number from 0 to {limit}. Received: {getattr(self, name)}."
@@ -270,11 +274,11 @@ def warp_together(images, coordinates, orders):
 
 
 def vary_grey_values(image, augmentation, rng):
-    """Changes brightness and contrast of an image tile at random.
+    """Changes brightness and contrast of an image tile at random, and adds noise to half of them.
 
-    v -> clip(0.5 + (1 + contrast) * (v - 0.5) + brightness, 0, 1), with both drawn uniformly within
-    their settings. Clipped, because the network is trained and tested on images in [0, 1]; with
-    both settings at 0 the image comes back untouched.
+    v -> clip(0.5 + (1 + contrast) * (v - 0.5) + brightness + noise, 0, 1), with contrast and
+    brightness drawn uniformly within their settings. Clipped, because the network is trained and
+    tested on images in [0, 1]; with all settings at 0 the image comes back untouched.
 
     Args:
         image: (height, width) floating point, grey values in [0, 1].
@@ -287,11 +291,16 @@ def vary_grey_values(image, augmentation, rng):
     """
     _require_generator(rng)
     contrast, brightness = rng.uniform(-1.0, 1.0, 2)
-    if augmentation.contrast == 0 and augmentation.brightness == 0:
+    if augmentation.contrast == augmentation.brightness == augmentation.noise == 0:
         return image
     slope = 1.0 + float(contrast) * augmentation.contrast
     offset = 0.5 - 0.5 * slope + float(brightness) * augmentation.brightness
-    return np.clip(image * slope + offset, 0.0, 1.0)
+    varied = image * slope + offset
+    # Drawn last: what is drawn for the other parts does not depend on it.
+    if augmentation.noise and rng.random() < 0.5:
+        deviation = varied.dtype.type(rng.random() * augmentation.noise)
+        varied += deviation * rng.standard_normal(varied.shape, dtype=np.float32)
+    return np.clip(varied, 0.0, 1.0)
 
 
 def cut_tile(image, label, weights, tile, augmentation=None, rng=None):

@@ -7,6 +7,7 @@ import math
 import shutil
 import sys
 import time
+from pathlib import Path
 
 import h5py
 import keras
@@ -14,6 +15,7 @@ import keras
 from lib.devices import this_host_alone
 from lib.errors import UserError, raise_if_any
 from lib.help_functions import written_whole
+from lib.keras1_weights import is_keras1_file, load_keras1_weights
 from lib.plots import draw_loss_curves
 from lib.progress import duration
 
@@ -62,9 +64,11 @@ def train(model, training_data, validation_data, experiment, configuration, hist
     settings = configuration.training_settings
     num_epochs = settings.N_epochs
     if history:
+        last = experiment.weights("last")
+        _require_optimizer(last)
         model.optimizer.build(model.trainable_variables)
-        load_weights(model, experiment.weights("last"))
-        states = read_training_state(experiment.weights("last")).get("dropout_states", [])
+        load_weights(model, last)
+        states = read_training_state(last).get("dropout_states", [])
         for variable, state in zip(_dropout_states(model), states):
             variable.assign(state)
     elif experiment.is_first_host:
@@ -96,6 +100,35 @@ def train(model, training_data, validation_data, experiment, configuration, hist
 # ---------------------------------------------------------------- weights and state
 
 
+def find_initial_weights(configuration, network_settings):
+    """Finds the weights of another training from which a new one shall start.
+
+    They must be loaded before the network is compiled: its optimiser starts anew.
+
+    Args:
+        configuration: lib.configuration.Configuration.
+        network_settings: (section, key) of the settings on which the network depends.
+    Returns:
+        path of an existing file; None where the training starts from random weights.
+    Raises:
+        UserError: if there is no such file, it is not whole, or of another network.
+    """
+    if configuration.training_settings.initial_weights is None:
+        return None
+    path = Path(configuration.training_settings.initial_weights)
+    if not path.is_file():
+        advice = "Copy the file there, or use none."
+        expected = f"a weights file of an earlier training, or none (looked in {Path.cwd()})"
+        key = ("training settings", "initial_weights")
+        raise UserError(configuration.problem(*key, expected, advice))
+    require_same_network(path, configuration, network_settings)
+    print(
+        f"Starting from the weights {path}. What they were trained on is not unseen to them: "
+        "validation figures of such images come out too good."
+    )
+    return path
+
+
 def read_history(experiment, configuration):
     """Reads what an interrupted training of this experiment has done so far.
 
@@ -122,57 +155,64 @@ def read_history(experiment, configuration):
             )
         return []
     state = read_training_state(last)
-    _require_same_settings(last, state["settings"], _training_settings(configuration))
+    _require_same_settings(last, state["settings"], configuration)
     num_done = len(state["history"])
     if num_done >= num_epochs:
+        more = "To go on, raise [training settings] N_epochs. "
         raise UserError(
             f"The experiment {experiment.name} is complete: {num_done} epochs are in {last}, "
-            f"{num_epochs} are asked for. {_how_to_go_on(configuration)}To start anew, choose "
-            "another [experiment name] name or add --overwrite."
+            f"{num_epochs} are asked for. {more if _can_go_on(configuration, num_done) else ''}"
+            "To start anew, choose another [experiment name] name or add --overwrite."
         )
     print(f"Going on after epoch {num_done} of {num_epochs} from {last}.", flush=True)
     return state["history"]
 
 
-def _how_to_go_on(configuration):
-    """Advises more epochs, unless the learning rate has fallen to 0 with the last one."""
-    if configuration.training_settings.learning_rate_decay != "none":
-        return ""
-    return "To go on, raise [training settings] N_epochs. "
+def _can_go_on(configuration, num_done):
+    """Tells whether epochs may follow: not once a decaying learning rate has fallen to 0."""
+    settings = configuration.training_settings
+    return settings.learning_rate_decay == "none" or num_done < settings.N_epochs
 
 
-def save_weights(model, path, state=None):
+def save_weights(model, path, state=None, with_optimizer=False):
     """Saves the weights of a network, whole or not at all.
 
     Args:
         model: keras.Model.
         path: the file; must end in .weights.h5.
-        state: dictionary stored beside the weights. If it has a `history`, the file is one to go on
-            from, and holds the optimiser's variables too.
+        state: dictionary stored beside the weights.
+        with_optimizer: whether a training shall go on from the file; with Adam it is then three
+            times as large.
     """
-    state = state or {}
     with written_whole(path) as beside:
         # Keras demands the ending; the name beside the place keeps it.
         with this_host_alone():
             model.save_weights(beside)
         with h5py.File(beside, "a") as file:
-            file[TRAINING_STATE] = json.dumps(state)
-            if "history" not in state and "optimizer" in file:
+            file[TRAINING_STATE] = json.dumps(state or {})
+            if not with_optimizer and "optimizer" in file:
                 del file["optimizer"]
-        if "history" not in state:
+        if not with_optimizer:
             _repack(beside)
 
 
 def load_weights(model, path):
-    """Loads weights that save_weights wrote.
+    """Loads weights that save_weights wrote, or retina-unet in 2016, whichever the file holds.
 
     Args:
-        model: keras.Model of the same network, in either data format.
-        path: the file.
+        model: keras.Model of the same network, in either data format. Once it is compiled, the
+            optimiser's variables are loaded too where the file has them.
+        path: existing file.
     Raises:
         UserError: if the file is not whole or holds another network.
     """
     try:
+        if is_keras1_file(path):
+            load_keras1_weights(model, path)
+            print(
+                f"{path} was written by Keras 1 (retina-unet, 2016): kernels turned by 180 degrees."
+            )
+            return
         found = _count_parameters(path)
         if found != model.count_params():
             raise ValueError(f"it holds {found:,} parameters")
@@ -186,7 +226,8 @@ def load_weights(model, path):
         raise UserError(
             f"{path} must hold the weights of the network {model.name} with "
             f"{model.count_params():,} parameters. Received: {error}. "
-            "Mend [training settings] network in the configuration, or the name of the experiment."
+            "Mend the network in [training settings], or choose other weights ([experiment name] "
+            "name; initial_weights)."
         ) from error
 
 
@@ -231,6 +272,17 @@ def read_training_state(path):
     return state
 
 
+def _require_optimizer(path):
+    """Refuses to go on without the optimiser's variables; Keras would start it anew silently."""
+    with h5py.File(path, "r") as file:
+        if "optimizer" not in file:
+            raise UserError(
+                f"{path} holds weights without the optimiser, so no epochs can follow. Name the "
+                "file in [training settings] initial_weights of another experiment, or start anew "
+                "with --overwrite."
+            )
+
+
 def _read_state(path):
     """Reads the dictionary beside the weights; an empty one where there is none."""
     try:
@@ -248,13 +300,14 @@ def _dropout_states(model):
     return [v for v in model.variables if v.name == "seed_generator_state"]
 
 
-def _require_same_settings(path, begun_with, now):
-    changed = [
-        f"{section} {key}: {begun_with.get(section, {}).get(key)} -> {value}"
-        for section, values in now.items()
-        for key, value in values.items()
-        if begun_with.get(section, {}).get(key) != value
-    ]
+def _require_same_settings(path, begun_with, configuration):
+    changed = []
+    for section, values in _training_settings(configuration).items():
+        for key, value in values.items():
+            # What the project did not have yet when the training began was as its default.
+            then = begun_with.get(section, {}).get(key, configuration.default(section, key))
+            if then != value:
+                changed.append(f"{section} {key}: {then} -> {value}")
     if changed:
         raise UserError(
             f"{path} was trained with other settings ({'; '.join(changed)}). Set them back to go "
@@ -321,6 +374,7 @@ class EpochRecorder(keras.callbacks.Callback):
     def __init__(self, experiment, configuration, history):
         super().__init__()
         self.experiment = experiment
+        self.configuration = configuration
         self.settings = _training_settings(configuration)
         self.history = history
 
@@ -344,7 +398,12 @@ class EpochRecorder(keras.callbacks.Callback):
             keras.ops.convert_to_numpy(variable).tolist()
             for variable in _dropout_states(self.model)
         ]
-        save_weights(self.model, self.experiment.weights("last"), state)
+        save_weights(
+            self.model,
+            self.experiment.weights("last"),
+            state,
+            with_optimizer=_can_go_on(self.configuration, len(self.history)),
+        )
         _write_log(self.history, self.experiment.file("log.csv"))
         draw_loss_curves(self.history, self.experiment.file("loss_curves.png"))
 

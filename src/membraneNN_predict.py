@@ -34,10 +34,8 @@ from src.membrane_data import (
     split_validation,
     test_slices_path,
 )
-from src.membraneNN_training import build_network
+from src.membraneNN_training import NETWORK_SETTINGS, build_network
 
-# What must be as in the training, though weights of the same shapes would load.
-NETWORK_SETTINGS = [("training settings", key) for key in ("base_filters", "depth", "variant")]
 HELD_OUT_SETTINGS = [("training settings", "validation_images")]
 METRICS = {
     "pixel_error": "Pixel error",

@@ -29,7 +29,9 @@ from lib.training import (
     PlateauDetector,
     describe_end,
     draw_model,
+    find_initial_weights,
     get_optimizer,
+    load_weights,
     read_history,
     require_packages,
     require_shareable_batches,
@@ -38,6 +40,8 @@ from lib.training import (
 from lib.unet import get_unpadded_unet
 from src.membrane_data import load_labelled, split_validation
 
+# What must be as in the training, though weights of the same shapes would load.
+NETWORK_SETTINGS = [("training settings", key) for key in ("base_filters", "depth", "variant")]
 NUM_SAMPLES, SAMPLES_PER_ROW = 6, 3
 
 
@@ -58,6 +62,7 @@ def main(configuration, overwrite=False):
         # 1. How far an earlier start came; the device, the seed, the precision.
         require_packages(settings)
         history = [] if overwrite else read_history(experiment, configuration)
+        initial = None if history else find_initial_weights(configuration, NETWORK_SETTINGS)
         devices = start_computing(settings.seed, settings.mixed_precision, settings.distribute)
         require_shareable_batches(configuration, devices)
 
@@ -70,6 +75,8 @@ def main(configuration, overwrite=False):
         # 3. The network, with the weighted cross-entropy: sum(w * ce) / sum(w).
         with devices.scope():
             model = build_network(configuration, configuration.data_attributes.tile_size)
+            if initial:
+                load_weights(model, initial)
             model.compile(
                 optimizer=get_optimizer(settings, num_steps=settings.N_epochs * len(training_data)),
                 loss=keras.losses.SparseCategoricalCrossentropy(

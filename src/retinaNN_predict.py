@@ -41,23 +41,16 @@ from lib.extract_patches import (
     predict_overlap,
 )
 from lib.help_functions import group_images, visualize, write_hdf5, written_whole
-from lib.keras1_weights import is_keras1_file, load_keras1_weights
 from lib.plots import draw_precision_recall, draw_roc
 from lib.pre_processing import preprocess, resized, size_for_fov
 from lib.progress import Progress
 from lib.training import load_weights, require_same_network
 from lib.unet import REACH
 from src.retina_data import load_subset
-from src.retinaNN_training import build_network, validation_images
+from src.retinaNN_training import NETWORK_SETTINGS, build_network, validation_images
 
 # One pass over a whole image pads it to a multiple of this.
 FULL_IMAGE_MULTIPLE = 16
-# What must be as in the training, though weights of the same shapes would load.
-NETWORK_SETTINGS = (
-    ("data attributes", "equalization"),
-    ("training settings", "network"),
-    ("training settings", "output_activation"),
-)
 
 
 def main(configuration):
@@ -236,7 +229,7 @@ def load_predictor(configuration, weights, input_size):
         function (N, 1, height, width) float32 -> (N, height, width) float32, probability of vessel.
     """
     model = build_network(configuration, *input_size)
-    load_any_weights(model, weights)
+    load_weights(model, weights)
 
     def predictor(inputs):
         vessel = np.asarray(model.predict_on_batch(inputs))[..., 1]
@@ -264,31 +257,6 @@ def _predict_each(predict, images, per_image, flips):
     predicted = [average_flips(predict_one, x) if flips else predict_one(x) for x in images]
     progress.finish()
     return np.stack(predicted)[:, np.newaxis]
-
-
-def load_any_weights(model, path):
-    """Loads weights written here, or by retina-unet in 2016, whichever the file holds.
-
-    Args:
-        model: keras.Model of the network.
-        path: existing file.
-    Raises:
-        UserError: if the file is not whole or holds another network.
-    """
-    try:
-        is_keras1 = is_keras1_file(path)
-    except (OSError, RuntimeError):
-        is_keras1 = False  # load_weights words what is wrong with the file
-    if not is_keras1:
-        load_weights(model, path)
-        return
-    try:
-        load_keras1_weights(model, path)
-    except (ValueError, KeyError, OSError, RuntimeError) as error:
-        raise UserError(
-            f"{error}. Mend [training settings] network or the weights' folder."
-        ) from error
-    print(f"{path} was written by Keras 1 (retina-unet, 2016): kernels turned by 180 degrees.")
 
 
 # ---------------------------------------------------------------- pictures and figures

@@ -29,7 +29,9 @@ from lib.training import (
     PlateauDetector,
     describe_end,
     draw_model,
+    find_initial_weights,
     get_optimizer,
+    load_weights,
     read_history,
     require_packages,
     require_shareable_batches,
@@ -38,6 +40,12 @@ from lib.training import (
 from lib.unet import NETWORKS
 from src.retina_data import load_subset
 
+# What must be as in the training, though weights of the same shapes would load.
+NETWORK_SETTINGS = (
+    ("data attributes", "equalization"),
+    ("training settings", "network"),
+    ("training settings", "output_activation"),
+)
 VALIDATION_SHARE = 0.1
 NUM_SAMPLES, SAMPLES_PER_ROW = 40, 5
 
@@ -59,6 +67,7 @@ def main(configuration, overwrite=False):
         # 1. How far an earlier start came; the device, the seed, the precision.
         require_packages(settings)
         history = [] if overwrite else read_history(experiment, configuration)
+        initial = None if history else find_initial_weights(configuration, NETWORK_SETTINGS)
         devices = start_computing(settings.seed, settings.mixed_precision, settings.distribute)
         require_shareable_batches(configuration, devices)
 
@@ -73,6 +82,8 @@ def main(configuration, overwrite=False):
         # 3. The network.
         with devices.scope():
             model = build_network(configuration, *training_data.patch_size)
+            if initial:
+                load_weights(model, initial)
             model.compile(
                 optimizer=get_optimizer(settings, num_steps=settings.N_epochs * len(training_data)),
                 loss="sparse_categorical_crossentropy",

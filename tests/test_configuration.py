@@ -39,6 +39,7 @@ def test_file_with_the_originals_keys_alone_reads_with_defaults(write_configurat
             "N_epochs": 150,
             "nohup": True,
             "seed": 0,
+            "initial_weights": None,
             "mixed_precision": False,
             "tensorboard": False,
             "distribute": "none",
@@ -58,6 +59,7 @@ def test_file_with_the_originals_keys_alone_reads_with_defaults(write_configurat
             "shift": 0.0,
             "brightness": 0.0,
             "contrast": 0.0,
+            "noise": 0.0,
         },
         "testing_settings": {
             "best_last": "best",

@@ -282,6 +282,7 @@ def test_settings_that_change_nothing_are_no_augmentation():
         shift=0.0,
         brightness=0.0,
         contrast=0.0,
+        noise=0.0,
     )
     assert ed.get_augmentation(off) is None
     off.zoom = 1.5
@@ -367,6 +368,31 @@ def test_grey_values_out_of_range_are_left_alone_when_switched_off():
     np.testing.assert_array_equal(varied, image)
 
 
+def test_noise_is_added_to_half_of_the_tiles_with_a_deviation_up_to_its_setting():
+    image = np.full((64, 64), 0.5, np.float32)
+    augmentation = replace(NOTHING, noise=0.1)
+    varied = [
+        ed.vary_grey_values(image, augmentation, np.random.default_rng(seed)) for seed in range(200)
+    ]
+    deviations = np.array([tile.std() for tile in varied])
+    noisy = deviations > 0
+    assert 80 <= noisy.sum() <= 120
+    assert 0.09 < deviations.max() < 0.105
+    assert deviations[noisy].mean() == pytest.approx(0.05, abs=0.01)
+    assert np.abs([tile.mean() - 0.5 for tile in varied]).max() < 0.01
+    assert varied[0].dtype == np.float32
+
+
+def test_noise_leaves_the_other_parts_as_they_are():
+    image, augmentation = slice_of(8, 8)[0], ed.Augmentation(noise=0.1)
+    for seed in range(20):
+        clean, noisy = (
+            ed.vary_grey_values(image, settings, np.random.default_rng(seed))
+            for settings in (replace(augmentation, noise=0), augmentation)
+        )
+        assert np.abs(clean - noisy).max() < 0.5
+
+
 # --- errors -------------------------------------------------------------------------------------
 
 
@@ -379,6 +405,7 @@ def test_grey_values_out_of_range_are_left_alone_when_switched_off():
         ("shift", np.inf),
         ("brightness", 1.1),
         ("contrast", -0.1),
+        ("noise", -0.1),
         ("flip", "yes"),
         ("quarter_turns", "yes"),
         ("zoom", 0.9),

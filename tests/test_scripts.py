@@ -399,6 +399,20 @@ def test_a_training_with_augmentation_shows_what_it_feeds_and_goes_on(workspace,
     assert (shown != plain).any()
 
 
+def test_a_training_may_start_from_the_weights_of_another(finished, workspace, call, monkeypatch):
+    initial = "small/small_last.weights.h5"
+    settings = {"name": "tuned", "N_epochs": 1, "optimizer": "adam", "learning_rate": 1e-9}
+    write_configuration(workspace, initial_weights=initial, **settings)
+    done = call("training", workspace)
+    assert done.returncode == 0, done.output
+    assert f"Starting from the weights {initial}." in done.output
+    monkeypatch.chdir(workspace)
+    # At such a rate the weights stay where they began.
+    loss = read_log(workspace / "tuned/tuned_log.csv")[-1]["val_loss"]
+    begun = read_log(finished.experiment / "small_log.csv")[-1]["val_loss"]
+    assert loss == pytest.approx(begun, rel=1e-4)
+
+
 # ---------------------------------------------------------------- seeds, kills and resumes
 
 
@@ -795,6 +809,11 @@ WRONG_VALUES = {
     "name with a slash": ("training", {"name": "../small"}, ["name", "../small", "slashes"]),
     "name of the project's": ("training", {"name": "src"}, ["name", "src"]),
     "long name": ("training", {"name": 300 * "x"}, ["name", "at most 150 letters"]),
+    "no such weights": (
+        "training",
+        {"initial_weights": "best_last.weights.h5"},
+        ["initial_weights", "best_last.weights.h5", "or use none"],
+    ),
     "path elsewhere": ("training", {"path_local": "/nowhere"}, ["/nowhere/", "path_local"]),
 }
 

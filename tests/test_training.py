@@ -250,13 +250,33 @@ def test_weights_come_back_without_the_optimisers_variables(configure, tmp_path)
 def test_leaving_the_optimiser_out_makes_the_file_smaller(configure, tmp_path):
     model = compiled(configure(optimizer="adam"), network=lambda: tiny_network(512))
     model.optimizer.build(model.trainable_variables)
-    training.save_weights(model, tmp_path / "with.weights.h5", {"history": []})
+    training.save_weights(model, tmp_path / "with.weights.h5", with_optimizer=True)
     training.save_weights(model, tmp_path / "without.weights.h5")
     # Adam keeps two numbers for each parameter, so the whole is three times as large.
     with_optimizer, without = (
         (tmp_path / f"{name}.weights.h5").stat().st_size for name in ("with", "without")
     )
     assert 2.5 * without < with_optimizer
+
+
+@pytest.mark.parametrize("decay, kept", [("none", [True, True]), ("cosine", [True, False])])
+def test_the_optimiser_is_kept_as_long_as_epochs_may_follow(
+    configure, experiment, monkeypatch, decay, kept
+):
+    written = []
+    save_weights = training.save_weights
+
+    def save_and_look(model, path, *arguments, **options):
+        save_weights(model, path, *arguments, **options)
+        if path == experiment.weights("last"):
+            with h5py.File(path) as file:
+                written.append("optimizer" in file)
+
+    monkeypatch.setattr(training, "save_weights", save_and_look)
+    configuration = configure(num_epochs=2, optimizer="adam", learning_rate_decay=decay)
+    train(configuration, experiment)
+    assert written == kept
+    assert "is complete" in problem_of(training.read_history, experiment, configuration)
 
 
 def test_state_comes_back(model, tmp_path):
@@ -291,8 +311,8 @@ def test_weights_of_another_network(model, tmp_path):
     # 16 * 9 + 9 + 9 * 32 + 32 = 473 parameters; with 8 units 16 * 8 + 8 + 8 * 32 + 32 = 424
     assert problem_of(training.load_weights, model, path) == (
         f"{path} must hold the weights of the network tiny with 424 parameters. Received: it "
-        "holds 473 parameters. Mend [training settings] network in the configuration, or the name "
-        "of the experiment."
+        "holds 473 parameters. Mend the network in [training settings], or choose other weights "
+        "([experiment name] name; initial_weights)."
     )
 
 
@@ -321,18 +341,53 @@ def test_text_in_place_of_weights(model, tmp_path):
     assert "is not a whole weights file" in problem_of(training.load_weights, model, path)
 
 
+# ---------------------------------------------------------------- weights to start from
+
+NETWORK_SETTINGS = [("training settings", "network")]
+
+
+def test_without_initial_weights_a_training_starts_from_random_ones(configure):
+    assert training.find_initial_weights(configure(), NETWORK_SETTINGS) is None
+
+
+def test_initial_weights_are_found_and_told(configure, model, tmp_path, capsys):
+    path = tmp_path / "a.weights.h5"
+    training.save_weights(model, path)
+    configuration = configure(initial_weights=path)
+    assert training.find_initial_weights(configuration, NETWORK_SETTINGS) == path
+    assert f"Starting from the weights {path}." in capsys.readouterr().out
+
+
+def test_missing_initial_weights(configure, tmp_path):
+    configuration = configure(initial_weights="nowhere.weights.h5")
+    problem = problem_of(training.find_initial_weights, configuration, NETWORK_SETTINGS)
+    assert "[training settings] initial_weights must be a weights file" in problem
+    assert f"looked in {tmp_path}" in problem
+    assert "Received: nowhere.weights.h5. Copy the file there, or use none." in problem
+
+
+def test_initial_weights_of_another_network(configure, model, tmp_path):
+    path = tmp_path / "a.weights.h5"
+    settings = {"training_settings": {"network": "gnet"}}
+    training.save_weights(model, path, {"settings": settings})
+    configuration = configure(initial_weights=path)
+    problem = problem_of(training.find_initial_weights, configuration, NETWORK_SETTINGS)
+    assert "[training settings] network must be gnet, with which" in problem
+
+
 # ---------------------------------------------------------------- going on
 
 
 @pytest.fixture
-def interrupted(configure, experiment, model):
+def interrupted(configure, experiment):
     """An experiment of which one of two epochs is done."""
     history = [{"epoch": 1, "loss": 0.5, "val_loss": 0.6, "seconds": 1.0}]
     state = {
         "history": history,
         "settings": training._training_settings(configure(num_epochs=2)),
     }
-    training.save_weights(model, experiment.weights("last"), state)
+    begun = compiled(configure())
+    training.save_weights(begun, experiment.weights("last"), state, with_optimizer=True)
     return experiment
 
 
@@ -385,6 +440,19 @@ def test_number_of_epochs_shapes_a_training_whose_learning_rate_decays(
     longer = configure(num_epochs=3, learning_rate_decay="cosine")
     problem = problem_of(training.read_history, experiment, longer)
     assert "training_settings N_epochs: 2 -> 3" in problem
+
+
+def test_settings_that_a_training_did_not_have_yet_count_as_their_defaults(
+    configure, experiment, model
+):
+    begun_with = training._training_settings(configure())
+    for name in ("noise", "initial_weights"):
+        del begun_with["training_settings"][name]
+    state = {"history": [], "settings": begun_with}
+    training.save_weights(model, experiment.weights("last"), state)
+    assert training.read_history(experiment, configure()) == []
+    problem = problem_of(training.read_history, experiment, configure(noise=0.1))
+    assert "training_settings noise: 0.0 -> 0.1" in problem
 
 
 def test_weights_without_state_are_not_overwritten(configure, experiment, model):
@@ -482,16 +550,25 @@ def test_line_of_an_epoch_tells_figures_best_and_time_left(monkeypatch, capsys):
 
 
 def test_resumed_training_calls_nothing_best_that_is_worse_than_before(
-    configure, experiment, model, capsys
+    configure, experiment, capsys
 ):
     history = [{"epoch": 1, "loss": 0.0, "val_loss": 0.0, "seconds": 1.0}]
     configuration = configure(num_epochs=2)
     state = {"history": history, "settings": {}}
-    training.save_weights(model, experiment.weights("last"), state)
+    begun = compiled(configuration)
+    training.save_weights(begun, experiment.weights("last"), state, with_optimizer=True)
     train(configuration, experiment, history=history)
     said = capsys.readouterr().out
     assert "Epoch 2/2" in said
     assert "best so far" not in said
+
+
+def test_no_epochs_follow_weights_without_the_optimiser(configure, experiment, model):
+    history = [{"epoch": 1, "loss": 0.5, "val_loss": 0.6, "seconds": 1.0}]
+    training.save_weights(model, experiment.weights("last"), {"history": history, "settings": {}})
+    problem = problem_of(train, configure(num_epochs=2), experiment, None, history)
+    assert "run/run_last.weights.h5 holds weights without the optimiser" in problem
+    assert experiment.weights("last").exists()
 
 
 # ---------------------------------------------------------------- plateau
