@@ -516,7 +516,9 @@ def test_files_of_an_epoch_are_written_in_an_order_that_lets_no_kill_lose_it(
     configure, experiment, model, monkeypatch
 ):
     written = []
-    monkeypatch.setattr(training, "save_weights", lambda m, path, *s: written.append(path.name))
+    monkeypatch.setattr(
+        training, "save_weights", lambda m, path, *a, **k: written.append(path.name)
+    )
     recorder = training.EpochRecorder(experiment, configure(), [])
     recorder.set_model(model)
     recorder.on_epoch_begin(0)
