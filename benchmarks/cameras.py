@@ -33,23 +33,40 @@ def main():
     parser.add_argument("--output", type=Path, default=REPOSITORY / "benchmarks" / "cameras.md")
     arguments = parser.parse_args()
     configuration = read_configuration(REPOSITORY / "configuration_best.txt", "retina")
-    start_computing(0, configuration.training_settings.mixed_precision)
-    data = load_subset(configuration, "train")
-    held_out = validation_images(len(data["images"]), configuration.training_settings.N_subimgs)
-    stacks = [data[kind][held_out] for kind in ("images", "ground_truth", "fov_masks")]
-    rows = []
-    for camera, (simulate, fov_width) in CAMERAS.items():
-        configuration.testing_settings.fov_width = fov_width
-        areas = test(configuration, *simulate(*stacks))
-        rows.append([camera, fov_width, *(f"{area:.4f}" for area in areas)])
+    ids, areas = areas_on_cameras(configuration, CAMERAS)
+    rows = [
+        [camera, CAMERAS[camera][1], *(f"{area:.4f}" for area in both)]
+        for camera, both in areas.items()
+    ]
     text = (
         "# best/ and other cameras, simulated\n\n"
         f"`python -m benchmarks.cameras` {describe_place()}.\n\n"
-        f"Training images that only validated: {', '.join(data['ids'][held_out])}.\n\n"
+        f"Training images that only validated: {', '.join(ids)}.\n\n"
         f"{table(('camera', 'fov_width', 'AUC ROC', 'AUC PR'), rows)}\n"
     )
     arguments.output.write_text(text)
     print(text)
+
+
+def areas_on_cameras(configuration, names):
+    """Tests an experiment on the images that only validated, as several cameras would take them.
+
+    Args:
+        configuration: lib.configuration.Configuration of a trained retina experiment; its
+            fov_width is set for each camera.
+        names: of CAMERAS.
+    Returns:
+        ids of the images; {name: (area under the ROC curve, under precision-recall)}.
+    """
+    start_computing(0, configuration.training_settings.mixed_precision)
+    data = load_subset(configuration, "train")
+    held_out = validation_images(len(data["images"]), configuration.training_settings.N_subimgs)
+    stacks = [data[kind][held_out] for kind in ("images", "ground_truth", "fov_masks")]
+    areas = {}
+    for name in names:
+        simulate, configuration.testing_settings.fov_width = CAMERAS[name]
+        areas[name] = test(configuration, *simulate(*stacks))
+    return data["ids"][held_out], areas
 
 
 def test(configuration, images, ground_truth, fov_masks):

@@ -5,8 +5,9 @@
 
 Start it in the project's folder with DRIVE prepared. Each variant is an experiment of its own,
 <study>_<variant>/, trained by run_training.py and tested by run_testing.py, so that a study that
-was stopped goes on where it was. Expected result: benchmarks/ablation.md or benchmarks/seeds.md;
-about 45 and 20 minutes on two quiet CPU cores.
+was stopped goes on where it was. The ablation is tested on simulated other cameras too. Expected
+result: benchmarks/ablation.md or benchmarks/seeds.md; about 55 and 20 minutes on two quiet CPU
+cores.
 """
 
 import argparse
@@ -17,13 +18,16 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+from benchmarks.cameras import areas_on_cameras
 from benchmarks.run import REPOSITORY, describe_place
 from benchmarks.tables import table
+from lib.configuration import read_configuration
 
 SHORT = {"N_subimgs": 2000, "N_epochs": 2}
 ABLATION = SimpleNamespace(
     base="configuration_best.txt",
     images="validation",
+    cameras=("30 degrees in place of 45", "noise of 8 grey levels"),
     common={**SHORT, "threshold": 0.5},
     variants={
         "all": {},
@@ -31,6 +35,7 @@ ABLATION = SimpleNamespace(
         "no quarter turns, no mirroring": {"quarter_turns": False, "flip": False},
         "no zoom": {"zoom": 1},
         "no brightness, no contrast": {"brightness": 0, "contrast": 0},
+        "no noise": {"noise": 0},
         "patches of 48, as many pixels": {
             "patch_height": 48,
             "patch_width": 48,
@@ -47,6 +52,7 @@ ABLATION = SimpleNamespace(
 SEEDS = SimpleNamespace(
     base="configuration.txt",
     images="test",
+    cameras=(),
     common={
         "N_subimgs": 20000,
         "N_epochs": 2,
@@ -78,14 +84,15 @@ def run_variant(study_name, variant):
     """Trains and tests one variant, or goes on where it was.
 
     Returns:
-        figures inside the FOV as performances.json has them.
+        figures inside the FOV as performances.json has them, and the area under the ROC curve for
+        each camera of the study.
     """
     study = STUDIES[study_name]
     name = f"{study_name}_{'_'.join(variant.replace(',', '').replace('.', '').split())}"
+    path = Path(f"{name}.txt")
     results = Path(name) if study.images == "test" else Path(name, study.images)
-    performances = results / "performances.json"
+    performances, on_cameras = results / "performances.json", Path(name, "cameras.json")
     if not performances.exists():
-        path = Path(f"{name}.txt")
         write_configuration(
             REPOSITORY / study.base,
             path,
@@ -94,7 +101,13 @@ def run_variant(study_name, variant):
         for script in ("run_training.py", "run_testing.py"):
             print(f"{script} {path}", flush=True)
             subprocess.run([sys.executable, REPOSITORY / script, path], check=True)
-    return json.loads(performances.read_text())["inside_FOV"]
+    if not on_cameras.exists():
+        _, areas = areas_on_cameras(read_configuration(path, "retina"), study.cameras)
+        on_cameras.write_text(json.dumps({name: roc for name, (roc, _) in areas.items()}))
+    return {
+        **json.loads(performances.read_text())["inside_FOV"],
+        **json.loads(on_cameras.read_text()),
+    }
 
 
 def write_configuration(base, path, changes):
@@ -123,12 +136,13 @@ def _parser(path):
 def report(study_name, tested):
     """Writes what was changed and the figures of each variant so far: Markdown."""
     study = STUDIES[study_name]
+    columns = {**FIGURES, **{name: f"AUC ROC, {name}" for name in study.cameras}}
     common = ", ".join(f"`{key} = {value}`" for key, value in study.common.items())
     rows = [
         [
             variant,
             ", ".join(f"`{key} = {value}`" for key, value in study.variants[variant].items()),
-            *(f"{figures[name]:.5f}" for name in FIGURES),
+            *(f"{figures[name]:.5f}" for name in columns),
         ]
         for variant, figures in tested.items()
     ]
@@ -136,7 +150,7 @@ def report(study_name, tested):
         f"# {study_name.capitalize()}\n\n"
         f"`python -m benchmarks.variants {study_name}` {describe_place()}.\n\n"
         f"`{study.base}` with {common}; figures inside the FOV of the {study.images} images.\n\n"
-        f"{table(('variant', 'changed', *FIGURES.values()), rows)}\n"
+        f"{table(('variant', 'changed', *columns.values()), rows)}\n"
     )
 
 

@@ -2,11 +2,16 @@
 
 import json
 
+import keras
 import numpy as np
 import pytest
 
 from benchmarks import backends, cameras, tables, variants
+from benchmarks.pack_weights import pack
 from lib.configuration import read_configuration
+from lib.errors import UserError
+from lib.training import load_weights, read_training_state, save_weights
+from lib.unet import get_unet
 from tests.tiny_experiments import REPOSITORY, run
 
 
@@ -61,8 +66,10 @@ def test_every_variant_is_a_configuration_that_differs_as_it_says(study, tmp_pat
 
 def test_report_has_a_row_for_each_variant_so_far():
     figures = {"auc_roc": 0.98, "auc_pr": 0.91, "f1": 0.82, "accuracy": 0.95}
+    figures |= {"30 degrees in place of 45": 0.97, "noise of 8 grey levels": 0.96}
     text = variants.report("ablation", {"all": figures, "no zoom": figures})
-    assert "| no zoom | `zoom = 1` | 0.98000 | 0.91000 | 0.82000 | 0.95000 |" in text
+    row = "| no zoom | `zoom = 1` | 0.98000 | 0.91000 | 0.82000 | 0.95000 | 0.97000 | 0.96000 |"
+    assert row in text
     assert "validation images" in text and "float32" not in text
 
 
@@ -84,3 +91,34 @@ def test_simulated_cameras_keep_photograph_truth_and_fov_together():
     assert not narrow[0][0, :, 0, 0].any() and narrow[2].mean() == pytest.approx(
         np.pi / 4, abs=0.01
     )
+
+
+def test_packed_weights_are_smaller_and_predict_the_same_to_the_last_bit(tmp_path):
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        network = get_unet(1, 48, 48, data_format="channels_last")
+    finally:
+        keras.config.set_dtype_policy(policy)
+    path = tmp_path / "a.weights.h5"
+    save_weights(network, path, {"history": [{"epoch": 1}]})
+    size = path.stat().st_size
+    image = np.random.default_rng(0).random((2, 1, 48, 48), np.float32)
+    before = network.predict_on_batch(image)
+    pack(path)
+    assert path.stat().st_size < size / 2
+    assert read_training_state(path)["history"] == [{"epoch": 1}]
+    load_weights(network, path)
+    np.testing.assert_array_equal(network.predict_on_batch(image), before)
+
+
+def test_weights_of_a_training_that_may_go_on_are_not_packed(tmp_path):
+    network = get_unet(1, 48, 48, data_format="channels_last")
+    network.compile("adam", loss="sparse_categorical_crossentropy")
+    path = tmp_path / "a.weights.h5"
+    save_weights(network, path, {}, with_optimizer=True)
+    before = path.read_bytes()
+    with pytest.raises(UserError, match="only finished ones are packed"):
+        pack(path)
+    assert path.read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == [path.name]
