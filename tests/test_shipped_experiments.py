@@ -1,0 +1,65 @@
+"""Shipped experiments: configuration, weights and figures belong together."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import h5py
+import pytest
+
+from lib import training
+from lib.configuration import read_configuration
+from lib.errors import UserError
+from lib.experiment import Experiment
+from src import membraneNN_training, retinaNN_training
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+CONFIGURATIONS = (
+    "configuration_best.txt",
+    "configuration_membrane.txt",
+    "membrane_held_out/membrane_held_out_configuration.txt",
+)
+TRAININGS = {"retina": retinaNN_training, "membrane": membraneNN_training}
+
+
+@pytest.fixture(params=CONFIGURATIONS)
+def shipped(request, monkeypatch):
+    """A shipped configuration and its experiment, in the project's folder."""
+    monkeypatch.chdir(REPOSITORY)
+    configuration = read_configuration(request.param)
+    return configuration, Experiment(configuration.experiment_name.name)
+
+
+def test_weights_are_those_of_the_configuration(shipped):
+    configuration, experiment = shipped
+    with pytest.raises(UserError, match="is complete"):
+        training.read_history(experiment, configuration)
+
+
+def test_the_kept_configuration_is_the_one_at_the_top(shipped):
+    configuration, experiment = shipped
+    kept = read_configuration(experiment.file("configuration.txt"))
+    assert kept.as_dict() == configuration.as_dict()
+
+
+def test_weights_load_into_the_network(shipped):
+    configuration, experiment = shipped
+    weights = experiment.find_weights(configuration.testing_settings.best_last)
+    script = TRAININGS[configuration.task]
+    size = {"retina": (48, 48), "membrane": (188,)}[configuration.task]
+    training.load_weights(script.build_network(configuration, *size), weights)
+    with h5py.File(weights) as file:
+        assert "optimizer" not in file
+
+
+@pytest.mark.skipif(not (REPOSITORY / ".git").exists(), reason="not a clone: git names no files")
+def test_no_data_set_and_no_path_of_a_machine_ships(shipped):
+    _, experiment = shipped
+    files = subprocess.run(
+        ["git", "ls-files", experiment.folder], capture_output=True, text=True, check=True
+    ).stdout.split()
+    endings = ("txt", "json", "csv", "h5")
+    drawn = ("loss_curves.png", "ROC.png", "Precision_recall.png")
+    assert [name for name in files if not name.endswith(endings + drawn)] == []
+    settings = json.dumps(training.read_training_state(experiment.weights("last"))["settings"])
+    assert '"/' not in settings
