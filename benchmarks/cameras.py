@@ -2,6 +2,9 @@
 
     python -m benchmarks.cameras
 
+Another experiment, some cameras only, as JSON: python -m benchmarks.cameras --configuration
+my_configuration.txt --cameras "noise of 8 grey levels" --output my_cameras.json
+
 Start it in the project's folder with DRIVE prepared. The training images that only validated are
 enlarged, cut, blurred and so on, and tested by the settings of configuration_best.txt. Expected
 result: benchmarks/cameras.md, in 2 minutes on two CPU cores. Simulated photographs stand in for
@@ -9,6 +12,7 @@ real ones of other cameras, which differ in all of this at once.
 """
 
 import argparse
+import json
 from pathlib import Path
 
 import cv2
@@ -30,16 +34,22 @@ FOV_WIDTH = 540
 def main():
     """Simulates each camera, tests, writes the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    best = REPOSITORY / "configuration_best.txt"
+    parser.add_argument("--configuration", type=Path, default=best)
+    parser.add_argument("--cameras", nargs="+", choices=CAMERAS, default=list(CAMERAS))
     parser.add_argument("--output", type=Path, default=REPOSITORY / "benchmarks" / "cameras.md")
     arguments = parser.parse_args()
-    configuration = read_configuration(REPOSITORY / "configuration_best.txt", "retina")
-    ids, areas = areas_on_cameras(configuration, CAMERAS)
+    configuration = read_configuration(arguments.configuration, "retina")
+    ids, areas = areas_on_cameras(configuration, arguments.cameras)
+    if arguments.output.suffix == ".json":
+        arguments.output.write_text(json.dumps(areas, indent=1) + "\n")
+        return
     rows = [
         [camera, CAMERAS[camera][1], *(f"{area:.4f}" for area in both)]
         for camera, both in areas.items()
     ]
     text = (
-        "# best/ and other cameras, simulated\n\n"
+        f"# {configuration.experiment_name.name}/ and other cameras, simulated\n\n"
         f"`python -m benchmarks.cameras` {describe_place()}.\n\n"
         f"Training images that only validated: {', '.join(ids)}.\n\n"
         f"{table(('camera', 'fov_width', 'AUC ROC', 'AUC PR'), rows)}\n"

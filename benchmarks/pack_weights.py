@@ -16,6 +16,7 @@ import numpy as np
 
 from lib.errors import UserError, run_script
 from lib.help_functions import written_whole
+from lib.training import read_training_state
 
 
 def main():
@@ -34,8 +35,12 @@ def pack(path):
     Args:
         path: weights file that lib.training.save_weights wrote.
     Raises:
-        UserError: if the file holds an optimiser, which shall go on from what it has.
+        UserError: if the file is not whole, holds an optimiser, which shall go on from what it has,
+            or is of a training in float32, which sees the digits that rounding takes.
     """
+    settings = read_training_state(path)["settings"]["training_settings"]
+    if not settings["mixed_precision"]:
+        raise UserError(f"{path} was trained in float32; only mixed_precision = True is packed.")
     with (
         h5py.File(path, "r") as source,
         written_whole(path) as beside,

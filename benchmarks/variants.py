@@ -13,15 +13,17 @@ cores.
 import argparse
 import configparser
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-from benchmarks.cameras import areas_on_cameras
 from benchmarks.run import REPOSITORY, describe_place
 from benchmarks.tables import table
 from lib.configuration import read_configuration
+from lib.experiment import Experiment
+from lib.training import read_training_state
 
 SHORT = {"N_subimgs": 2000, "N_epochs": 2}
 ABLATION = SimpleNamespace(
@@ -63,6 +65,7 @@ SEEDS = SimpleNamespace(
     variants={f"seed {seed}": {"seed": seed} for seed in range(3)},
 )
 STUDIES = {"ablation": ABLATION, "seeds": SEEDS}
+SCRIPTS = ("run_training.py", "run_testing.py")
 FIGURES = {"auc_roc": "AUC ROC", "auc_pr": "AUC PR", "f1": "F1", "accuracy": "accuracy"}
 
 
@@ -98,16 +101,25 @@ def run_variant(study_name, variant):
             path,
             {**study.common, "images": study.images, **study.variants[variant], "name": name},
         )
-        for script in ("run_training.py", "run_testing.py"):
+        for script in ["run_testing.py"] if _is_trained(path) else SCRIPTS:
             print(f"{script} {path}", flush=True)
             subprocess.run([sys.executable, REPOSITORY / script, path], check=True)
+    figures = json.loads(performances.read_text())["inside_FOV"]
+    if not study.cameras:
+        return figures
     if not on_cameras.exists():
-        _, areas = areas_on_cameras(read_configuration(path, "retina"), study.cameras)
-        on_cameras.write_text(json.dumps({name: roc for name, (roc, _) in areas.items()}))
-    return {
-        **json.loads(performances.read_text())["inside_FOV"],
-        **json.loads(on_cameras.read_text()),
-    }
+        options = ["--configuration", path, "--output", on_cameras, "--cameras", *study.cameras]
+        command = [sys.executable, "-m", "benchmarks.cameras", *options]
+        subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": str(REPOSITORY)})
+    areas = json.loads(on_cameras.read_text())
+    return {**figures, **{camera: roc for camera, (roc, _) in areas.items()}}
+
+
+def _is_trained(path):
+    configuration = read_configuration(path, "retina")
+    last = Experiment(configuration.experiment_name.name).weights("last")
+    num_epochs = configuration.training_settings.N_epochs
+    return last.exists() and len(read_training_state(last)["history"]) >= num_epochs
 
 
 def write_configuration(base, path, changes):

@@ -20,6 +20,7 @@ from lib.plots import draw_loss_curves
 from lib.progress import duration
 
 TRAINING_STATE = "training_state"
+_SEEN_BEFORE = "Figures on images that these were trained on, held out now or not, are too good."
 # Settings that may change between the two halves of an interrupted training.
 FREE_SETTINGS = ("N_epochs", "nohup", "tensorboard", "distribute", "steps_per_execution")
 
@@ -45,8 +46,9 @@ def get_optimizer(settings, num_steps):
 def train(model, training_data, validation_data, experiment, configuration, history, plateau):
     """Trains a compiled network, or goes on where an earlier start was stopped.
 
-    After every epoch the experiment's folder holds the last weights with all that is needed to go
-    on, the best weights (lowest validation loss), a CSV log and a picture of the loss curves.
+    After every epoch the experiment's folder holds the last weights, with all that is needed to go
+    on as long as epochs may follow (a cosine decay ends at 0), the best weights (lowest validation
+    loss), a CSV log and a picture of the loss curves.
 
     Args:
         model: compiled keras.Model.
@@ -100,33 +102,43 @@ def train(model, training_data, validation_data, experiment, configuration, hist
 # ---------------------------------------------------------------- weights and state
 
 
-def find_initial_weights(configuration, network_settings):
+def find_initial_weights(experiment, configuration, network_settings):
     """Finds the weights of another training from which a new one shall start.
 
     They must be loaded before the network is compiled: its optimiser starts anew.
 
     Args:
+        experiment: lib.experiment.Experiment that is to be trained.
         configuration: lib.configuration.Configuration.
         network_settings: (section, key) of the settings on which the network depends.
     Returns:
         path of an existing file; None where the training starts from random weights.
     Raises:
-        UserError: if there is no such file, it is not whole, or of another network.
+        UserError: if there is no such file, it is not whole, of another network, or one that the
+            new training would replace.
     """
     if configuration.training_settings.initial_weights is None:
         return None
+    key = ("training settings", "initial_weights")
     path = Path(configuration.training_settings.initial_weights)
     if not path.is_file():
         advice = "Copy the file there, or use none."
         expected = f"a weights file of an earlier training, or none (looked in {Path.cwd()})"
-        key = ("training settings", "initial_weights")
         raise UserError(configuration.problem(*key, expected, advice))
+    own = (experiment.weights(kind) for kind in ("best", "last"))
+    if any(weights.exists() and path.samefile(weights) for weights in own):
+        advice = "Choose another [experiment name] name: this training would replace the file."
+        raise UserError(configuration.problem(*key, "of another experiment", advice))
     require_same_network(path, configuration, network_settings)
-    print(
-        f"Starting from the weights {path}. What they were trained on is not unseen to them: "
-        "validation figures of such images come out too good."
-    )
+    print(f"Starting from the weights {path}. {_SEEN_BEFORE}")
     return path
+
+
+def describe_initial_weights(path):
+    """Says from which weights those in a file were trained on: a sentence; "" for random ones."""
+    settings = _read_state(path).get("settings", {}).get("training_settings", {})
+    initial = settings.get("initial_weights")
+    return f"Trained from the weights {initial}. {_SEEN_BEFORE}" if initial else ""
 
 
 def read_history(experiment, configuration):
@@ -206,12 +218,13 @@ def load_weights(model, path):
     Raises:
         UserError: if the file is not whole or holds another network.
     """
+    advice = (
+        "Mend the network in [training settings], or choose other weights ([experiment name] name; "
+        "initial_weights)."
+    )
     try:
         if is_keras1_file(path):
-            load_keras1_weights(model, path)
-            print(
-                f"{path} was written by Keras 1 (retina-unet, 2016): kernels turned by 180 degrees."
-            )
+            _load_keras1_weights(model, path, advice)
             return
         found = _count_parameters(path)
         if found != model.count_params():
@@ -225,10 +238,16 @@ def load_weights(model, path):
     except (ValueError, KeyError) as error:
         raise UserError(
             f"{path} must hold the weights of the network {model.name} with "
-            f"{model.count_params():,} parameters. Received: {error}. "
-            "Mend the network in [training settings], or choose other weights ([experiment name] "
-            "name; initial_weights)."
+            f"{model.count_params():,} parameters. Received: {error}. {advice}"
         ) from error
+
+
+def _load_keras1_weights(model, path, advice):
+    try:
+        load_keras1_weights(model, path)
+    except (ValueError, KeyError) as error:
+        raise UserError(f"{error}. {advice}") from error
+    print(f"{path} was written by Keras 1 (retina-unet, 2016): kernels turned by 180 degrees.")
 
 
 def require_same_network(path, configuration, keys):
@@ -247,7 +266,7 @@ def require_same_network(path, configuration, keys):
         now = getattr(configuration.sections[section.replace(" ", "_")], key)
         then = trained_with.get(section.replace(" ", "_"), {}).get(key, now)
         if then != now:
-            advice = f"Set it to {then}, or test another experiment."
+            advice = f"Set it to {then}, or choose other weights."
             expected = f"{then}, with which {path} was trained"
             problems.append(configuration.problem(section, key, expected, advice))
     raise_if_any(problems)
@@ -291,7 +310,7 @@ def _read_state(path):
     except (OSError, RuntimeError, KeyError) as error:
         raise UserError(
             f"{path} is not a whole weights file; it may be cut off: {error}. Copy it again, or "
-            "start anew with --overwrite."
+            "train it anew (--overwrite)."
         ) from error
 
 

@@ -27,7 +27,7 @@ from lib.help_functions import group_images, visualize, write_hdf5, written_whol
 from lib.membrane_metrics import membrane_metrics, thin_membrane
 from lib.overlap_tile import output_size, predict_overlap_tile, predict_symmetries, tile_starts
 from lib.progress import Progress
-from lib.training import load_weights, require_same_network
+from lib.training import describe_initial_weights, load_weights, require_same_network
 from src.membrane_data import (
     load_labelled,
     load_test_slices,
@@ -93,7 +93,8 @@ def main(configuration):
         )
         save_pictures(experiment, labelled, probabilities, settings.N_group_visual)
         figures = membrane_metrics(labelled["labels"], probabilities)
-        save_performances(experiment, figures, labelled["ids"], settings.labelled_slices)
+        note = describe_initial_weights(weights)
+        save_performances(experiment, figures, labelled["ids"], settings.labelled_slices, note)
 
     # 4. The slices without labels, in the form of the challenge and as pictures.
     if test is None:
@@ -197,7 +198,7 @@ def save_pictures(experiment, labelled, probabilities, num_in_row):
         visualize(np.concatenate(stripes), experiment.file(ending))
 
 
-def save_performances(experiment, figures, ids, labelled_slices):
+def save_performances(experiment, figures, ids, labelled_slices, note=""):
     """Saves performances.txt and performances.json, and prints the figures.
 
     Args:
@@ -205,6 +206,7 @@ def save_performances(experiment, figures, ids, labelled_slices):
         figures: as membrane_metrics gives them.
         ids: of the slices.
         labelled_slices: the setting: held_out or all.
+        note: a sentence about the weights that readers of the figures must know.
     """
     title = "Held-out slices" if labelled_slices == "held_out" else "All labelled slices"
     lines = [f"{title}: {', '.join(ids)}", ""]
@@ -216,6 +218,7 @@ def save_performances(experiment, figures, ids, labelled_slices):
         "",
         "Errors: lower is better; V_Rand(thin), V_Info(thin): higher is better. Each best is taken",
         "over the thresholds of the challenge, on these slices, as the challenge does.",
+        *([note] if note else []),
     ]
     written = "\n".join(lines) + "\n"
     print("\n" + written)

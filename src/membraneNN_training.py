@@ -62,7 +62,9 @@ def main(configuration, overwrite=False):
         # 1. How far an earlier start came; the device, the seed, the precision.
         require_packages(settings)
         history = [] if overwrite else read_history(experiment, configuration)
-        initial = None if history else find_initial_weights(configuration, NETWORK_SETTINGS)
+        initial = None
+        if not history:
+            initial = find_initial_weights(experiment, configuration, NETWORK_SETTINGS)
         devices = start_computing(settings.seed, settings.mixed_precision, settings.distribute)
         require_shareable_batches(configuration, devices)
 

@@ -44,7 +44,7 @@ from lib.help_functions import group_images, visualize, write_hdf5, written_whol
 from lib.plots import draw_precision_recall, draw_roc
 from lib.pre_processing import preprocess, resized, size_for_fov
 from lib.progress import Progress
-from lib.training import load_weights, require_same_network
+from lib.training import describe_initial_weights, load_weights, require_same_network
 from lib.unet import REACH
 from src.retina_data import load_subset
 from src.retinaNN_training import NETWORK_SETTINGS, build_network, validation_images
@@ -78,6 +78,8 @@ def main(configuration):
     # 2. The network and its weights, and the prediction.
     number = len(data["images"])
     print(f"Testing {weights} on {number} {settings.images} images, {settings.inference}.")
+    if not is_test and (note := describe_initial_weights(weights)):
+        print(note)
     images, probabilities = predict_images(configuration, weights, data)
     _tell_constant(probabilities[data["fov_masks"] > 0], weights)
     experiment.remove_results()

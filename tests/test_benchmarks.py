@@ -1,6 +1,7 @@
 """The benchmark itself: everything is measured on tiny images, and the tables are whole."""
 
 import json
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -11,7 +12,7 @@ from benchmarks.pack_weights import pack
 from lib.configuration import read_configuration
 from lib.errors import UserError
 from lib.training import load_weights, read_training_state, save_weights
-from lib.unet import get_unet
+from lib.unet import get_unet, get_unpadded_unet
 from tests.tiny_experiments import REPOSITORY, run
 
 
@@ -56,12 +57,45 @@ def test_backends_are_compared_with_tensorflow_and_missing_ones_are_named():
 @pytest.mark.parametrize("study", variants.STUDIES.values(), ids=variants.STUDIES)
 def test_every_variant_is_a_configuration_that_differs_as_it_says(study, tmp_path):
     path = tmp_path / "variant.txt"
+    different = []
     for changes in study.variants.values():
         wanted = {**study.common, **changes}
         variants.write_configuration(REPOSITORY / study.base, path, wanted)
         sections = read_configuration(path, "retina").as_dict().values()
         read = {key: value for section in sections for key, value in section.items()}
         assert {key: read[key] for key in wanted} == wanted
+        assert read not in different, changes
+        different.append(read)
+
+
+def test_a_study_goes_on_where_it_was(tmp_path, monkeypatch):
+    """Scripts that only count how often they are called stand in for training and testing."""
+    monkeypatch.chdir(tmp_path)
+    areas = {"auc_roc": 0.98}
+    calls = []
+
+    def call(command, **options):
+        calls.append(command[1].name if command[1] != "-m" else command[2])
+        folder = Path("ablation_no_zoom")
+        if calls[-1] == "run_training.py":
+            state = {"history": [{}, {}], "settings": {}}
+            folder.mkdir()
+            save_weights(get_unet(1, 4, 4), folder / f"{folder}_last.weights.h5", state)
+            raise KeyboardInterrupt
+        if calls[-1] == "run_testing.py":
+            (folder / "validation").mkdir()
+            (folder / "validation/performances.json").write_text(json.dumps({"inside_FOV": areas}))
+        else:
+            cameras_of = {name: (0.97, 0.85) for name in variants.ABLATION.cameras}
+            (folder / "cameras.json").write_text(json.dumps(cameras_of))
+
+    monkeypatch.setattr(variants.subprocess, "run", call)
+    with pytest.raises(KeyboardInterrupt):
+        variants.run_variant("ablation", "no zoom")
+    figures = variants.run_variant("ablation", "no zoom")
+    assert figures == {"auc_roc": 0.98, **dict.fromkeys(variants.ABLATION.cameras, 0.97)}
+    variants.run_variant("ablation", "no zoom")
+    assert calls == ["run_training.py", "run_testing.py", "benchmarks.cameras"]
 
 
 def test_report_has_a_row_for_each_variant_so_far():
@@ -93,17 +127,26 @@ def test_simulated_cameras_keep_photograph_truth_and_fov_together():
     )
 
 
-def test_packed_weights_are_smaller_and_predict_the_same_to_the_last_bit(tmp_path):
+BFLOAT16 = {"training_settings": {"mixed_precision": True}}
+
+
+@pytest.mark.parametrize("build, side", [(get_unet, 48), (get_unpadded_unet, 188)])
+def test_packed_weights_are_smaller_and_predict_the_same_to_the_last_bit(build, side, tmp_path):
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy("mixed_bfloat16")
+    options = {} if build is get_unet else {"base_filters": 12}
     try:
-        network = get_unet(1, 48, 48, data_format="channels_last")
+        network = build(1, side, side, data_format="channels_last", **options)
     finally:
         keras.config.set_dtype_policy(policy)
+    rng = np.random.default_rng(0)
+    network.set_weights(
+        [x + 0.01 * rng.standard_normal(x.shape, np.float32) for x in network.get_weights()]
+    )
     path = tmp_path / "a.weights.h5"
-    save_weights(network, path, {"history": [{"epoch": 1}]})
+    save_weights(network, path, {"history": [{"epoch": 1}], "settings": BFLOAT16})
     size = path.stat().st_size
-    image = np.random.default_rng(0).random((2, 1, 48, 48), np.float32)
+    image = rng.random((2, 1, side, side), np.float32)
     before = network.predict_on_batch(image)
     pack(path)
     assert path.stat().st_size < size / 2
@@ -116,9 +159,21 @@ def test_weights_of_a_training_that_may_go_on_are_not_packed(tmp_path):
     network = get_unet(1, 48, 48, data_format="channels_last")
     network.compile("adam", loss="sparse_categorical_crossentropy")
     path = tmp_path / "a.weights.h5"
-    save_weights(network, path, {}, with_optimizer=True)
+    state = {"history": [], "settings": BFLOAT16}
+    save_weights(network, path, state, with_optimizer=True)
     before = path.read_bytes()
     with pytest.raises(UserError, match="only finished ones are packed"):
         pack(path)
     assert path.read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == [path.name]
+
+
+def test_weights_of_a_training_in_float32_are_not_packed(tmp_path):
+    path = tmp_path / "a.weights.h5"
+    settings = {"training_settings": {"mixed_precision": False}}
+    network = get_unet(1, 48, 48, data_format="channels_last")
+    save_weights(network, path, {"history": [], "settings": settings})
+    before = path.read_bytes()
+    with pytest.raises(UserError, match="was trained in float32"):
+        pack(path)
+    assert path.read_bytes() == before

@@ -1,6 +1,7 @@
 """Shipped experiments: configuration, weights and figures belong together."""
 
 import json
+import re
 import subprocess
 from pathlib import Path
 
@@ -61,5 +62,18 @@ def test_no_data_set_and_no_path_of_a_machine_ships(shipped):
     endings = ("txt", "json", "csv", "h5")
     drawn = ("loss_curves.png", "ROC.png", "Precision_recall.png")
     assert [name for name in files if not name.endswith(endings + drawn)] == []
-    settings = json.dumps(training.read_training_state(experiment.weights("last"))["settings"])
-    assert '"/' not in settings
+    texts = [Path(name).read_text() for name in files if name.endswith(("txt", "json", "csv"))]
+    texts.append(json.dumps(training.read_training_state(experiment.weights("last"))))
+    assert not [text for text in texts if re.search(r"/(home|root|tmp|work|Users)/", text)]
+
+
+def test_the_results_page_gives_the_shipped_figures():
+    page = (REPOSITORY / "docs" / "RESULTS.md").read_text(encoding="utf-8")
+    membrane = json.loads((REPOSITORY / "membrane_held_out/performances.json").read_text())
+    vessels = json.loads((REPOSITORY / "best/performances.json").read_text())["inside_FOV"]
+    (row,) = (line for line in page.splitlines() if "membrane_held_out/`, shipped" in line)
+    for name in ("v_rand_thin", "v_info_thin", "pixel_error", "rand_error"):
+        assert f"{membrane[name]['best']:.4f}".lstrip("0") in row
+    (row,) = (line for line in page.splitlines() if "`best/`, shipped" in line)
+    for name, digits in (("auc_roc", 6), ("auc_pr", 6), ("f1", 4), ("accuracy", 4)):
+        assert f"{vessels[name]:.{digits}f}".lstrip("0") in row

@@ -346,33 +346,65 @@ def test_text_in_place_of_weights(model, tmp_path):
 NETWORK_SETTINGS = [("training settings", "network")]
 
 
-def test_without_initial_weights_a_training_starts_from_random_ones(configure):
-    assert training.find_initial_weights(configure(), NETWORK_SETTINGS) is None
+def test_without_initial_weights_a_training_starts_from_random_ones(configure, experiment):
+    assert training.find_initial_weights(experiment, configure(), NETWORK_SETTINGS) is None
 
 
-def test_initial_weights_are_found_and_told(configure, model, tmp_path, capsys):
+def test_initial_weights_are_found_and_told(configure, experiment, model, tmp_path, capsys):
     path = tmp_path / "a.weights.h5"
     training.save_weights(model, path)
     configuration = configure(initial_weights=path)
-    assert training.find_initial_weights(configuration, NETWORK_SETTINGS) == path
+    assert training.find_initial_weights(experiment, configuration, NETWORK_SETTINGS) == path
     assert f"Starting from the weights {path}." in capsys.readouterr().out
 
 
-def test_missing_initial_weights(configure, tmp_path):
-    configuration = configure(initial_weights="nowhere.weights.h5")
-    problem = problem_of(training.find_initial_weights, configuration, NETWORK_SETTINGS)
+def problem_with_start(configure, experiment, path):
+    arguments = (experiment, configure(initial_weights=path), NETWORK_SETTINGS)
+    return problem_of(training.find_initial_weights, *arguments)
+
+
+def test_missing_initial_weights(configure, experiment, tmp_path):
+    problem = problem_with_start(configure, experiment, "nowhere.weights.h5")
     assert "[training settings] initial_weights must be a weights file" in problem
     assert f"looked in {tmp_path}" in problem
     assert "Received: nowhere.weights.h5. Copy the file there, or use none." in problem
 
 
-def test_initial_weights_of_another_network(configure, model, tmp_path):
+def test_initial_weights_of_another_network(configure, experiment, model, tmp_path):
     path = tmp_path / "a.weights.h5"
     settings = {"training_settings": {"network": "gnet"}}
     training.save_weights(model, path, {"settings": settings})
-    configuration = configure(initial_weights=path)
-    problem = problem_of(training.find_initial_weights, configuration, NETWORK_SETTINGS)
+    problem = problem_with_start(configure, experiment, path)
     assert "[training settings] network must be gnet, with which" in problem
+    assert "choose other weights" in problem
+
+
+def test_initial_weights_that_are_cut_off(configure, experiment, model, tmp_path):
+    path = tmp_path / "a.weights.h5"
+    training.save_weights(model, path)
+    path.write_bytes(path.read_bytes()[:-100])
+    assert "is not a whole weights file" in problem_with_start(configure, experiment, path)
+
+
+@pytest.mark.parametrize("kind", ["best", "last"])
+def test_a_training_does_not_start_from_weights_that_it_would_replace(
+    configure, experiment, model, kind
+):
+    training.save_weights(model, experiment.weights(kind))
+    problem = problem_with_start(configure, experiment, f"./run/run_{kind}.weights.h5")
+    assert "initial_weights must be of another experiment" in problem
+    assert "Choose another [experiment name] name" in problem
+
+
+def test_weights_tell_from_which_they_were_trained(configure, experiment):
+    train(configure(num_epochs=1, initial_weights="./other/other_last.weights.h5"), experiment)
+    told = training.describe_initial_weights(experiment.weights("last"))
+    assert told.startswith("Trained from the weights ./other/other_last.weights.h5. Figures on")
+
+
+def test_weights_from_random_ones_tell_nothing(configure, experiment):
+    train(configure(num_epochs=1), experiment)
+    assert training.describe_initial_weights(experiment.weights("last")) == ""
 
 
 # ---------------------------------------------------------------- going on
@@ -473,7 +505,7 @@ def test_truncated_last_weights_are_named(configure, interrupted):
     path.write_bytes(path.read_bytes()[:1000])
     problem = problem_of(training.read_history, interrupted, configure())
     assert f"{path} is not a whole weights file; it may be cut off" in problem
-    assert "start anew with --overwrite" in problem
+    assert "train it anew (--overwrite)" in problem
 
 
 def test_interrupted_weights_of_another_network(configure, interrupted):
