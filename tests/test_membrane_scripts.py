@@ -225,6 +225,21 @@ def test_same_seed_same_weights(finished, call):
         np.testing.assert_array_equal(array, after[name])
 
 
+def test_figures_tell_from_which_weights_the_training_started(call):
+    changes = [
+        ("name = small", "name = tuned"),
+        ("N_epochs = 2", "N_epochs = 1\ninitial_weights = small/small_last.weights.h5"),
+    ]
+    trained = call("training", *changes)
+    assert trained.returncode == 0, trained.output
+    assert "Starting from the weights small/small_last.weights.h5." in trained.output
+    tested = call("prediction", *changes)
+    assert tested.returncode == 0, tested.output
+    performances = (call.folder / "tuned" / "performances.txt").read_text()
+    assert "Trained from the weights small/small_last.weights.h5. Figures on images" in performances
+    assert "Trained from" not in (call.folder / "small" / "performances.txt").read_text()
+
+
 def test_a_training_on_all_slices_has_last_weights_and_no_figures(call):
     shutil.rmtree(call.folder / "small")
     all_slices = ("validation_images = 1", "validation_images = 0")

@@ -413,6 +413,23 @@ def test_a_training_may_start_from_the_weights_of_another(finished, workspace, c
     assert loss == pytest.approx(begun, rel=1e-4)
 
 
+def test_a_training_may_start_from_the_weights_of_2016_and_goes_on_without_them(workspace, call):
+    initial = workspace / "published" / "test_best_weights.h5"
+    initial.parent.mkdir()
+    write_keras1_weights(initial, unet_shapes())
+    changes = {"name": "tuned", "initial_weights": "published/test_best_weights.h5"}
+    write_configuration(workspace, N_epochs=1, **changes)
+    done = call("training", workspace)
+    assert done.returncode == 0, done.output
+    assert mentions(done.output, "Starting from the weights published/", "180 degrees")
+    initial.unlink()
+    write_configuration(workspace, N_epochs=2, **changes)
+    done = call("training", workspace)
+    assert done.returncode == 0, done.output
+    assert "Going on after epoch 1 of 2" in done.output
+    assert "Starting from" not in done.output
+
+
 # ---------------------------------------------------------------- seeds, kills and resumes
 
 
