@@ -37,7 +37,7 @@ ABLATION = SimpleNamespace(
         "no quarter turns, no mirroring": {"quarter_turns": False, "flip": False},
         "no zoom": {"zoom": 1},
         "no brightness, no contrast": {"brightness": 0, "contrast": 0},
-        "no noise": {"noise": 0},
+        "noise added": {"noise": 0.1},
         "patches of 48, as many pixels": {
             "patch_height": 48,
             "patch_width": 48,
