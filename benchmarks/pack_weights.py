@@ -24,9 +24,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("weights", nargs="+", type=Path, help="<name>_last.weights.h5")
     for path in parser.parse_args().weights:
-        before = path.stat().st_size
-        pack(path)
-        print(f"{path}: {before / 1e6:.1f} -> {path.stat().st_size / 1e6:.1f} MB")
+        before, after = pack(path)
+        print(f"{path}: {before / 1e6:.1f} -> {after / 1e6:.1f} MB")
 
 
 def pack(path):
@@ -34,6 +33,8 @@ def pack(path):
 
     Args:
         path: weights file that lib.training.save_weights wrote.
+    Returns:
+        sizes of the file before and after, in bytes.
     Raises:
         UserError: if the file is not whole, holds an optimiser, which shall go on from what it has,
             or is of a training in float32, which sees the digits that rounding takes.
@@ -41,6 +42,7 @@ def pack(path):
     settings = read_training_state(path)["settings"]["training_settings"]
     if not settings["mixed_precision"]:
         raise UserError(f"{path} was trained in float32; only mixed_precision = True is packed.")
+    before = path.stat().st_size
     with (
         h5py.File(path, "r") as source,
         written_whole(path) as beside,
@@ -66,6 +68,7 @@ def pack(path):
                 source.copy(item, target, name)
 
         source.visititems(copy)
+    return before, path.stat().st_size
 
 
 if __name__ == "__main__":

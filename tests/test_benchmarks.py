@@ -148,7 +148,7 @@ def test_packed_weights_are_smaller_and_predict_the_same_to_the_last_bit(build, 
     size = path.stat().st_size
     image = rng.random((2, 1, side, side), np.float32)
     before = network.predict_on_batch(image)
-    pack(path)
+    assert pack(path) == (size, path.stat().st_size)
     assert path.stat().st_size < size / 2
     assert read_training_state(path)["history"] == [{"epoch": 1}]
     load_weights(network, path)
