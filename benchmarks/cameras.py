@@ -13,6 +13,7 @@ real ones of other cameras, which differ in all of this at once.
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 import cv2
@@ -22,11 +23,10 @@ from benchmarks.run import REPOSITORY, describe_place
 from benchmarks.tables import table
 from lib.configuration import read_configuration
 from lib.devices import start_computing
+from lib.errors import run_script
 from lib.evaluation import areas_under_curves, pred_only_FOV, rank_pixels, roc_and_pr_curves
 from lib.experiment import Experiment
-from src.retina_data import load_subset
-from src.retinaNN_predict import predict_images
-from src.retinaNN_training import validation_images
+from src.retinaNN_predict import load_images, predict_images
 
 FOV_WIDTH = 540
 
@@ -69,14 +69,14 @@ def areas_on_cameras(configuration, names):
         ids of the images; {name: (area under the ROC curve, under precision-recall)}.
     """
     start_computing(0, configuration.training_settings.mixed_precision)
-    data = load_subset(configuration, "train")
-    held_out = validation_images(len(data["images"]), configuration.training_settings.N_subimgs)
-    stacks = [data[kind][held_out] for kind in ("images", "ground_truth", "fov_masks")]
+    configuration.testing_settings.images = "validation"
+    data = load_images(configuration)
+    stacks = [data[kind] for kind in ("images", "ground_truth", "fov_masks")]
     areas = {}
     for name in names:
         simulate, configuration.testing_settings.fov_width = CAMERAS[name]
         areas[name] = test(configuration, *simulate(*stacks))
-    return data["ids"][held_out], areas
+    return data["ids"], areas
 
 
 def test(configuration, images, ground_truth, fov_masks):
@@ -155,4 +155,4 @@ CAMERAS = {
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_script(main))

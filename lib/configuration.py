@@ -198,6 +198,7 @@ RETINA_KEYS = (
     Key("data attributes", "patch_width", multiple_of_4),
     Key("data attributes", "equalization", choice("clahe", "histogram"), "clahe"),
     Key("training settings", "N_subimgs", integer(1, 100_000_000)),
+    Key("training settings", "validation_split", real(0, 0.9), 0.1),
     Key("training settings", "inside_FOV", boolean),
     Key("training settings", "batch_size", integer(1)),
     *SHARED_TRAINING_KEYS,
@@ -421,7 +422,7 @@ def _value(parser, key):
 
 def _check_retina(configuration):
     """Lists what does not go together: strides, patches to be turned, patches to be left out."""
-    problems = []
+    problems = _best_of_nothing(configuration, "validation_split")
     attributes = configuration.data_attributes
     is_square = attributes.patch_height == attributes.patch_width
     if get_augmentation(configuration.training_settings) and not is_square:
@@ -461,16 +462,8 @@ def _check_retina(configuration):
 
 def _check_membrane(configuration):
     """Lists tile sizes that do not fit the depth of the network, and best weights of nothing."""
-    depth, problems = configuration.training_settings.depth, []
-    no_validation = configuration.training_settings.validation_images == 0
-    if no_validation and configuration.testing_settings.best_last == "best":
-        problems.append(
-            configuration.problem(
-                "testing settings",
-                "best_last",
-                "last where validation_images = 0, because nothing tells which epoch was best",
-            )
-        )
+    depth = configuration.training_settings.depth
+    problems = _best_of_nothing(configuration, "validation_images")
     for section in ("data attributes", "testing settings"):
         size = getattr(configuration, section.replace(" ", "_")).tile_size
         try:
@@ -478,6 +471,15 @@ def _check_membrane(configuration):
         except ValueError as error:
             problems.append(f"{configuration.path}: [{section}] tile_size: {error}")
     return problems
+
+
+def _best_of_nothing(configuration, key):
+    """Lists the problem that the best weights are asked for where `key` says none validate."""
+    validates = getattr(configuration.training_settings, key) > 0
+    if validates or configuration.testing_settings.best_last == "last":
+        return []
+    expected = f"last where {key} = 0, because nothing tells which epoch was best"
+    return [configuration.problem("testing settings", "best_last", expected)]
 
 
 CROSS_CHECKS = {"retina": _check_retina, "membrane": _check_membrane}

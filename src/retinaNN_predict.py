@@ -49,6 +49,8 @@ from lib.unet import REACH
 from src.retina_data import load_subset
 from src.retinaNN_training import NETWORK_SETTINGS, build_network, validation_images
 
+# What must be as in the training, or images that trained would count as held out.
+HELD_OUT_SETTINGS = (("training settings", "validation_split"),)
 # One pass over a whole image pads it to a multiple of this.
 FULL_IMAGE_MULTIPLE = 16
 
@@ -73,6 +75,8 @@ def main(configuration):
     start_computing(training_settings.seed, training_settings.mixed_precision)
     weights = experiment.find_weights(settings.best_last)
     require_same_network(weights, configuration, NETWORK_SETTINGS)
+    if settings.images == "validation":
+        require_same_network(weights, configuration, HELD_OUT_SETTINGS)
     data = load_images(configuration)
 
     # 2. The network and its weights, and the prediction.
@@ -120,15 +124,15 @@ def load_images(configuration):
     data = load_subset(configuration, "train")
     if settings.images == "training":
         return data
-    number, num_patches = len(data["images"]), configuration.training_settings.N_subimgs
-    held_out = validation_images(number, num_patches)
+    number = len(data["images"])
+    held_out = validation_images(configuration, number)
     if held_out.start == number:
         raise UserError(
             configuration.problem(
                 "testing settings",
                 "images",
                 f"test, because none of the {number} training images validates alone",
-                "With 10 training images or more the last ones do.",
+                "With 10 training images or more and validation_split = 0.1 the last ones do.",
             )
         )
     return {name: None if values is None else values[held_out] for name, values in data.items()}

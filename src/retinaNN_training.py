@@ -46,7 +46,6 @@ NETWORK_SETTINGS = (
     ("training settings", "network"),
     ("training settings", "output_activation"),
 )
-VALIDATION_SHARE = 0.1
 NUM_SAMPLES, SAMPLES_PER_ROW = 40, 5
 
 
@@ -97,7 +96,8 @@ def main(configuration, overwrite=False):
         draw_model(model, experiment)
 
         # 4. The training itself.
-        plateau = PlateauDetector(class_shares(training_data), class_shares(validation_data))
+        parts = (training_data, validation_data)
+        plateau = PlateauDetector(*(class_shares(part) if part else None for part in parts))
         train(model, training_data, validation_data, experiment, configuration, history, plateau)
     print(describe_end(history, experiment, configuration))
 
@@ -112,12 +112,12 @@ def load_patches(configuration):
     data = load_subset(configuration, "train")
     images = crop_to_square(preprocess(data["images"], configuration.data_attributes.equalization))
     positions = _draw_positions(configuration, crop_to_square(data["fov_masks"]))
-    _tell_split(positions, data["ids"])
+    _tell_split(configuration, positions, data["ids"])
     return images, crop_to_square(data["ground_truth"]), positions
 
 
 def split_patches(configuration, images, ground_truth, positions, epoch=0, devices=ONE_DEVICE):
-    """Gives the batches for training, shuffled, and for validation, the last tenth of them all.
+    """Gives the batches for training, shuffled, and for validation, the last ones of all patches.
 
     Args:
         configuration: lib.configuration.Configuration.
@@ -127,7 +127,7 @@ def split_patches(configuration, images, ground_truth, positions, epoch=0, devic
         epoch: number of the epoch that comes first, 0 unless training is resumed.
         devices: lib.devices.Devices that share a batch.
     Returns:
-        two PatchDatasets.
+        two PatchDatasets; with validation_split = 0 the second is None.
     """
     settings, attributes = configuration.training_settings, configuration.data_attributes
     options = {
@@ -135,7 +135,7 @@ def split_patches(configuration, images, ground_truth, positions, epoch=0, devic
         "batch_size": settings.batch_size,
         "devices": devices,
     }
-    num_training = _num_training(positions)
+    num_training = _num_training(len(positions), settings.validation_split)
     training_data = PatchDataset(
         images,
         ground_truth,
@@ -145,6 +145,8 @@ def split_patches(configuration, images, ground_truth, positions, epoch=0, devic
         epoch=epoch,
         **options,
     )
+    if num_training == len(positions):
+        return training_data, None
     return training_data, PatchDataset(images, ground_truth, positions[num_training:], **options)
 
 
@@ -213,26 +215,40 @@ def _draw_positions(configuration, fov_masks):
         ) from error
 
 
-def _num_training(positions):
-    return int(len(positions) * (1 - VALIDATION_SHARE))
+def _num_training(num_patches, validation_split):
+    return int(num_patches * (1 - validation_split))
 
 
-def validation_images(num_images, num_patches):
+def validation_images(configuration, num_images):
     """Gives the slice of training images that give patches for validation alone.
 
-    Example: 20 images and 190,000 patches, 9,500 each. The first 171,000 train: images 0 ... 17.
+    Example: 20 images and 190,000 patches, 9,500 each; validation_split = 0.1. The first 171,000
+    train: images 0 ... 17.
     """
-    first = -(-int(num_patches * (1 - VALIDATION_SHARE)) // (num_patches // num_images))
-    return slice(first, num_images)
+    settings = configuration.training_settings
+    num_training = _num_training(settings.N_subimgs, settings.validation_split)
+    return slice(-(-num_training // (settings.N_subimgs // num_images)), num_images)
 
 
-def _tell_split(positions, ids):
+def _tell_split(configuration, positions, ids):
     """Says which images train and which validate; an image that gives patches to both is named."""
-    training, validation = np.split(positions[:, 0], [_num_training(positions)])
+    split = configuration.training_settings.validation_split
+    training, validation = np.split(positions[:, 0], [_num_training(len(positions), split)])
+    if not split:
+        print(
+            f"{len(training):,} patches for training, from all {len(ids)} images; none validates, "
+            "so nothing measures this training."
+        )
+        return
     if not len(training) or not len(validation):
         raise UserError(
-            "[training settings] N_subimgs must leave patches for training and for validation "
-            f"(the last 10 %). Received: {len(positions)}. Use at least {10 * len(ids)}."
+            configuration.problem(
+                "training settings",
+                "N_subimgs",
+                f"such that validation_split = {split:g} leaves patches for training and for "
+                "validation",
+                f"Use at least {10 * len(ids)}.",
+            )
         )
     validating = [ids[i] for i in np.unique(validation)]
     print(

@@ -34,6 +34,7 @@ def test_file_with_the_originals_keys_alone_reads_with_defaults(write_configurat
         "data_attributes": {"patch_height": 48, "patch_width": 48, "equalization": "clahe"},
         "training_settings": {
             "N_subimgs": 190000,
+            "validation_split": 0.1,
             "inside_FOV": False,
             "batch_size": 32,
             "N_epochs": 150,

@@ -350,11 +350,15 @@ def test_all_images_are_tested_when_asked_for_and_their_vessels_saved(workspace,
     assert written["per_image"]["images"][1]["threshold"] == 0.3
 
 
-def test_validation_images_are_tested_beside_the_test_images(workspace, call, monkeypatch):
-    before = hashes(workspace / "small")
+def test_validation_images_are_tested_beside_the_test_images(workspace, call):
     # A third of the patches, so of 3 images the last validates alone.
-    monkeypatch.setattr("src.retinaNN_training.VALIDATION_SHARE", 0.34)
-    write_configuration(workspace, images="validation", inference="full_image")
+    write_configuration(workspace, N_epochs=1, validation_split=0.34)
+    trained = call("training", workspace, "--overwrite")
+    assert trained.returncode == 0, trained.output
+    before = hashes(workspace / "small")
+    write_configuration(
+        workspace, N_epochs=1, validation_split=0.34, images="validation", inference="full_image"
+    )
     done = call("prediction", workspace)
     assert done.returncode == 0, done.output
     assert "on 1 validation images" in done.output
@@ -377,6 +381,25 @@ def test_training_images_that_all_train_are_no_validation_images(workspace, call
     write_configuration(workspace, images="validation", inference="full_image")
     done = call("prediction", workspace)
     require_refusal(done, "[testing settings] images must be test", "none of the 3 training images")
+
+
+def test_images_that_trained_are_not_tested_as_validation_images(workspace, call):
+    write_configuration(workspace, validation_split=0.34, images="validation")
+    done = call("prediction", workspace)
+    require_refusal(done, "[training settings] validation_split must be 0.1, with which small/")
+
+
+def test_a_training_on_all_images_has_last_weights_only(workspace, call):
+    write_configuration(workspace, N_epochs=1, validation_split=0, best_last="last")
+    done = call("training", workspace, "--overwrite")
+    assert done.returncode == 0, done.output
+    assert "from all 3 images; none validates" in done.output
+    assert not (workspace / "small" / "small_best.weights.h5").exists()
+    assert "val_loss" not in (workspace / "small" / "small_log.csv").read_text()
+    assert call("prediction", workspace).returncode == 0
+    write_configuration(workspace, N_epochs=1, validation_split=0, best_last="best")
+    done = call("prediction", workspace)
+    require_refusal(done, "[testing settings] best_last must be last where validation_split = 0")
 
 
 def test_images_of_another_camera_are_predicted_at_the_size_of_the_training(workspace, call):
