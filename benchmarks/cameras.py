@@ -1,4 +1,4 @@
-"""Tests best/ on photographs as other cameras might have taken them, simulated.
+"""Tests best_held_out/ on photographs as other cameras might have taken them, simulated.
 
     python -m benchmarks.cameras
 
@@ -6,9 +6,9 @@ Another experiment, some cameras only, as JSON: python -m benchmarks.cameras --c
 my_configuration.txt --cameras "noise of 8 grey levels" --output my_cameras.json
 
 Start it in the project's folder with DRIVE prepared. The training images that only validated are
-enlarged, cut, blurred and so on, and tested by the settings of configuration_best.txt. Expected
-result: benchmarks/cameras.md, in 2 minutes on two CPU cores. Simulated photographs stand in for
-real ones of other cameras, which differ in all of this at once.
+enlarged, cut, blurred and so on, and tested by the settings of best_held_out/. Expected result:
+benchmarks/cameras.md, in half a minute on two CPU cores. Simulated photographs stand in for real
+ones of other cameras, which differ in all of this at once.
 """
 
 import argparse
@@ -34,7 +34,7 @@ FOV_WIDTH = 540
 def main():
     """Simulates each camera, tests, writes the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    best = REPOSITORY / "configuration_best.txt"
+    best = REPOSITORY / "best_held_out" / "best_held_out_configuration.txt"
     parser.add_argument("--configuration", type=Path, default=best)
     parser.add_argument("--cameras", nargs="+", choices=CAMERAS, default=list(CAMERAS))
     parser.add_argument("--output", type=Path, default=REPOSITORY / "benchmarks" / "cameras.md")

@@ -1,6 +1,6 @@
 """Trains an experiment several times, each time with other settings, and compares the figures.
 
-    python -m benchmarks.variants ablation      best/ with each ingredient off, on validation images
+    python -m benchmarks.variants ablation      best_held_out/, each ingredient off, short trainings
     python -m benchmarks.variants seeds         the short recipe of the README with three seeds
 
 Start it in the project's folder with DRIVE prepared. Each variant is an experiment of its own,
@@ -27,17 +27,17 @@ from lib.training import read_training_state
 
 SHORT = {"N_subimgs": 2000, "N_epochs": 2}
 ABLATION = SimpleNamespace(
-    base="configuration_best.txt",
+    base="best_held_out/best_held_out_configuration.txt",
     images="validation",
     cameras=("30 degrees in place of 45", "noise of 8 grey levels"),
-    common={**SHORT, "threshold": 0.5},
+    common={**SHORT, "learning_rate": 0.001, "initial_weights": "none", "threshold": 0.5},
     variants={
         "all": {},
         "another seed": {"seed": 1},
         "no quarter turns, no mirroring": {"quarter_turns": False, "flip": False},
         "no zoom": {"zoom": 1},
         "no brightness, no contrast": {"brightness": 0, "contrast": 0},
-        "noise added": {"noise": 0.1},
+        "no noise": {"noise": 0},
         "patches of 48, as many pixels": {
             "patch_height": 48,
             "patch_width": 48,

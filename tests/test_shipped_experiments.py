@@ -17,6 +17,7 @@ from src import membraneNN_training, retinaNN_training
 REPOSITORY = Path(__file__).resolve().parents[1]
 CONFIGURATIONS = (
     "configuration_best.txt",
+    "best_held_out/best_held_out_configuration.txt",
     "configuration_membrane.txt",
     "membrane_held_out/membrane_held_out_configuration.txt",
 )
