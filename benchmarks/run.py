@@ -304,7 +304,7 @@ def describe_place():
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
     return (
         f"at commit {commit.stdout.strip() or 'unknown'}, {datetime.date.today()}, on "
-        f"{_processor()}, {num_cores()} cores used; {versions}"
+        f"{_processor()}, cores used: {num_cores()}; {versions}"
     )
 
 

@@ -25,7 +25,7 @@ from lib.configuration import read_configuration
 from lib.experiment import Experiment
 from lib.training import read_training_state
 
-SHORT = {"N_subimgs": 2000, "N_epochs": 2}
+SHORT = {"N_subimgs": 3000, "N_epochs": 2}
 ABLATION = SimpleNamespace(
     base="best_held_out/best_held_out_configuration.txt",
     images="validation",
@@ -41,7 +41,7 @@ ABLATION = SimpleNamespace(
         "patches of 48, as many pixels": {
             "patch_height": 48,
             "patch_width": 48,
-            "N_subimgs": 14000,
+            "N_subimgs": 21000,
             "batch_size": 56,
         },
         "relu before the softmax": {"output_activation": "relu"},
