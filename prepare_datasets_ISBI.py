@@ -22,6 +22,12 @@ from lib.image_files import read_grey_images, read_stack, two_values
 from lib.weight_map import class_weights, instances, weight_map
 
 OUTPUT_FOLDER = "ISBI_datasets_training_testing"
+# What each kind of data is called as a stack, and as a folder of images.
+NAMES = {
+    "slices": ("train-volume.tif", "train/image"),
+    "labels": ("train-labels.tif", "train/label"),
+    "test": ("test-volume.tif", "test"),
+}
 # Cells are many and fill most of a slice (ISBI: 78 %); membranes are few connected networks.
 LEAST_CELL_SHARE, LARGEST_CELL_OF_ALL = 0.5, 0.5
 
@@ -101,21 +107,21 @@ def read_folder(folder, only_test=False):
             f"The folder {folder} does not exist. Download the ISBI 2012 data (see ISBI/README.md) "
             "and give its folder as the argument."
         )
-    if (folder / "train").is_dir() or (only_test and (folder / "test").is_dir()):
-        names = {"slices": "train/image", "labels": "train/label", "test": "test"}
-        read = read_grey_images
-    else:
-        names = {"slices": "train-volume.tif", "labels": "train-labels.tif"}
-        names["test"] = "test-volume.tif"
-        read = _read_numbered_stack
+    in_folders = (folder / "train").is_dir()
+    names = {kind: pair[in_folders] for kind, pair in NAMES.items()}
+    # Slices to test may come in the other form than the labelled ones.
+    forms = sorted(NAMES["test"], key=lambda name: name != names["test"])
+    there = [name for name in forms if (folder / name).exists()]
     if only_test:
-        names = {"test": names["test"]}
+        names = {"test": there[0] if there else NAMES["test"][0]}
+    elif there:
+        names["test"] = there[0]
+    else:
+        del names["test"]
     found, problems = {"test": None}, []
     for kind, name in names.items():
-        if kind == "test" and not only_test and not (folder / name).exists():
-            continue
         try:
-            found[kind] = read(folder / name)
+            found[kind] = _read_numbered(folder / name)
         except ValueError as error:
             problems.append(str(error))
     raise_if_any(problems)
@@ -142,7 +148,10 @@ def weight_maps(labels, w0, sigma):
     return np.stack(maps)
 
 
-def _read_numbered_stack(path):
+def _read_numbered(path):
+    """Reads a stack or a folder of images -> (ids, (N, H, W) uint8)."""
+    if path.suffix != ".tif":
+        return read_grey_images(path)
     stack = read_stack(path)
     return [f"{number:02d}" for number in range(len(stack))], stack
 

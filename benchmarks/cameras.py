@@ -25,8 +25,7 @@ from lib.configuration import read_configuration
 from lib.devices import start_computing
 from lib.errors import run_script
 from lib.evaluation import areas_under_curves, pred_only_FOV, rank_pixels, roc_and_pr_curves
-from lib.experiment import Experiment
-from src.retinaNN_predict import load_images, predict_images
+from src.retinaNN_predict import find_weights, load_images, predict_images
 
 FOV_WIDTH = 540
 
@@ -81,9 +80,8 @@ def areas_on_cameras(configuration, names):
 
 def test(configuration, images, ground_truth, fov_masks):
     """Gives both areas of photographs (N, 3, H, W), their truth and FOV (N, 1, H, W)."""
-    weights = Experiment(configuration.experiment_name.name).find_weights("last")
     data = {"images": images, "fov_masks": fov_masks}
-    _, probabilities = predict_images(configuration, weights, data)
+    _, probabilities = predict_images(configuration, find_weights(configuration), data)
     inside, truth = pred_only_FOV(probabilities, ground_truth > 0, fov_masks)
     return areas_under_curves(roc_and_pr_curves(rank_pixels(truth, inside)))
 

@@ -30,7 +30,7 @@ ABLATION = SimpleNamespace(
     base="best_held_out/best_held_out_configuration.txt",
     images="validation",
     cameras=("30 degrees in place of 45", "noise of 8 grey levels"),
-    common={**SHORT, "learning_rate": 0.001, "initial_weights": "none", "threshold": 0.5},
+    common={**SHORT, "learning_rate": 0.001, "initial_weights": None, "threshold": 0.5},
     variants={
         "all": {},
         "another seed": {"seed": 1},
@@ -89,18 +89,24 @@ def run_variant(study_name, variant):
     Returns:
         figures inside the FOV as performances.json has them, and the area under the ROC curve for
         each camera of the study.
+    Raises:
+        SystemExit: where the folder is that of an earlier study with other settings.
     """
     study = STUDIES[study_name]
     name = f"{study_name}_{'_'.join(variant.replace(',', '').replace('.', '').split())}"
     path = Path(f"{name}.txt")
     results = Path(name) if study.images == "test" else Path(name, study.images)
     performances, on_cameras = results / "performances.json", Path(name, "cameras.json")
+    earlier = path.read_text() if path.exists() else None
+    write_configuration(
+        REPOSITORY / study.base,
+        path,
+        {**study.common, "images": study.images, **study.variants[variant], "name": name},
+    )
+    if earlier not in (None, path.read_text()):
+        path.write_text(earlier)
+        raise SystemExit(f"{path} is of an earlier study: remove it and {name}/.")
     if not performances.exists():
-        write_configuration(
-            REPOSITORY / study.base,
-            path,
-            {**study.common, "images": study.images, **study.variants[variant], "name": name},
-        )
         for script in ["run_testing.py"] if _is_trained(path) else SCRIPTS:
             print(f"{script} {path}", flush=True)
             subprocess.run([sys.executable, REPOSITORY / script, path], check=True)

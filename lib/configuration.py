@@ -248,6 +248,8 @@ MEMBRANE_KEYS = (
 )
 
 KEYS = {"retina": RETINA_KEYS, "membrane": MEMBRANE_KEYS}
+# The commented configuration of each task, at the top of the project.
+PATTERNS = {"retina": "configuration.txt", "membrane": "configuration_ISBI.txt"}
 
 
 # ---------------------------------------------------------------- reading
@@ -316,7 +318,7 @@ def read_configuration(path, task=None):
     for key in KEYS[task]:
         values = sections.setdefault(key.section.replace(" ", "_"), SimpleNamespace())
         try:
-            setattr(values, key.name, _value(parser, key))
+            setattr(values, key.name, _value(parser, key, task))
         except ValueError as error:
             problems.append(f"{path}: [{key.section}] {key.name} {error}")
     raise_if_any(problems)
@@ -399,10 +401,10 @@ def _nearest(name, known):
     return f" The nearest known name is {by_lower[matches[0]]}." if matches else ""
 
 
-def _value(parser, key):
+def _value(parser, key, task):
     if not parser.has_option(key.section, key.name):
         if key.default is REQUIRED:
-            raise ValueError("is missing. Add it, or take configuration.txt as a pattern.")
+            raise ValueError(f"is missing. Add it, or take {PATTERNS[task]} as a pattern.")
         return key.default
     received = parser.get(key.section, key.name).strip()
     if "\n" in received:  # configparser joins an indented line to the value above it

@@ -157,7 +157,10 @@ class Experiment:
                 path.unlink(missing_ok=True)
 
     def remove_training(self):
-        """Takes away what an earlier training of this name left and a new one would go on from."""
+        """Takes away an earlier training of this name: weights, log, and their figures."""
+        if self.weights("last").exists():  # else the figures are those of retina-unet's weights
+            for results in ("", "validation", "training"):
+                Experiment(self.name, results=results).remove_results()
         for ending in ("last.weights.h5", "best.weights.h5", "log.csv", "loss_curves.png"):
             self.file(ending).unlink(missing_ok=True)
 

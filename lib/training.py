@@ -134,10 +134,19 @@ def find_initial_weights(experiment, configuration, network_settings):
     return path
 
 
-def describe_initial_weights(path):
-    """Says from which weights those in a file were trained on: a sentence; "" for random ones."""
-    settings = _read_state(path).get("settings", {}).get("training_settings", {})
-    initial = settings.get("initial_weights")
+def describe_origin(path):
+    """Says what readers of figures on training images must know of the weights.
+
+    Args:
+        path: weights file.
+    Returns:
+        a sentence: from which weights they were trained on, or that the file tells no settings;
+        "" where they started from random weights.
+    """
+    settings = _read_state(path).get("settings")
+    if not settings:
+        return f"{path} does not tell on which images it was trained: these may be among them."
+    initial = settings.get("training_settings", {}).get("initial_weights")
     return f"Trained from the weights {initial}. {_SEEN_BEFORE}" if initial else ""
 
 
@@ -251,20 +260,24 @@ def _load_keras1_weights(model, path, advice):
 
 
 def require_same_network(path, configuration, keys):
-    """Refuses weights that were trained for other settings of what the network computes.
+    """Refuses weights that were trained with other values of settings that must stay.
 
     Args:
-        path: weights file; those that tell no settings (retina-unet's) are taken as they are.
+        path: weights file; those that tell no settings (retina-unet's) are taken as they are. A
+            setting that is younger than the weights had its default.
         configuration: lib.configuration.Configuration.
         keys: (section, key) of the settings that must be the same.
     Raises:
         UserError: that names every setting which differs.
     """
-    trained_with = _read_state(path).get("settings", {})
+    trained_with = _read_state(path).get("settings")
+    if not trained_with:
+        return
     problems = []
     for section, key in keys:
-        now = getattr(configuration.sections[section.replace(" ", "_")], key)
-        then = trained_with.get(section.replace(" ", "_"), {}).get(key, now)
+        attribute = section.replace(" ", "_")
+        now = getattr(configuration.sections[attribute], key)
+        then = trained_with.get(attribute, {}).get(key, configuration.default(attribute, key))
         if then != now:
             advice = f"Set it to {then}, or choose other weights."
             expected = f"{then}, with which {path} was trained"

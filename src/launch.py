@@ -14,7 +14,7 @@ import sys
 import traceback
 
 from lib.backends import is_first_host, require_backend
-from lib.configuration import read_configuration
+from lib.configuration import PATTERNS, read_configuration
 from lib.errors import UserError, print_problems, run_script
 from lib.experiment import Experiment
 
@@ -27,29 +27,31 @@ SCRIPTS = {
 LAST_LINES = 20
 
 
-def launch(step):
+def launch(step, task=None):
     """Reads the command line, and runs one step of the configured experiment.
 
     Args:
         step: "training" or "prediction".
+        task: where a script of src was started by itself, its task: it runs no other, and without
+            a log file.
     Returns:
         exit status: 0, 1 for an error, 130 after Ctrl-C.
     """
-    arguments = _read_command_line(step)
+    arguments = _read_command_line(step, PATTERNS[task or "retina"])
     # TensorFlow's own start-up lines say nothing that describe_devices does not say better.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    return run_script(lambda: _run(step, arguments))
+    return run_script(lambda: _run(step, task, arguments))
 
 
-def _read_command_line(step):
+def _read_command_line(step, default):
     parser = argparse.ArgumentParser(
         description=f"Starts the {step} of the experiment that a configuration file describes."
     )
     parser.add_argument(
         "configuration",
         nargs="?",
-        default="configuration.txt",
-        help="default: ./configuration.txt",
+        default=default,
+        help=f"default: ./{default}",
     )
     if step == "training":
         parser.add_argument(
@@ -60,9 +62,9 @@ def _read_command_line(step):
     return parser.parse_args()
 
 
-def _run(step, arguments):
+def _run(step, task, arguments):
     require_backend()
-    configuration = read_configuration(arguments.configuration)
+    configuration = read_configuration(arguments.configuration, task)
     distribute = configuration.training_settings.distribute if step == "training" else "none"
     experiment = Experiment(configuration.experiment_name.name, is_first_host(distribute))
     if step == "training":
@@ -72,7 +74,7 @@ def _run(step, arguments):
         experiment.find_weights(settings.best_last)
     script = _load_script(SCRIPTS[configuration.task, step])
     with experiment.writable_folder():
-        if settings.nohup and experiment.is_first_host:
+        if settings.nohup and not task and experiment.is_first_host:
             with _output_in(experiment.file(f"{step}.nohup")):
                 script.main(configuration, **options)
         else:

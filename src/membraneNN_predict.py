@@ -12,22 +12,24 @@ import json
 import sys
 from pathlib import Path
 
+if __name__ == "__main__":  # started by itself: lib lies beside src
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    from src.launch import launch
+
+    sys.exit(launch("prediction", "membrane"))
+
 import numpy as np
 from PIL import Image
 from skimage.color import label2rgb
 
-if __name__ == "__main__":  # started by itself: lib lies beside src
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from lib.configuration import read_configuration
 from lib.devices import start_computing
-from lib.errors import UserError, run_script
+from lib.errors import UserError
 from lib.experiment import Experiment
 from lib.help_functions import group_images, visualize, write_hdf5, written_whole
 from lib.membrane_metrics import membrane_metrics, thin_membrane
 from lib.overlap_tile import output_size, predict_overlap_tile, predict_symmetries, tile_starts
 from lib.progress import Progress
-from lib.training import describe_initial_weights, load_weights, require_same_network
+from lib.training import describe_origin, load_weights, require_same_network
 from src.membrane_data import (
     load_labelled,
     load_test_slices,
@@ -93,7 +95,7 @@ def main(configuration):
         )
         save_pictures(experiment, labelled, probabilities, settings.N_group_visual)
         figures = membrane_metrics(labelled["labels"], probabilities)
-        note = describe_initial_weights(weights)
+        note = describe_origin(weights)
         save_performances(experiment, figures, labelled["ids"], settings.labelled_slices, note)
 
     # 4. The slices without labels, in the form of the challenge and as pictures.
@@ -244,8 +246,3 @@ def _coloured(probability, image):
     """Colours the objects of a probability map over the slice: (3, H, W) float32 in [0, 1]."""
     objects = thin_membrane(probability > 0.5)
     return label2rgb(objects, image, bg_label=0, alpha=0.5).transpose(2, 0, 1).astype(np.float32)
-
-
-if __name__ == "__main__":
-    path = sys.argv[1] if len(sys.argv) > 1 else "configuration_ISBI.txt"
-    sys.exit(run_script(lambda: main(read_configuration(path, task="membrane"))))

@@ -10,17 +10,18 @@ the deformed tiles, their labels and their weights. docs/RESULTS.md gives figure
 import sys
 from pathlib import Path
 
+if __name__ == "__main__":  # started by itself: lib lies beside src
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    from src.launch import launch
+
+    sys.exit(launch("training", "membrane"))
+
 import keras
 import numpy as np
 
-if __name__ == "__main__":  # started by itself: lib lies beside src
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from lib.backends import is_first_host
-from lib.configuration import read_configuration
 from lib.devices import ONE_DEVICE, inner_data_format, start_computing
 from lib.elastic_deformation import get_augmentation
-from lib.errors import run_script
 from lib.experiment import Experiment
 from lib.help_functions import group_images, visualize
 from lib.overlap_tile import output_size
@@ -183,8 +184,3 @@ def save_samples(experiment, training_data):
 def _ids(data, part):
     ids = data["ids"][part]
     return ids[0] if len(ids) == 1 else f"{ids[0]} to {ids[-1]}"
-
-
-if __name__ == "__main__":
-    path = sys.argv[1] if len(sys.argv) > 1 else "configuration_ISBI.txt"
-    sys.exit(run_script(lambda: main(read_configuration(path, task="membrane"))))

@@ -19,7 +19,8 @@ def load_labelled(configuration):
         dictionary: images (N, H, W) float32 in [0, 1]; labels (N, H, W) uint8, 1 = cell; weights
         (N, H, W) float32; ids: list of N names.
     Raises:
-        UserError: with all problems: files missing, cut off, or of other lengths, sizes or values.
+        UserError: with all problems: files missing, cut off, or of other lengths, sizes or values;
+            where the slices cannot be read, with that alone.
     """
     paths = configuration.data_paths
     folder = Path(paths.path_local)
@@ -27,7 +28,7 @@ def load_labelled(configuration):
     data, problems = _load_slices(images_path)
     labels, found = load_masks(folder / paths.train_groundTruth, images_path, data)
     weights, more = load_companion(weights_path, images_path, data)
-    if weights.min() < 0 or weights.max() <= 0:
+    if weights is not None and (weights.min() < 0 or weights.max() <= 0):
         more.append(f"{weights_path} must hold weights of at least 0, some above. Prepare again.")
     raise_if_any(problems + found + more)
     _require_context(configuration, data["images"])

@@ -12,14 +12,16 @@ import json
 import sys
 from pathlib import Path
 
-import numpy as np
-
 if __name__ == "__main__":  # started by itself: lib lies beside src
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    from src.launch import launch
 
-from lib.configuration import read_configuration
+    sys.exit(launch("prediction", "retina"))
+
+import numpy as np
+
 from lib.devices import start_computing
-from lib.errors import UserError, run_script
+from lib.errors import UserError
 from lib.evaluation import (
     best_f1_threshold,
     binary_figures,
@@ -44,13 +46,13 @@ from lib.help_functions import group_images, visualize, write_hdf5, written_whol
 from lib.plots import draw_precision_recall, draw_roc
 from lib.pre_processing import preprocess, resized, size_for_fov
 from lib.progress import Progress
-from lib.training import describe_initial_weights, load_weights, require_same_network
+from lib.training import describe_origin, load_weights, require_same_network
 from lib.unet import REACH
 from src.retina_data import load_subset
 from src.retinaNN_training import NETWORK_SETTINGS, build_network, validation_images
 
 # What must be as in the training, or images that trained would count as held out.
-HELD_OUT_SETTINGS = (("training settings", "validation_split"),)
+HELD_OUT_SETTINGS = (("training settings", "N_subimgs"), ("training settings", "validation_split"))
 # One pass over a whole image pads it to a multiple of this.
 FULL_IMAGE_MULTIPLE = 16
 
@@ -73,17 +75,12 @@ def main(configuration):
     # 1. The device, the weights to test, the images.
     training_settings = configuration.training_settings
     start_computing(training_settings.seed, training_settings.mixed_precision)
-    weights = experiment.find_weights(settings.best_last)
-    require_same_network(weights, configuration, NETWORK_SETTINGS)
-    if settings.images == "validation":
-        require_same_network(weights, configuration, HELD_OUT_SETTINGS)
+    weights = find_weights(configuration)
     data = load_images(configuration)
 
     # 2. The network and its weights, and the prediction.
     number = len(data["images"])
     print(f"Testing {weights} on {number} {settings.images} images, {settings.inference}.")
-    if not is_test and (note := describe_initial_weights(weights)):
-        print(note)
     images, probabilities = predict_images(configuration, weights, data)
     _tell_constant(probabilities[data["fov_masks"] > 0], weights)
     experiment.remove_results()
@@ -106,7 +103,25 @@ def main(configuration):
         )
         return
     performances, curves = evaluate(probabilities, data, settings)
-    save_performances(experiment, performances, curves)
+    note = "" if is_test else describe_origin(weights)
+    save_performances(experiment, performances, curves, note)
+
+
+def find_weights(configuration):
+    """Finds the weights to test.
+
+    Returns:
+        path of an existing file.
+    Raises:
+        UserError: if there is none, or it was trained for another network or, for figures of
+            validation images, may have been trained on these.
+    """
+    settings = configuration.testing_settings
+    weights = Experiment(configuration.experiment_name.name).find_weights(settings.best_last)
+    require_same_network(weights, configuration, NETWORK_SETTINGS)
+    if settings.images == "validation":
+        require_same_network(weights, configuration, HELD_OUT_SETTINGS)
+    return weights
 
 
 def load_images(configuration):
@@ -349,15 +364,16 @@ def evaluate(probabilities, data, settings):
     return performances, curves
 
 
-def save_performances(experiment, performances, curves):
+def save_performances(experiment, performances, curves, note=""):
     """Saves performances.txt, performances.json and both curves, and prints the figures.
 
     Args:
         experiment: lib.experiment.Experiment.
         performances: dictionary as evaluate gives it.
         curves: inside the FOV, as lib.evaluation.roc_and_pr_curves gives them; None for none.
+        note: a sentence about the weights that readers of the figures must know.
     """
-    written = performances_text(performances)
+    written = performances_text(performances) + (f"\n{note}\n" if note else "")
     print("\n" + written)
     with written_whole(experiment.results / "performances.txt") as beside:
         beside.write_text(written, encoding="utf-8")
@@ -402,8 +418,3 @@ def _tell_constant(in_fov, weights):
             "for PLATEAU in the training's output.",
             flush=True,
         )
-
-
-if __name__ == "__main__":
-    path = sys.argv[1] if len(sys.argv) > 1 else "configuration.txt"
-    sys.exit(run_script(lambda: main(read_configuration(path, task="retina"))))

@@ -10,16 +10,18 @@ best and the last weights, a log, loss curves and sample pictures. With the orig
 import sys
 from pathlib import Path
 
-import numpy as np
-
 if __name__ == "__main__":  # started by itself: lib lies beside src
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    from src.launch import launch
+
+    sys.exit(launch("training", "retina"))
+
+import numpy as np
 
 from lib.backends import is_first_host
-from lib.configuration import read_configuration
 from lib.devices import ONE_DEVICE, inner_data_format, start_computing
 from lib.elastic_deformation import get_augmentation
-from lib.errors import UserError, run_script
+from lib.errors import UserError
 from lib.experiment import Experiment
 from lib.extract_patches import crop_to_square, cut_patches, draw_patch_positions
 from lib.help_functions import group_images, visualize
@@ -135,7 +137,7 @@ def split_patches(configuration, images, ground_truth, positions, epoch=0, devic
         "batch_size": settings.batch_size,
         "devices": devices,
     }
-    num_training = _num_training(len(positions), settings.validation_split)
+    num_training = num_training_patches(configuration)
     training_data = PatchDataset(
         images,
         ground_truth,
@@ -187,17 +189,7 @@ def save_samples(experiment, training_data):
 
 def _draw_positions(configuration, fov_masks):
     settings, attributes = configuration.training_settings, configuration.data_attributes
-    num_images = len(fov_masks)
-    if settings.N_subimgs % num_images:
-        multiple = max(num_images, settings.N_subimgs // num_images * num_images)
-        raise UserError(
-            configuration.problem(
-                "training settings",
-                "N_subimgs",
-                f"a multiple of the {num_images} training images",
-                f"Use {multiple}.",
-            )
-        )
+    _patches_per_image(configuration, len(fov_masks))
     try:
         return draw_patch_positions(
             np.random.default_rng(settings.seed),
@@ -215,8 +207,10 @@ def _draw_positions(configuration, fov_masks):
         ) from error
 
 
-def _num_training(num_patches, validation_split):
-    return int(num_patches * (1 - validation_split))
+def num_training_patches(configuration):
+    """Counts the patches that train; those after them validate."""
+    settings = configuration.training_settings
+    return int(round(settings.N_subimgs * (1 - settings.validation_split), 6))
 
 
 def validation_images(configuration, num_images):
@@ -224,32 +218,37 @@ def validation_images(configuration, num_images):
 
     Example: 20 images and 190,000 patches, 9,500 each; validation_split = 0.1. The first 171,000
     train: images 0 ... 17.
+
+    Raises:
+        UserError: if N_subimgs is no multiple of the number of images.
     """
-    settings = configuration.training_settings
-    num_training = _num_training(settings.N_subimgs, settings.validation_split)
-    return slice(-(-num_training // (settings.N_subimgs // num_images)), num_images)
+    per_image = _patches_per_image(configuration, num_images)
+    return slice(-(-num_training_patches(configuration) // per_image), num_images)
+
+
+def _patches_per_image(configuration, num_images):
+    num_patches = configuration.training_settings.N_subimgs
+    if num_patches % num_images:
+        multiple = max(num_images, num_patches // num_images * num_images)
+        expected = f"a multiple of the {num_images} training images"
+        raise UserError(
+            configuration.problem("training settings", "N_subimgs", expected, f"Use {multiple}.")
+        )
+    return num_patches // num_images
 
 
 def _tell_split(configuration, positions, ids):
     """Says which images train and which validate; an image that gives patches to both is named."""
-    split = configuration.training_settings.validation_split
-    training, validation = np.split(positions[:, 0], [_num_training(len(positions), split)])
-    if not split:
+    training, validation = np.split(positions[:, 0], [num_training_patches(configuration)])
+    if not len(training):
+        expected = "such that validation_split leaves patches for training"
+        raise UserError(configuration.problem("training settings", "N_subimgs", expected))
+    if not len(validation):
         print(
             f"{len(training):,} patches for training, from all {len(ids)} images; none validates, "
             "so nothing measures this training."
         )
         return
-    if not len(training) or not len(validation):
-        raise UserError(
-            configuration.problem(
-                "training settings",
-                "N_subimgs",
-                f"such that validation_split = {split:g} leaves patches for training and for "
-                "validation",
-                f"Use at least {10 * len(ids)}.",
-            )
-        )
     validating = [ids[i] for i in np.unique(validation)]
     print(
         f"{len(training):,} patches for training; {len(validation):,} for validation, "
@@ -259,10 +258,6 @@ def _tell_split(configuration, positions, ids):
     if shared:
         print(
             f"Note: image {', '.join(shared)} gives patches to both, so the validation loss is a "
-            "little too good. With a multiple of 10 images this does not happen."
+            "little too good. Choose validation_split as a whole number of images: 1 of "
+            f"{len(ids)} is {1 / len(ids):.4g}."
         )
-
-
-if __name__ == "__main__":
-    path = sys.argv[1] if len(sys.argv) > 1 else "configuration.txt"
-    sys.exit(run_script(lambda: main(read_configuration(path, task="retina"))))

@@ -19,7 +19,8 @@ def load_subset(configuration, subset):
         {0, 1}; ids: list of N names; second_observer like ground_truth. For test images without
         ground truth, ground_truth is None; second_observer is None where there is none.
     Raises:
-        UserError: with all problems: files missing, cut off, or of other lengths, sizes or values.
+        UserError: with all problems: files missing, cut off, or of other lengths, sizes or values;
+            where the images cannot be read, with that alone.
     """
     files = data_files(configuration, subset)
     images = load_hdf5(files["images"])
@@ -34,10 +35,7 @@ def load_subset(configuration, subset):
     if subset == "test" and not _has_ground_truth(files):
         del masks["ground_truth"]
     for kind, path in masks.items():
-        try:
-            data[kind], found = load_masks(path, files["images"], data)
-        except UserError as error:  # an unreadable file; the others are checked all the same
-            found = error.problems
+        data[kind], found = load_masks(path, files["images"], data)
         problems += found
     raise_if_any(problems)
     if "ground_truth" in masks:
@@ -70,9 +68,13 @@ def load_companion(path, images_path, data):
         images_path: the file of the images, for messages.
         data: with images (N, C, H, W) and ids.
     Returns:
-        array as stored, and a list of problems.
+        array as stored, None for a file that cannot be read; and a list of problems.
     """
-    array, images, problems = load_hdf5(path), data["images"], []
+    try:
+        array = load_hdf5(path)
+    except UserError as error:
+        return None, error.problems
+    images, problems = data["images"], []
     if array.shape[1] != 1:
         problems.append(channels_problem(path, 1, array))
     if len(array) != len(images):
@@ -97,6 +99,8 @@ def load_companion(path, images_path, data):
 def load_masks(path, images_path, data):
     """Reads masks that belong to images -> (uint8 in {0, 1}, problems); see load_companion."""
     masks, problems = load_companion(path, images_path, data)
+    if masks is None:
+        return None, problems
     values = np.unique(masks)
     if not (set(values.tolist()) <= {0, 1} or set(values.tolist()) <= {0, 255}):
         problems.append(

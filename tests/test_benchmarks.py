@@ -98,6 +98,14 @@ def test_a_study_goes_on_where_it_was(tmp_path, monkeypatch):
     assert calls == ["run_training.py", "run_testing.py", "benchmarks.cameras"]
 
 
+def test_a_study_with_other_settings_takes_no_earlier_results(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("ablation_no_zoom.txt").write_text("[training settings]\nN_epochs = 1\n")
+    with pytest.raises(SystemExit, match="ablation_no_zoom.txt is of an earlier study"):
+        variants.run_variant("ablation", "no zoom")
+    assert "N_epochs = 1" in Path("ablation_no_zoom.txt").read_text()
+
+
 def test_report_has_a_row_for_each_variant_so_far():
     figures = {"auc_roc": 0.98, "auc_pr": 0.91, "f1": 0.82, "accuracy": 0.95}
     figures |= {"30 degrees in place of 45": 0.97, "noise of 8 grey levels": 0.96}

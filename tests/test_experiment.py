@@ -158,14 +158,19 @@ def test_other_errors_go_through_the_lock(experiment):
 # ---------------------------------------------------------------- starting anew
 
 
-def test_a_new_training_takes_away_what_it_would_go_on_from_and_no_more(experiment):
+def test_a_new_training_takes_away_the_earlier_one_with_its_figures_and_no_more(experiment):
     gone = ["run_last.weights.h5", "run_best.weights.h5", "run_log.csv", "run_loss_curves.png"]
-    kept = ["run_training.nohup", "performances.txt", "run_best_weights.h5"]
+    gone += ["performances.txt", "validation/performances.json", "training/ROC.png"]
+    kept = ["run_training.nohup", "notes.txt", "run_best_weights.h5", "validation/notes.txt"]
     for name in gone + kept:
+        Path("run", name).parent.mkdir(exist_ok=True)
         Path("run", name).touch()
     experiment.remove_training()
-    assert sorted(os.listdir("run")) == sorted(kept)
-    experiment.remove_training()  # nothing there, nothing wrong
+    left = {str(path.relative_to("run")) for path in Path("run").rglob("*") if path.is_file()}
+    assert left == set(kept)
+    Path("run", "performances.txt").touch()  # of weights of retina-unet, which stay
+    experiment.remove_training()
+    assert Path("run", "performances.txt").exists()
 
 
 def test_configuration_is_kept_beside_the_results(experiment):

@@ -97,6 +97,26 @@ def test_slices_without_labels_can_be_prepared_alone(folder, stacks):
     np.testing.assert_array_equal(arrays["imgs_test"][:, 0], stacks[0][:2])
 
 
+@pytest.mark.parametrize("labelled_in_folders", [False, True])
+def test_test_slices_may_come_in_the_other_form(folder, stacks, labelled_in_folders):
+    def as_images(stack, name):
+        for number, page in enumerate(stack):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(page).save(folder / name / f"{number}.png")
+
+    if labelled_in_folders:
+        for name, stack in zip(("train/image", "train/label"), stacks):
+            as_images(stack, name)
+        (folder / "train-volume.tif").unlink()
+        (folder / "train-labels.tif").unlink()
+    else:
+        (folder / "test-volume.tif").unlink()
+        as_images(stacks[0][:2], "test")
+    arrays = prepared(folder)
+    np.testing.assert_array_equal(arrays["imgs_train"][:, 0], stacks[0])
+    np.testing.assert_array_equal(arrays["imgs_test"][:, 0], stacks[0][:2])
+
+
 def test_only_test_slices_that_are_missing(folder):
     (folder / "test-volume.tif").unlink()
     assert "test-volume.tif does not exist" in message_of(folder, only_test=True)

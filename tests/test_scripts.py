@@ -383,6 +383,25 @@ def test_training_images_that_all_train_are_no_validation_images(workspace, call
     require_refusal(done, "[testing settings] images must be test", "none of the 3 training images")
 
 
+@pytest.mark.parametrize("split", [0, 0.05, 0.1, 0.15, 0.55, 0.8, 0.9])
+def test_whole_images_validate(split, tmp_path):
+    """20 images and a split of whole images: none is shared, whatever the rounding of 1 - split."""
+    from src.retinaNN_training import validation_images
+
+    write_configuration(tmp_path, N_subimgs=6000, validation_split=split, best_last="last")
+    configuration = read_configuration(tmp_path / "configuration.txt")
+    assert validation_images(configuration, 20) == slice(20 - round(20 * split), 20)
+
+
+def test_other_numbers_of_images_than_patches_are_made_for(tmp_path):
+    from src.retinaNN_training import validation_images
+
+    write_configuration(tmp_path, N_subimgs=10)
+    configuration = read_configuration(tmp_path / "configuration.txt")
+    with pytest.raises(UserError, match="N_subimgs must be a multiple of the 20 training images"):
+        validation_images(configuration, 20)
+
+
 def test_images_that_trained_are_not_tested_as_validation_images(workspace, call):
     write_configuration(workspace, validation_split=0.34, images="validation")
     done = call("prediction", workspace)

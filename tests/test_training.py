@@ -398,13 +398,13 @@ def test_a_training_does_not_start_from_weights_that_it_would_replace(
 
 def test_weights_tell_from_which_they_were_trained(configure, experiment):
     train(configure(num_epochs=1, initial_weights="./other/other_last.weights.h5"), experiment)
-    told = training.describe_initial_weights(experiment.weights("last"))
+    told = training.describe_origin(experiment.weights("last"))
     assert told.startswith("Trained from the weights ./other/other_last.weights.h5. Figures on")
 
 
 def test_weights_from_random_ones_tell_nothing(configure, experiment):
     train(configure(num_epochs=1), experiment)
-    assert training.describe_initial_weights(experiment.weights("last")) == ""
+    assert training.describe_origin(experiment.weights("last")) == ""
 
 
 # ---------------------------------------------------------------- going on
