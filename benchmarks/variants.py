@@ -47,7 +47,6 @@ ABLATION = SimpleNamespace(
         "relu before the softmax": {"output_activation": "relu"},
         "constant learning rate": {"learning_rate_decay": "none"},
         "dropout of 0.2": {"dropout": 0.2},
-        "float32": {"mixed_precision": False},
         "no mean over mirrorings": {"average_flips": False},
     },
 )

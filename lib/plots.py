@@ -28,7 +28,7 @@ def draw_loss_curves(history, path):
         axes.plot(epochs, [row["val_loss"] for row in history], marker=".", label="validation")
         label = f"best: {best['val_loss']:.4f} in epoch {best['epoch']}"
         axes.plot(best["epoch"], best["val_loss"], "k*", markersize=12, label=label)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     _finish(figure, axes, path, title="Loss", x="epoch", y="cross-entropy")
 
 

@@ -112,7 +112,7 @@ def test_report_has_a_row_for_each_variant_so_far():
     text = variants.report("ablation", {"all": figures, "no zoom": figures})
     row = "| no zoom | `zoom = 1` | 0.98000 | 0.91000 | 0.82000 | 0.95000 | 0.97000 | 0.96000 |"
     assert row in text
-    assert "validation images" in text and "float32" not in text
+    assert "validation images" in text and "no noise" not in text
 
 
 def test_simulated_cameras_keep_photograph_truth_and_fov_together():
