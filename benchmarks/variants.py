@@ -6,7 +6,7 @@
 Start it in the project's folder with DRIVE prepared. Each variant is an experiment of its own,
 <study>_<variant>/, trained by run_training.py and tested by run_testing.py, so that a study that
 was stopped goes on where it was. The ablation is tested on simulated other cameras too. Expected
-result: benchmarks/ablation.md or benchmarks/seeds.md; about 55 and 20 minutes on two quiet CPU
+result: benchmarks/ablation.md or benchmarks/seeds.md; about 50 and 20 minutes on two quiet CPU
 cores.
 """
 
