@@ -26,6 +26,8 @@ SUBSETS = {"training": "train", "test": "test"}  # folder: what its files are ca
 # Ground truth may reach a few pixels beyond the FOV at its rim: 0.05 % of DRIVE's vessel pixels do.
 MOST_VESSEL_OUTSIDE_FOV = 0.05
 MOST_VESSEL_IN_FOV = 0.5
+# A round field of view covers at most pi / 4 of an image, a little more where it is cut off.
+MOST_ESTIMATED_FOV = 0.95
 MOST_PROBLEMS_OF_A_FOLDER = 5
 
 
@@ -89,16 +91,9 @@ def read_subset(folder, has_masks=True):
     if problems:
         return {}, problems
     problems = _check_sizes(files, arrays)
-    if has_masks:
-        problems = problems or _check_masks(files, arrays)
-    else:
-        fovs = [estimate_fov(image) for image in arrays["images"]]
-        shares = [fov.mean() for fov in fovs]
-        print(
-            f"{folder}: the field of view was estimated: {min(shares):.0%} to {max(shares):.0%} of "
-            "the image. Predictions are black outside; if that is wrong, give masks."
-        )
-        arrays["mask"] = [fov * np.uint8(255) for fov in fovs]
+    if not problems:
+        arrays["mask"] = arrays.get("mask") or _estimated_masks(folder, arrays)
+        problems = _check_masks(files, arrays)
     return _stacked(arrays) if not problems else {}, problems
 
 
@@ -144,7 +139,8 @@ def _find_files(folder, is_test, has_masks):
         return {}, [
             f"The folder {folder} does not exist. Expected there: {', '.join(kinds)}. Download "
             "DRIVE (see DRIVE/README.md) and give its folder as the argument, or put photographs "
-            f"of your own into {folder / 'images'}."
+            f"of your own into {folder / 'images'}. With one half of the data: --only training or "
+            "--only test."
         ]
     files, problems = {}, []
     for kind in kinds:
@@ -205,7 +201,8 @@ def _check_sizes(files, arrays):
     for kind, by_id in files.items():
         found = [
             f"{by_id[identity]} must have {expected[1]} x {expected[0]} pixels (width x height) "
-            f"as {first} has. Received: {image.shape[-1]} x {image.shape[-2]}."
+            f"as {first} has. Received: {image.shape[-1]} x {image.shape[-2]}. Prepare each size "
+            "from a folder of its own, with its own --output."
             for identity, image in zip(arrays["ids"], arrays[kind])
             if image.shape[-2:] != expected
         ]
@@ -213,9 +210,26 @@ def _check_sizes(files, arrays):
     return problems
 
 
+def _estimated_masks(folder, arrays):
+    """Estimates the FOV masks, (height, width) uint8 in {0, 255} each, and says what came out."""
+    fovs = [estimate_fov(image) for image in arrays["images"]]
+    shares = [fov.mean() for fov in fovs]
+    print(
+        f"{folder}: the field of view was estimated: {min(shares):.0%} to {max(shares):.0%} of "
+        "the image. Predictions are black outside; if that is wrong, give masks."
+    )
+    whole = [name for name, share in zip(arrays["ids"], shares) if share > MOST_ESTIMATED_FOV]
+    if whole:
+        print(
+            f"{folder}: no dark surround was found in {', '.join(whole)}, so that nothing tells "
+            "how wide the camera's field of view is there. [testing settings] fov_width scales by "
+            "that width: see README.md."
+        )
+    return [fov * np.uint8(255) for fov in fovs]
+
+
 def _check_masks(files, arrays):
     """Lists empty FOV masks, and vessels that cannot be vessels: signs of swapped files."""
-    folder = files["mask"][arrays["ids"][0]].parent
     fovs = [mask > 0 for mask in arrays["mask"]]
     problems = [
         f"{files['mask'][identity]} must show the FOV in white; it is black."
@@ -223,7 +237,7 @@ def _check_masks(files, arrays):
         if not fov.any()
     ]
     if problems:
-        return _counted(problems, folder)
+        return _counted(problems, files["mask"][arrays["ids"][0]].parent)
     for kind in ("1st_manual", "2nd_manual"):
         if kind in files:
             paths = [files[kind][identity] for identity in arrays["ids"]]

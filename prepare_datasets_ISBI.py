@@ -104,8 +104,8 @@ def read_folder(folder, only_test=False):
     """
     if not folder.is_dir():
         raise UserError(
-            f"The folder {folder} does not exist. Download the ISBI 2012 data (see ISBI/README.md) "
-            "and give its folder as the argument."
+            f"The folder {folder} does not exist. Give the folder of the slices as the argument "
+            "(for the ISBI 2012 data see ISBI/README.md)."
         )
     in_folders = (folder / "train").is_dir()
     names = {kind: pair[in_folders] for kind, pair in NAMES.items()}
@@ -118,8 +118,17 @@ def read_folder(folder, only_test=False):
         names["test"] = there[0]
     else:
         del names["test"]
+    if len(there) > 1:
+        print(f"{folder} holds {there[0]} and {there[1]}: the former is taken.")
     found, problems = {"test": None}, []
     for kind, name in names.items():
+        if not (folder / name).exists():
+            present = sorted(path.name for path in folder.iterdir())
+            problems.append(
+                f"{folder / name} does not exist (nor {NAMES[kind][name == NAMES[kind][0]]}). "
+                f"Found in {folder}: {', '.join(present[:8]) or 'nothing'}."
+            )
+            continue
         try:
             found[kind] = _read_numbered(folder / name)
         except ValueError as error:

@@ -2,7 +2,7 @@
 
 import contextlib
 import functools
-import importlib.metadata
+import importlib
 import os
 from dataclasses import dataclass
 
@@ -183,7 +183,7 @@ def list_gpus():
 def describe_devices():
     """Says in a line or two which backend and devices are used, and without a GPU what to check."""
     backend = keras.backend.backend()
-    version = importlib.metadata.version(backend)
+    version = importlib.import_module(backend).__version__
     gpus = list_gpus()
     devices = ", ".join(gpus) if gpus else f"CPU with {num_cores()} cores"
     first_line = f"Keras {keras.__version__} on {backend} {version}, computing on: {devices}."

@@ -41,7 +41,7 @@ class Experiment:
     def find_weights(self, best_last):
         """Finds the weights to test: those written here, or those of retina-unet 2016.
 
-        A folder of retina-unet that was renamed is understood as long as only one file fits.
+        A folder that was renamed or copied is understood as long as only one file fits.
 
         Args:
             best_last: "best" or "last".
@@ -57,10 +57,11 @@ class Experiment:
                 "(python run_training.py), or mend [experiment name] name."
             )
         original = self.original_weights(best_last)
-        renamed = sorted(self.folder.glob(f"*_{best_last}_weights.h5"))
         for path in (self.weights(best_last), original):
             if path.is_file():
                 return path
+        endings = (f"{best_last}.weights.h5", f"{best_last}_weights.h5")
+        renamed = [path for ending in endings for path in self.folder.glob(f"[!.]*_{ending}")]
         if len(renamed) == 1:
             return renamed[0]
         found = sorted(path.name for path in self.folder.glob("*.h5"))
@@ -135,7 +136,14 @@ class Experiment:
             yield
             return
         path = self.folder / ".training.lock"
-        with open(path, "a+b", buffering=0) as lock:
+        try:
+            lock = open(path, "a+b", buffering=0)
+        except OSError as error:  # of another user, on a shared server
+            raise UserError(
+                f"{path} cannot be written to: {error.strerror or error}. If no training runs in "
+                f"{self.folder}, remove it; else choose another [experiment name] name."
+            ) from error
+        with lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -165,16 +173,18 @@ class Experiment:
             self.file(ending).unlink(missing_ok=True)
 
     def remove_results(self):
-        """Takes away what an earlier test left: no old figure stands beside new pictures."""
+        """Takes away what an earlier test left, and says so: no old figure beside new pictures."""
         grids = ("originals", "groundTruths", "predictions", "segmentations")
         results = ["predictions.hdf5", "ROC.png", "Precision_recall.png"]
         results += [f"all_{grid}.png" for grid in grids]
         results += ["performances.txt", "performances.json", "submission.tif"]
         results += [f"{glob.escape(self.name)}_Original_GroundTruth_Prediction*.png"]
         results += ["segmentations/*.png"]
-        for pattern in results:
-            for path in self.results.glob(pattern):
-                path.unlink()
+        found = [path for pattern in results for path in self.results.glob(pattern)]
+        for path in found:
+            path.unlink()
+        if found:
+            print(f"The results of an earlier test in {self.results} make room.")
 
     def keep_configuration(self, path):
         """Copies the configuration beside the results, as <name>_configuration.txt."""

@@ -31,13 +31,21 @@ def written_whole(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         yield beside
         os.replace(beside, path)
-    except OSError as error:
-        is_full = os.strerror(errno.ENOSPC) in str(error)  # HDF5 hides it in a long message
+    except (OSError, RuntimeError) as error:
+        is_full = _disk_is_full(error)
+        if isinstance(error, RuntimeError) and not is_full:
+            raise
         reason = "the disk is full. Make room" if is_full else error.strerror or error
         raise UserError(f"Cannot write {path}: {reason}.") from error
     finally:
         with contextlib.suppress(OSError):
             beside.unlink()
+
+
+def _disk_is_full(error):
+    """Reads it from the message: HDF5 hides it in a long one, and may raise a RuntimeError."""
+    signs = (os.strerror(errno.ENOSPC), f"errno = {errno.ENOSPC}")
+    return any(sign in str(error) for sign in signs)
 
 
 def write_hdf5(path, image, **others):
@@ -146,6 +154,13 @@ def group_images(images, per_row):
     return grid.reshape(num_rows * height, per_row * width, channels)
 
 
+def as_grey_levels(images):
+    """Rounds floats in [0, 1], of any shape, to uint8 in [0, 255]; uint8 stays as it is."""
+    if images.dtype == np.uint8:
+        return images
+    return np.rint(np.clip(images, 0, 1) * 255).astype(np.uint8)
+
+
 def visualize(image, path):
     """Saves an image as PNG.
 
@@ -155,7 +170,6 @@ def visualize(image, path):
         image: (height, width, channels) with 1 or 3 channels; uint8, or floats in [0, 1].
         path: the PNG file.
     """
-    if image.dtype != np.uint8:
-        image = np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
+    image = as_grey_levels(image)
     with written_whole(path) as beside:
         Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).save(beside, "PNG")

@@ -6,9 +6,19 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
-IMAGE_ENDINGS = (".tif", ".tiff", ".png", ".gif", ".jpg", ".jpeg", ".bmp", ".ppm", ".pgm")
+IMAGE_ENDINGS = tuple(".tif .tiff .png .gif .jpg .jpeg .bmp .ppm .pgm .webp .jp2".split())
+# What Pillow's modes other than the wanted one are, in words.
+KINDS = {
+    "L": "a grey image",
+    "1": "an image of two values",
+    "P": "an image with a palette",
+    "RGB": "an image in colours",
+    "RGBA": "an image in colours",
+    "CMYK": "an image in the colours of print",
+    "I;16": "a grey image of 16 bits a pixel",
+}
 # What data sets add behind the id of a picture: 21_training.tif, 21_manual1.gif, ...
 ID_ENDINGS = re.compile(
     r"(?:[ _-]+|(?<=\d))"
@@ -18,7 +28,7 @@ ID_ENDINGS = re.compile(
 
 
 def list_images(folder):
-    """Lists the image files of a folder by id.
+    """Lists the image files of a folder by id, and prints which files are passed over.
 
     Args:
         folder: a folder.
@@ -30,11 +40,11 @@ def list_images(folder):
     folder = Path(folder)
     if not folder.is_dir():
         raise ValueError(f"The folder {folder} does not exist.")
-    files = [
-        path
-        for path in folder.iterdir()
-        if path.suffix.lower() in IMAGE_ENDINGS and not path.name.startswith(".")
-    ]
+    visible = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    files = [path for path in visible if path.suffix.lower() in IMAGE_ENDINGS]
+    others = sorted(path.name for path in visible if path not in files)
+    if files and others:
+        print(f"{folder}: passed over {_shortened(others)} (no image file by its name).")
     if not files:
         raise ValueError(f"The folder {folder} holds no image ({', '.join(IMAGE_ENDINGS)}).")
     by_id = {}
@@ -68,9 +78,10 @@ def read_photograph(path):
     """
     image = _open_whole(path)
     if image.mode not in ("RGB", "RGBA", "RGBX"):
+        kind = KINDS.get(image.mode, "an image")
         raise ValueError(
-            f"{path} must be an RGB photograph of 8 bits a channel. Received: an image of mode "
-            f"{image.mode}. Are the folders of images and masks swapped?"
+            f"{path} must be an RGB photograph of 8 bits a channel. Received: {kind} (mode "
+            f"{image.mode}). Convert it to RGB; or are the folders of images and masks swapped?"
         )
     return np.asarray(image.convert("RGB")).transpose(2, 0, 1)
 
@@ -103,7 +114,8 @@ def read_stack(path):
     pages = [_grey_page(f"{path}, page {n}", page) for n, page in enumerate(_pages(path), start=1)]
     sizes = {page.shape for page in pages}
     if len(sizes) > 1:
-        raise ValueError(f"{path} must hold pages of one size. Received: {sorted(sizes)}.")
+        received = ", ".join(f"{width} x {height}" for height, width in sorted(sizes))
+        raise ValueError(f"{path} must hold pages of one size. Received: {received} pixels.")
     return np.stack(pages)
 
 
@@ -121,9 +133,10 @@ def read_grey_images(folder):
     images = [_grey_page(path, _open_whole(path)) for path in files.values()]
     for path, image in zip(files.values(), images):
         if image.shape != images[0].shape:
+            (height, width), (expected_height, expected_width) = image.shape, images[0].shape
             raise ValueError(
-                f"{path} must have the size of the other images in {folder}, {images[0].shape}. "
-                f"Received: {image.shape}."
+                f"{path} must have the size of the first image in {folder}, {expected_width} x "
+                f"{expected_height} pixels. Received: {width} x {height}."
             )
     return list(files), np.stack(images)
 
@@ -164,18 +177,32 @@ def _grey_page(place, image):
     if image.mode in ("1", "P"):
         return _as_grey(place, image)
     if image.mode != "L":
-        kinds = {"RGB": "in colours", "RGBA": "in colours", "I;16": "of 16 bits a pixel"}
+        kind = KINDS.get(image.mode, "an image")
         raise ValueError(
-            f"{place} must be a grey image of 8 bits a pixel. Received: an image "
-            f"{kinds.get(image.mode, '')} (mode {image.mode}). Convert it to 8-bit grey."
+            f"{place} must be a grey image of 8 bits a pixel. Received: {kind} (mode "
+            f"{image.mode}). Convert it to 8-bit grey."
         )
     return np.asarray(image)
 
 
 def _open_whole(path):
     with _readable(path), Image.open(path) as image:
-        image.load()
-        return image
+        # The further pictures of a camera's MPO file are previews.
+        num_pages = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+        # Pillow reads the upper 8 of 16 bits a colour: of 12-bit photographs 16 levels are left.
+        has_16_bits = image.mode in ("RGB", "RGBA") and ";16" in str([t[3] for t in image.tile])
+        image = ImageOps.exif_transpose(image)  # loads it; turned as every viewer shows it
+    if num_pages > 1:
+        raise ValueError(
+            f"{path} must hold one image. Received: {num_pages} pages. Save each as a file of its "
+            "own."
+        )
+    if has_16_bits:
+        raise ValueError(
+            f"{path} must have 8 bits a channel. Received: colours of 16 bits. Scale and save it "
+            "with 8."
+        )
+    return image
 
 
 @contextlib.contextmanager
@@ -221,9 +248,13 @@ def _two_colours_as_mask(grey):
     return grey
 
 
-def _list_values(values, most=8):
-    shown = ", ".join(str(value) for value in values[:most])
-    return f"{len(values)} values: {shown}{', ...' if len(values) > most else ''}"
+def _list_values(values):
+    return f"{len(values)} values: {_shortened(values)}"
+
+
+def _shortened(items, most=8):
+    shown = ", ".join(str(item) for item in items[:most])
+    return f"{shown}{', ...' if len(items) > most else ''}"
 
 
 def _natural_key(name):

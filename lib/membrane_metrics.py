@@ -16,6 +16,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage, sparse
 
+from lib.weight_map import instances
+
 # Fiji adds 0.1 up from 0 in double precision: the eleventh value is 0.9999999999999999, not 1, and
 # a proposal of exactly 1 is above it.
 THRESHOLDS = tuple(float(threshold) for threshold in np.cumsum([0.0] + [0.1] * 10))
@@ -23,8 +25,6 @@ THRESHOLDS = tuple(float(threshold) for threshold in np.cumsum([0.0] + [0.1] * 1
 WARPING_THRESHOLDS = THRESHOLDS[:-1]
 # Half the side of the window in which a split is looked for, as in the challenge's script.
 WARPING_RADIUS = 20
-
-_FOUR_NEIGHBOURS = ndimage.generate_binary_structure(2, 1)
 
 _ERRORS = ("pixel_error", "rand_error", "warping_error")
 _SCORES = ("v_rand_thin", "v_info_thin")
@@ -67,7 +67,7 @@ def membrane_metrics(ground_truth, probability, thresholds=None):
     ground_truth, probability = _require_stacks(ground_truth, probability)
     tried = THRESHOLDS if thresholds is None else _require_thresholds(thresholds)
     tried_warping = WARPING_THRESHOLDS if thresholds is None else tried
-    cells = [components(image) for image in ground_truth]
+    cells = [instances(image) for image in ground_truth]
     values = {
         threshold: _metrics_but_warping(ground_truth, cells, probability, threshold)
         for threshold in dict.fromkeys((*tried, 0.5))
@@ -124,7 +124,7 @@ def rand_error(ground_truth, probability, threshold=0.5):
         ValueError: if a shape, a value or the threshold is not as above.
     """
     cells, proposal = _cells_and_proposal(ground_truth, probability, threshold)
-    return _pooled_rand_error(_overlaps(cells, map(components, proposal)))
+    return _pooled_rand_error(_overlaps(cells, map(instances, proposal)))
 
 
 def v_rand_thin(ground_truth, probability, threshold=0.5):
@@ -190,17 +190,6 @@ def warping_error(ground_truth, probability, threshold=0.5):
     return _warping_error(ground_truth, probability, threshold)
 
 
-def components(cell):
-    """Numbers the objects of one slice: 4-connected components.
-
-    Args:
-        cell: (height, width) bool or {0, 1}, 1 is cell.
-    Returns:
-        (height, width) int32, 0 on membrane, 1 ... num_objects on the objects.
-    """
-    return ndimage.label(cell, _FOUR_NEIGHBOURS)[0]
-
-
 def thin_membrane(cell):
     """Grows the objects of one slice over the membrane until one-pixel borders are left.
 
@@ -215,7 +204,7 @@ def thin_membrane(cell):
     Returns:
         (height, width) int, 0 on borders, the object's number elsewhere.
     """
-    objects = components(cell)
+    objects = instances(cell)
     if not objects.any():
         return np.ones_like(objects)
     outside, unseen, waiting, border = -3, -2, -1, 0
@@ -293,7 +282,7 @@ def splits_and_mergers(ground_truth, probability, threshold, radius=WARPING_RADI
     if radius < 1 or radius > min(warped.shape):
         radius = max(warped.shape)
     rows, columns = np.nonzero(mismatch)
-    num_kinds = _kinds_around(components(warped), rows, columns)
+    num_kinds = _kinds_around(instances(warped), rows, columns)
     is_cell = warped[rows, columns]
     split = is_cell & (num_kinds > 2)
     merger = ~is_cell & (num_kinds > 2)
@@ -334,7 +323,7 @@ def _metrics_but_warping(ground_truth, cells, probability, threshold):
     thinned = _overlaps(cells, map(thin_membrane, proposal))
     return {
         "pixel_error": _pixel_error(ground_truth, proposal),
-        "rand_error": _pooled_rand_error(_overlaps(cells, map(components, proposal))),
+        "rand_error": _pooled_rand_error(_overlaps(cells, map(instances, proposal))),
         "v_rand_thin": _mean_rand_score(thinned),
         "v_info_thin": _mean_info_score(thinned),
     }
@@ -361,7 +350,7 @@ def _cells_and_proposal(ground_truth, probability, threshold):
     """Checks a stack and returns its cells, numbered slice by slice, and the proposal as bool."""
     ground_truth, probability = _require_stacks(ground_truth, probability)
     (threshold,) = _require_thresholds([threshold])
-    return map(components, ground_truth), probability > np.float64(threshold)
+    return map(instances, ground_truth), probability > np.float64(threshold)
 
 
 def _overlaps(cells, objects):
@@ -494,7 +483,7 @@ def _cuts_object(warped, row, column, radius):
     window = warped[top : row + radius + 1, left : column + radius + 1].copy()
     row, column = row - top, column - left
     window[row, column] = False
-    around = components(window)[max(row - 1, 0) : row + 2, max(column - 1, 0) : column + 2]
+    around = instances(window)[max(row - 1, 0) : row + 2, max(column - 1, 0) : column + 2]
     return len(set(around.ravel().tolist()) - {0}) > 1
 
 

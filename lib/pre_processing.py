@@ -38,7 +38,7 @@ def preprocess(images, equalization="clahe"):
     grey = rgb2gray(images)
     statistics = np.mean(grey), np.std(grey)
     prepared = np.empty(grey.shape, np.float32)
-    for index in range(len(grey)):  # one at a time, for float64 takes memory
+    for index in range(len(grey)):
         image = dataset_normalized(grey[index : index + 1], *statistics)
         prepared[index] = (adjust_gamma(equalize(image), GAMMA) / 255.0)[0]
     return prepared
@@ -125,8 +125,10 @@ def rgb2gray(images):
             f"Received: {images.shape}"
         )
     # The same order of the sums as in the original: the last bit decides truncations further down.
-    grey = [red * 0.299 + green * 0.587 + blue * 0.114 for red, green, blue in images]
-    return np.stack(grey)[:, np.newaxis]
+    grey = np.empty((len(images), 1, *images.shape[2:]))
+    for index, (red, green, blue) in enumerate(images):
+        grey[index, 0] = red * 0.299 + green * 0.587 + blue * 0.114
+    return grey
 
 
 def dataset_normalized(images, mean=None, deviation=None):

@@ -20,7 +20,10 @@ from lib.plots import draw_loss_curves
 from lib.progress import duration
 
 TRAINING_STATE = "training_state"
-_SEEN_BEFORE = "Figures on images that these were trained on, held out now or not, are too good."
+_SEEN_BEFORE = (
+    "Figures on images that those weights had been trained on are too good, even where this "
+    "training held the images out."
+)
 # Settings that may change between the two halves of an interrupted training.
 FREE_SETTINGS = ("N_epochs", "nohup", "tensorboard", "distribute", "steps_per_execution")
 
@@ -43,7 +46,9 @@ def get_optimizer(settings, num_steps):
     return keras.optimizers.SGD(rate, momentum=settings.momentum)
 
 
-def train(model, training_data, validation_data, experiment, configuration, history, plateau):
+def train(
+    model, training_data, validation_data, experiment, configuration, history, plateau, image_ids
+):
     """Trains a compiled network, or goes on where an earlier start was stopped.
 
     After every epoch the experiment's folder holds the last weights, with all that is needed to go
@@ -60,13 +65,17 @@ def train(model, training_data, validation_data, experiment, configuration, hist
         history: as read_history gives it; empty for a training from the start, which then takes
             the place of an earlier one. Grows by a dictionary every epoch.
         plateau: PlateauDetector.
+        image_ids: {"training": ids of the images that train, "validation": of those that only
+            validate}; kept with the weights.
     Raises:
-        UserError: if the weights cannot be read, or the loss is no number any more.
+        UserError: if the weights cannot be read or saw other images, or the loss is no number any
+            more.
     """
     settings = configuration.training_settings
     num_epochs = settings.N_epochs
     if history:
         last = experiment.weights("last")
+        require_same_images(last, image_ids)
         _require_optimizer(last)
         model.optimizer.build(model.trainable_variables)
         load_weights(model, last)
@@ -80,7 +89,7 @@ def train(model, training_data, validation_data, experiment, configuration, hist
     has_bar = sys.stdout.isatty()  # a log file gets lines
     callbacks = [
         plateau,
-        EpochRecorder(experiment, configuration, history),
+        EpochRecorder(experiment, configuration, history, image_ids),
         ProgressLines(num_epochs, len(training_data), has_bar, _lowest_validation_loss(history)),
     ]
     if settings.tensorboard and experiment.is_first_host:
@@ -285,13 +294,34 @@ def require_same_network(path, configuration, keys):
     raise_if_any(problems)
 
 
+def require_same_images(path, image_ids):
+    """Refuses weights that were trained, or validated, on other images than the data hold now.
+
+    Args:
+        path: weights file; one that does not tell its images is taken as it is.
+        image_ids: {"training": ids, "validation": ids}, or one of the two.
+    Raises:
+        UserError: if the ids differ.
+    """
+    trained_with = _read_state(path).get("images", {})
+    for use, ids in image_ids.items():
+        then = trained_with.get(use, ids)
+        if then != list(ids):
+            raise UserError(
+                f"{path} was trained with other images. For {use} then: "
+                f"{', '.join(then) or 'none'}. Now: {', '.join(ids) or 'none'}. Prepare the same "
+                "data again, mend [data paths], or train anew (another [experiment name] name, or "
+                "--overwrite)."
+            )
+
+
 def read_training_state(path):
     """Reads what save_weights stored beside the last weights.
 
     Args:
         path: weights file.
     Returns:
-        dictionary with history, settings and dropout_states.
+        dictionary with history, settings, dropout_states and images (their ids).
     Raises:
         UserError: if the file is not whole, or holds weights only.
     """
@@ -401,13 +431,14 @@ class EpochRecorder(keras.callbacks.Callback):
         experiment: lib.experiment.Experiment.
         configuration: lib.configuration.Configuration.
         history: dictionaries of the epochs so far; each new one is appended.
+        image_ids: of the images that train and that validate.
     """
 
-    def __init__(self, experiment, configuration, history):
+    def __init__(self, experiment, configuration, history, image_ids):
         super().__init__()
         self.experiment = experiment
         self.configuration = configuration
-        self.settings = _training_settings(configuration)
+        self.told = {"settings": _training_settings(configuration), "images": image_ids}
         self.history = history
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -424,8 +455,8 @@ class EpochRecorder(keras.callbacks.Callback):
             return
         if _validation_loss(row) < best:
             best_weights = self.experiment.weights("best")
-            save_weights(self.model, best_weights, {"settings": self.settings})
-        state = {"history": self.history, "settings": self.settings}
+            save_weights(self.model, best_weights, self.told)
+        state = {"history": self.history, **self.told}
         state["dropout_states"] = [
             keras.ops.convert_to_numpy(variable).tolist()
             for variable in _dropout_states(self.model)
@@ -656,7 +687,8 @@ def draw_model(model, experiment):
             with written_whole(experiment.file("model.png")) as beside:
                 keras.utils.plot_model(model, beside, show_shapes=True, show_layer_names=True)
             return
-        except (AssertionError, OSError, ValueError) as error:  # a picture is worth no training
+        except (AssertionError, ImportError, OSError, UserError, ValueError) as error:
+            # A picture is worth no training.
             print(f"The program dot failed ({str(error).strip() or 'without a reason'}).")
     lines = []
     model.summary(print_fn=lambda line, line_break=True: lines.append(line), line_length=100)

@@ -102,8 +102,14 @@ def _output_in(log):
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
     print(f"nohup = True: the output goes to {log}. To follow it: tail -f {log}", flush=True)
     kept = [os.dup(stream.fileno()) for stream in (sys.stdout, sys.stderr)]
-    with open(log, "a", encoding="utf-8") as file:
-        _redirect([file.fileno()] * 2)
+    try:
+        with open(log, "a", encoding="utf-8") as file:
+            _redirect([file.fileno()] * 2)
+    except OSError as error:  # of another user, on a shared server
+        raise UserError(
+            f"{log} cannot be written to: {error.strerror or error}. Remove it, choose another "
+            "[experiment name] name, or set nohup = False."
+        ) from error
     try:
         yield
     except UserError as error:

@@ -29,7 +29,12 @@ from lib.help_functions import group_images, visualize, write_hdf5, written_whol
 from lib.membrane_metrics import membrane_metrics, thin_membrane
 from lib.overlap_tile import output_size, predict_overlap_tile, predict_symmetries, tile_starts
 from lib.progress import Progress
-from lib.training import describe_origin, load_weights, require_same_network
+from lib.training import (
+    describe_origin,
+    load_weights,
+    require_same_images,
+    require_same_network,
+)
 from src.membrane_data import (
     load_labelled,
     load_test_slices,
@@ -121,7 +126,7 @@ def load_labelled_slices(configuration, weights):
         dictionary as src.membrane_data.load_labelled gives it; None for none, or where none were
         held out.
     Raises:
-        UserError: for data that do not fit, or another number of slices than was held out.
+        UserError: for data that do not fit, or other slices than were held out.
     """
     wanted = configuration.testing_settings.labelled_slices
     if wanted == "held_out":
@@ -134,6 +139,7 @@ def load_labelled_slices(configuration, weights):
     if wanted == "all":
         return data
     _, held_out = split_validation(configuration, len(data["images"]))
+    require_same_images(weights, {"validation": data["ids"][held_out]})
     return {kind: values[held_out] for kind, values in data.items()}
 
 

@@ -96,7 +96,18 @@ def main(configuration, overwrite=False):
         parts = split_validation(configuration, len(data["images"]))
         shares = [weighted_shares(data, part) if part.stop > part.start else None for part in parts]
         plateau = PlateauDetector(*shares)
-        train(model, training_data, validation_data, experiment, configuration, history, plateau)
+        uses = ("training", "validation")
+        image_ids = {use: list(data["ids"][part]) for use, part in zip(uses, parts)}
+        train(
+            model,
+            training_data,
+            validation_data,
+            experiment,
+            configuration,
+            history,
+            plateau,
+            image_ids,
+        )
     print(describe_end(history, experiment, configuration))
 
 

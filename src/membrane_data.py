@@ -46,12 +46,15 @@ def load_test_slices(configuration):
     Returns:
         images (M, H, W) float32 in [0, 1] and their ids; None where prepare_datasets_ISBI.py found
         no test slices.
+    Raises:
+        UserError: if the file is not whole, or the slices are smaller than the network's margin.
     """
     path = test_slices_path(configuration)
     if not path.is_file():
         return None
     data, problems = _load_slices(path)
     raise_if_any(problems)
+    _require_context(configuration, data["images"])
     return scale_to_unit(data["images"][:, 0]), data["ids"]
 
 
@@ -79,7 +82,7 @@ def split_validation(configuration, num_slices):
                 "training settings",
                 "validation_images",
                 f"below {num_slices}, the number of labelled slices, or none is left to train on",
-                f"Use {max(1, num_slices // 5)}.",
+                f"Use {num_slices // 5}.",
             )
         )
     return slice(0, num_slices - held_out), slice(num_slices - held_out, num_slices)
@@ -110,6 +113,6 @@ def _require_context(configuration, images):
                 "depth",
                 f"such that the margin of the network ({margin(depth)} pixels a side) is below the "
                 f"sides of the slices ({images.shape[3]} x {images.shape[2]})",
-                "Use a smaller depth.",
+                "Use larger slices, or train with a smaller depth.",
             )
         )

@@ -42,11 +42,22 @@ from lib.extract_patches import (
     predict_full_image,
     predict_overlap,
 )
-from lib.help_functions import group_images, visualize, write_hdf5, written_whole
+from lib.help_functions import (
+    as_grey_levels,
+    group_images,
+    visualize,
+    write_hdf5,
+    written_whole,
+)
 from lib.plots import draw_precision_recall, draw_roc
 from lib.pre_processing import preprocess, resized, size_for_fov
 from lib.progress import Progress
-from lib.training import describe_origin, load_weights, require_same_network
+from lib.training import (
+    describe_origin,
+    load_weights,
+    require_same_images,
+    require_same_network,
+)
 from lib.unet import REACH
 from src.retina_data import load_subset
 from src.retinaNN_training import NETWORK_SETTINGS, build_network, validation_images
@@ -77,6 +88,8 @@ def main(configuration):
     start_computing(training_settings.seed, training_settings.mixed_precision)
     weights = find_weights(configuration)
     data = load_images(configuration)
+    if settings.images == "validation":
+        require_same_images(weights, {"validation": data["ids"]})
 
     # 2. The network and its weights, and the prediction.
     number = len(data["images"])
@@ -296,9 +309,10 @@ def save_pictures(experiment, images, probabilities, data, num_in_row):
         data: with fov_masks and ground_truth (or None), like images.
         num_in_row: images side by side.
     """
-    rows = {"originals": images, "groundTruths": data["ground_truth"]}
-    rows["predictions"] = probabilities * data["fov_masks"]
-    rows = {name: row.astype(np.float32) for name, row in rows.items() if row is not None}
+    rows = {"originals": as_grey_levels(images)}
+    if data["ground_truth"] is not None:
+        rows["groundTruths"] = data["ground_truth"] * np.uint8(255)
+    rows["predictions"] = as_grey_levels(probabilities) * data["fov_masks"]
     for name, row in rows.items():
         visualize(group_images(row, num_in_row), experiment.results / f"all_{name}.png")
     for number, first in enumerate(range(0, len(images), num_in_row)):
@@ -317,7 +331,7 @@ def save_segmentations(experiment, vessels, data):
         vessels: (num_images, 1, height, width) bool.
         data: with fov_masks and ids.
     """
-    inside = (vessels & (data["fov_masks"] > 0)).astype(np.float32)
+    inside = (vessels & (data["fov_masks"] > 0)) * np.uint8(255)
     for name, segmentation in zip(data["ids"], inside.transpose(0, 2, 3, 1)):  # (H, W, 1) each
         visualize(segmentation, experiment.results / "segmentations" / f"{name}.png")
 

@@ -75,7 +75,7 @@ def main(configuration, overwrite=False):
         require_shareable_batches(configuration, devices)
 
         # 2. Training and validation patches, and a look at what is fed.
-        images, ground_truth, positions = load_patches(configuration)
+        images, ground_truth, positions, image_ids = load_patches(configuration)
         training_data, validation_data = split_patches(
             configuration, images, ground_truth, positions, len(history), devices
         )
@@ -100,7 +100,16 @@ def main(configuration, overwrite=False):
         # 4. The training itself.
         parts = (training_data, validation_data)
         plateau = PlateauDetector(*(class_shares(part) if part else None for part in parts))
-        train(model, training_data, validation_data, experiment, configuration, history, plateau)
+        train(
+            model,
+            training_data,
+            validation_data,
+            experiment,
+            configuration,
+            history,
+            plateau,
+            image_ids,
+        )
     print(describe_end(history, experiment, configuration))
 
 
@@ -109,13 +118,14 @@ def load_patches(configuration):
 
     Returns:
         images (N, 1, H, W) float32 in [0, 1], ground truth (N, 1, H, W) uint8 in {0, 1}, positions
-        (N_subimgs, 3).
+        (N_subimgs, 3), and {"training": ids of the images that train, "validation": of those that
+        only validate}.
     """
     data = load_subset(configuration, "train")
     images = crop_to_square(preprocess(data["images"], configuration.data_attributes.equalization))
     positions = _draw_positions(configuration, crop_to_square(data["fov_masks"]))
-    _tell_split(configuration, positions, data["ids"])
-    return images, crop_to_square(data["ground_truth"]), positions
+    image_ids = _split_images(configuration, positions, data["ids"])
+    return images, crop_to_square(data["ground_truth"]), positions, image_ids
 
 
 def split_patches(configuration, images, ground_truth, positions, epoch=0, devices=ONE_DEVICE):
@@ -237,18 +247,33 @@ def _patches_per_image(configuration, num_images):
     return num_patches // num_images
 
 
-def _tell_split(configuration, positions, ids):
-    """Says which images train and which validate; an image that gives patches to both is named."""
+def _split_images(configuration, positions, ids):
+    """Says which images train and which validate; an image that gives patches to both is named.
+
+    Args:
+        configuration: lib.configuration.Configuration.
+        positions: (num_patches, 3), the image of each patch first.
+        ids: of all images.
+    Returns:
+        {"training": ids of the images that train, "validation": of those that only validate}.
+    Raises:
+        UserError: if no patch trains.
+    """
     training, validation = np.split(positions[:, 0], [num_training_patches(configuration)])
     if not len(training):
         expected = "such that validation_split leaves patches for training"
         raise UserError(configuration.problem("training settings", "N_subimgs", expected))
+    only_validating = np.setdiff1d(validation, training)
+    image_ids = {
+        "training": [ids[i] for i in np.unique(training)],
+        "validation": [ids[i] for i in only_validating],
+    }
     if not len(validation):
         print(
             f"{len(training):,} patches for training, from all {len(ids)} images; none validates, "
             "so nothing measures this training."
         )
-        return
+        return image_ids
     validating = [ids[i] for i in np.unique(validation)]
     print(
         f"{len(training):,} patches for training; {len(validation):,} for validation, "
@@ -256,8 +281,15 @@ def _tell_split(configuration, positions, ids):
     )
     shared = [ids[i] for i in np.intersect1d(training, validation)]
     if shared:
+        advice = "With one image, validation_split = 0 is honest."
+        if len(ids) > 1:
+            # As many digits as it takes for N_subimgs times it to be a whole number.
+            advice = (
+                f"Choose validation_split as a whole number of images: 1 of {len(ids)} is "
+                f"{1 / len(ids):.12g}."
+            )
         print(
-            f"Note: image {', '.join(shared)} gives patches to both, so the validation loss is a "
-            "little too good. Choose validation_split as a whole number of images: 1 of "
-            f"{len(ids)} is {1 / len(ids):.4g}."
+            f"Note: image {', '.join(shared)} gives patches to both, so the validation loss is "
+            f"too good. {advice}"
         )
+    return image_ids

@@ -15,15 +15,18 @@ def load_subset(configuration, subset):
         configuration: lib.configuration.Configuration of the retina task.
         subset: "train" or "test".
     Returns:
-        dictionary: images (N, 3, H, W) as stored; fov_masks and ground_truth (N, 1, H, W) uint8 in
-        {0, 1}; ids: list of N names; second_observer like ground_truth. For test images without
-        ground truth, ground_truth is None; second_observer is None where there is none.
+        dictionary: images (N, 3, H, W) uint8, float32 or float64; fov_masks and ground_truth
+        (N, 1, H, W) uint8 in {0, 1}; ids: list of N names; second_observer like ground_truth. For
+        test images without ground truth, ground_truth is None; second_observer is None where there
+        is none.
     Raises:
         UserError: with all problems: files missing, cut off, or of other lengths, sizes or values;
             where the images cannot be read, with that alone.
     """
     files = data_files(configuration, subset)
     images = load_hdf5(files["images"])
+    if images.dtype not in (np.uint8, np.float32, np.float64):
+        images = images.astype(np.float64)  # other types cannot be scaled to another size
     data = {
         "images": images,
         "ids": load_hdf5_extra(files["images"], "ids") or numbered(images),

@@ -177,6 +177,26 @@ def test_best_threshold_by_hand():
     assert ev.binary_figures(truth, probability, threshold)["f1"] == pytest.approx(0.8)
 
 
+@pytest.mark.parametrize("best", [0.99998939, 0.000528, 1e-7])
+def test_the_threshold_that_is_told_gives_the_f1_that_is_told(rng, best):
+    truth = rng.random(500) < 0.3
+    probability = (best * np.where(truth, 1 + 1e-6, 1 - 1e-6)).astype(np.float32)
+    probability += (rng.random(500) * best * 1e-7).astype(np.float32)
+    ranking = ev.rank_pixels(truth, probability)
+    performances = {
+        "inside_FOV": ev.binary_figures(truth, probability),
+        "whole_image": None,
+        "per_image": {"spread": dict.fromkeys(ev.ORIGINAL_NAMES)},
+        "second_observer": None,
+        "best_f1": dict(zip(("threshold", "f1"), ev.best_f1_threshold(ranking))),
+    }
+    text = ev.performances_text(performances)
+    told = float(text.partition("at a probability of ")[2].partition(". For")[0])
+    f1 = ev.binary_figures(truth, probability, told)["f1"]
+    assert f1 == pytest.approx(performances["best_f1"]["f1"], abs=1e-12)
+    assert f1 > 0.99
+
+
 def test_of_several_best_thresholds_the_lowest():
     # At 0.9 one of three vessels and no background: 2 / (2 + 0 + 2); at 0.2 all: 6 / (6 + 6 + 0).
     truth = np.array([1, 1, 1, 0, 0, 0, 0, 0, 0], bool)

@@ -50,6 +50,14 @@ def test_renamed_folder_of_retina_unet_is_understood(experiment):
     assert experiment.find_weights("last") == Path("run/test_last_weights.h5")
 
 
+def test_copied_folder_of_a_shipped_experiment_is_understood(experiment):
+    Path("run/best_last.weights.h5").touch()
+    Path("run/.12_best_last.weights.h5").touch()  # half-written
+    assert experiment.find_weights("last") == Path("run/best_last.weights.h5")
+    experiment.weights("last").touch()
+    assert experiment.find_weights("last") == Path("run/run_last.weights.h5")
+
+
 def test_renamed_folder_with_several_candidates_is_refused(experiment):
     Path("run/a_best_weights.h5").touch()
     Path("run/b_best_weights.h5").touch()
@@ -117,7 +125,26 @@ def test_file_where_the_folder_should_be(in_tmp_path):
     assert Path("run").read_text() == "a file"
 
 
+def test_old_results_make_room_and_it_is_said(experiment, capsys):
+    experiment.remove_results()
+    assert capsys.readouterr().out == ""
+    Path("run/segmentations").mkdir()
+    Path("run/segmentations/1.png").touch()
+    Path("run/notes.txt").touch()
+    experiment.remove_results()
+    assert "results of an earlier test in run make room" in capsys.readouterr().out
+    assert sorted(os.listdir("run")) == ["notes.txt", "segmentations"]
+    assert os.listdir("run/segmentations") == []
+
+
 # ---------------------------------------------------------------- the lock
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such lock")
+def test_lock_that_cannot_be_opened_is_worded(experiment):
+    Path("run/.training.lock").mkdir()  # stands for a file of another user
+    problem = problem_of(experiment.locked_for_training())
+    assert "run/.training.lock cannot be written to" in problem
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such lock")

@@ -223,13 +223,13 @@ def test_average_of_four_patches_by_hand():
 
 def test_stride_of_a_patch_cuts_the_image_apart(rng):
     image = rng.random((1, 6, 8), np.float32)
-    predicted = ep.predict_overlap(
-        lambda patches: np.ones(patches[:, 0].shape) * patches.mean((1, 2, 3), keepdims=True)[0],
-        image,
-        (6, 8),
-        (6, 8),
-    )
-    np.testing.assert_allclose(predicted, np.full((6, 8), image.mean()), rtol=1e-6)
+
+    def mean_of_each(patches):
+        return np.ones(patches[:, 0].shape) * patches.mean((2, 3))[..., np.newaxis]
+
+    predicted = ep.predict_overlap(mean_of_each, image, (3, 4), (3, 4))
+    means = image.reshape(2, 3, 2, 4).mean((1, 3))
+    np.testing.assert_allclose(predicted, np.kron(means, np.ones((3, 4))), rtol=1e-6)
 
 
 def test_predictor_gets_batches_of_bounded_size_and_every_patch_is_counted(rng):

@@ -41,7 +41,7 @@ def test_file_appears_at_its_place_only_at_the_end(tmp_path):
     assert os.listdir(path.parent) == ["figures.txt"]
 
 
-@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, RuntimeError])
 def test_an_error_leaves_the_old_file_and_nothing_beside_it(tmp_path, error):
     path = tmp_path / "figures.txt"
     path.write_text("old")
@@ -52,11 +52,19 @@ def test_an_error_leaves_the_old_file_and_nothing_beside_it(tmp_path, error):
     assert os.listdir(tmp_path) == ["figures.txt"]
 
 
-def test_full_disk_is_worded_and_leaves_nothing(tmp_path):
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(28, "No space left on device"),
+        OSError("Can't write data (file write failed: errno = 28, error message = 'No space')"),
+        RuntimeError("Disable slist on flush dest failure failed (errno = 28)"),  # when it closes
+    ],
+)
+def test_full_disk_is_worded_and_leaves_nothing(tmp_path, error):
     def fill(path):
         with written_whole(path) as beside:
             beside.write_text("half")
-            raise OSError(28, "No space left on device")
+            raise error
 
     problem = problem_of(fill, tmp_path / "figures.txt")
     assert problem == f"Cannot write {tmp_path / 'figures.txt'}: the disk is full. Make room."

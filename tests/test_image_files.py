@@ -1,5 +1,6 @@
 """Tests of reading photographs, masks and stacks, and of what is said about unreadable ones."""
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -140,12 +141,53 @@ def test_alpha_channel_is_left_out(tmp_path, photograph):
     np.testing.assert_array_equal(read, photograph.transpose(2, 0, 1))
 
 
-@pytest.mark.parametrize(("dtype", "mode"), [(np.uint8, "L"), (np.uint16, "I;16")])
-def test_photograph_must_be_rgb_of_8_bits(tmp_path, dtype, mode):
+@pytest.mark.parametrize(
+    ("dtype", "received"),
+    [(np.uint8, "a grey image (mode L)"), (np.uint16, "a grey image of 16 bits a pixel")],
+)
+def test_photograph_must_be_rgb_of_8_bits(tmp_path, dtype, received):
     path = saved(tmp_path / "photo.tif", np.zeros((HEIGHT, WIDTH), dtype))
     with pytest.raises(ValueError, match="must be an RGB photograph of 8 bits a channel") as error:
         read_photograph(path)
-    assert f"Received: an image of mode {mode}. Are the folders" in str(error.value)
+    assert f"Received: {received}" in str(error.value)
+    assert "or are the folders of images and masks swapped?" in str(error.value)
+
+
+@pytest.mark.parametrize("ending", ["png", "tiff"])
+def test_colours_of_16_bits_are_refused(tmp_path, ending):
+    path = tmp_path / f"photo.{ending}"
+    assert cv2.imwrite(str(path), np.full((HEIGHT, WIDTH, 3), 4000, np.uint16))
+    with pytest.raises(ValueError, match="8 bits a channel. Received: colours of 16 bits"):
+        read_photograph(path)
+
+
+@pytest.mark.parametrize("read", [read_photograph, read_binary_mask])
+def test_several_pages_in_a_file_of_one_image_are_refused(tmp_path, photograph, read):
+    pages = [Image.fromarray(photograph)] * 2
+    path = saved(tmp_path / "photo.tif", pages[0], save_all=True, append_images=pages)
+    with pytest.raises(ValueError, match="must hold one image. Received: 3 pages"):
+        read(path)
+
+
+def test_the_previews_of_a_camera_are_no_pages(tmp_path, photograph):
+    image = Image.fromarray(photograph)
+    path = saved(tmp_path / "photo.jpg", image, format="MPO", save_all=True, append_images=[image])
+    assert read_photograph(path).shape == (3, HEIGHT, WIDTH)
+
+
+def test_photograph_is_turned_as_its_camera_says(tmp_path, photograph):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # orientation: the first row is the right side
+    path = saved(tmp_path / "photo.png", photograph, exif=exif)
+    turned = np.rot90(photograph, -1).transpose(2, 0, 1)
+    np.testing.assert_array_equal(read_photograph(path), turned)
+
+
+def test_files_that_are_passed_over_are_named(tmp_path, mask, capsys):
+    saved(tmp_path / "1.png", mask)
+    (tmp_path / "2.dcm").touch()
+    assert list(list_images(tmp_path)) == ["1"]
+    assert "passed over 2.dcm" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("read", [read_photograph, read_binary_mask, read_stack])
@@ -271,7 +313,7 @@ def test_stack_with_pages_of_several_sizes(tmp_path, mask):
     first, second = Image.fromarray(mask), Image.fromarray(mask[:4])
     path = saved(tmp_path / "volume.tif", first, save_all=True, append_images=[second])
     with pytest.raises(
-        ValueError, match=r"must hold pages of one size. Received: \[\(4, 9\), \(6, 9\)\]"
+        ValueError, match="must hold pages of one size. Received: 9 x 4, 9 x 6 pixels."
     ):
         read_stack(path)
 
@@ -306,6 +348,6 @@ def test_folder_of_grey_images_is_read_in_the_order_of_numbers(tmp_path, rng):
 def test_folder_of_grey_images_of_several_sizes(tmp_path, mask):
     saved(tmp_path / "1.png", mask)
     saved(tmp_path / "2.png", mask[:4])
-    with pytest.raises(ValueError, match="2.png must have the size of the other images") as error:
+    with pytest.raises(ValueError, match="2.png must have the size of the first image") as error:
         read_grey_images(tmp_path)
-    assert "(6, 9). Received: (4, 9)." in str(error.value)
+    assert "9 x 6 pixels. Received: 9 x 4." in str(error.value)

@@ -358,6 +358,17 @@ def test_a_network_too_deep_for_the_slices_is_refused(call):
     assert not (call.folder / "deep").exists()
 
 
+def test_test_slices_smaller_than_the_margin_are_refused(call):
+    path = call.folder / "data" / "ISBI_dataset_imgs_test.hdf5"
+    with h5py.File(path, "a") as file:
+        part = file["image"][..., :16, :16]
+        del file["image"]
+        file["image"] = part
+    ended = call("prediction")
+    assert ended.returncode == 1
+    assert "sides of the slices (16 x 16)" in " ".join(ended.output.split())
+
+
 @pytest.mark.parametrize("kind", ["groundTruth", "weightMaps"])
 def test_files_of_other_slices_are_refused(call, kind):
     path = call.folder / "data" / f"ISBI_dataset_{kind}_train.hdf5"

@@ -182,7 +182,7 @@ def test_ground_truth_of_another_size(drive_folder, output):
     (problem,) = problems_of(drive_folder, output)
     assert problem == (
         f"{path} must have 24 x 20 pixels (width x height) as 21_training.tif has. "
-        "Received: 21 x 20."
+        "Received: 21 x 20. Prepare each size from a folder of its own, with its own --output."
     )
 
 
@@ -191,7 +191,7 @@ def test_swapped_folders_of_images_and_masks(drive_folder, output):
         swap(drive_folder / subset / "images", drive_folder / subset / "mask")
     problems = problems_of(drive_folder, output)
     assert len(problems) == 2 * (3 + 2)  # each image and each mask
-    assert all("Are the folders of images and masks swapped?" in problem for problem in problems)
+    assert all("re the folders of images and masks swapped?" in problem for problem in problems)
 
 
 def test_swapped_folders_of_ground_truth_and_masks(drive_folder, output):
@@ -295,3 +295,17 @@ def test_one_half_alone_and_images_without_masks(drive_folder, tmp_path):
         "DRIVE_dataset_imgs_test.hdf5",
     ]
     assert (load_hdf5(output / "DRIVE_dataset_borderMasks_test.hdf5") == 255).all()
+
+
+def test_inverted_vessels_are_refused_without_masks_too(drive_folder, output):
+    path = drive_folder / "test" / "1st_manual" / "01_manual1.gif"
+    replace_image(path, 255 - pixels(path))
+    with pytest.raises(UserError, match="vessels must be white on black"):
+        prepare_datasets_DRIVE.prepare(drive_folder, output, subsets=["test"], has_masks=False)
+
+
+def test_a_photograph_without_a_dark_surround_is_named(drive_folder, output, capsys):
+    path = drive_folder / "test" / "images" / "01_test.tif"
+    replace_image(path, np.maximum(pixels(path), 200))
+    prepare_datasets_DRIVE.prepare(drive_folder, output, subsets=["test"], has_masks=False)
+    assert "no dark surround was found in 01" in capsys.readouterr().out

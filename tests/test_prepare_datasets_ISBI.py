@@ -128,9 +128,11 @@ def test_labels_of_0_and_1_are_understood(folder, stacks):
 
 
 def test_missing_folder_and_missing_stack(folder):
-    assert "does not exist. Download the ISBI 2012 data" in message_of(folder.parent / "nowhere")
-    (folder / "train-labels.tif").unlink()
-    assert "train-labels.tif does not exist" in message_of(folder)
+    assert "does not exist. Give the folder of the slices" in message_of(folder.parent / "nowhere")
+    (folder / "train-labels.tif").rename(folder / "labels.tif")
+    message = message_of(folder)
+    assert "train-labels.tif does not exist (nor train/label). Found in" in message
+    assert "labels.tif, test-volume.tif, train-volume.tif" in message
 
 
 def test_too_few_labels(folder, stacks):

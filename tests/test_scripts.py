@@ -216,7 +216,7 @@ def validation_loss(weights):
     from src.retinaNN_training import build_network, load_patches, split_patches
 
     configuration = read_configuration("configuration.txt")
-    patches = split_patches(configuration, *load_patches(configuration), epoch=0)[1]
+    patches = split_patches(configuration, *load_patches(configuration)[:3])[1]
     model = build_network(configuration, 16, 16)
     load_weights(model, weights)
     batches = [patches[index] for index in range(len(patches))]
@@ -375,6 +375,20 @@ def test_validation_images_are_tested_beside_the_test_images(workspace, call):
     assert max(f1) == f1[1]
     after = hashes(workspace / "small")
     assert {name: after[name] for name in before} == before
+
+
+def test_other_images_are_not_tested_as_validation_images(workspace, call):
+    settings = {"N_epochs": 1, "validation_split": 0.34, "inference": "full_image"}
+    write_configuration(workspace, **settings)
+    assert call("training", workspace, "--overwrite").returncode == 0
+    write_configuration(workspace, images="validation", **settings)
+    for kind in ("imgs", "groundTruth", "borderMasks"):
+        path = workspace / DATA_FOLDER / f"DRIVE_dataset_{kind}_train.hdf5"
+        with h5py.File(path, "a") as file:
+            del file["ids"]
+            file["ids"] = ["20", "21", "22"]
+    done = call("prediction", workspace)
+    require_refusal(done, "was trained with other images. For validation then: 23. Now: 22.")
 
 
 def test_training_images_that_all_train_are_no_validation_images(workspace, call):

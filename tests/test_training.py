@@ -58,6 +58,9 @@ def model():
     return tiny_network()
 
 
+IMAGE_IDS = {"training": ["21", "22"], "validation": ["23"]}
+
+
 def compiled(configuration, network=tiny_network, seed=0):
     """A fresh network of the same first weights every time, as a script's start makes it."""
     keras.utils.set_random_seed(seed)
@@ -67,7 +70,7 @@ def compiled(configuration, network=tiny_network, seed=0):
     return network
 
 
-def train(configuration, experiment, model=None, history=()):
+def train(configuration, experiment, model=None, history=(), image_ids=IMAGE_IDS):
     """Trains on patches of one image whose bright pixels are vessels; gives model and history."""
     model = model or compiled(configuration)
     history = list(history)
@@ -81,7 +84,7 @@ def train(configuration, experiment, model=None, history=()):
     )
     second = PatchDataset(image, truth, positions[24:], **options)
     plateau = training.PlateauDetector(SHARES, SHARES)
-    training.train(model, first, second, experiment, configuration, history, plateau)
+    training.train(model, first, second, experiment, configuration, history, plateau, image_ids)
     return model, history
 
 
@@ -517,11 +520,25 @@ def test_interrupted_weights_of_another_network(configure, interrupted):
     assert "it holds 424 parameters" in problem
 
 
+def test_a_training_does_not_go_on_with_other_images(configure, experiment):
+    _, history = train(configure(num_epochs=1), experiment)
+    others = {"training": ["21", "22", "23"], "validation": ["24"]}
+    with pytest.raises(UserError, match="For training then: 21, 22. Now: 21, 22, 23."):
+        train(configure(num_epochs=2), experiment, history=history, image_ids=others)
+    assert training.read_training_state(experiment.weights("last"))["images"] == IMAGE_IDS
+    train(configure(num_epochs=2), experiment, history=history)  # the same images go on
+
+
+def test_weights_that_do_not_tell_their_images_are_taken(experiment, model):
+    training.save_weights(model, experiment.weights("last"), {"settings": {}})
+    training.require_same_images(experiment.weights("last"), IMAGE_IDS)
+
+
 # ---------------------------------------------------------------- after each epoch
 
 
 def test_best_weights_are_those_of_the_lowest_validation_loss(configure, experiment, model):
-    recorder = training.EpochRecorder(experiment, configure(), history := [])
+    recorder = training.EpochRecorder(experiment, configure(), history := [], IMAGE_IDS)
     recorder.set_model(model)
     for epoch, loss in enumerate((3.0, 1.0, 2.0, 1.0)):
         model.set_weights([np.full_like(weights, epoch) for weights in model.get_weights()])
@@ -536,7 +553,7 @@ def test_best_weights_are_those_of_the_lowest_validation_loss(configure, experim
 
 def test_recorder_remembers_the_best_of_the_epochs_before(configure, experiment, model):
     earlier = [{"epoch": 1, "loss": 0.5, "val_loss": 0.1, "seconds": 1.0}]
-    recorder = training.EpochRecorder(experiment, configure(), earlier)
+    recorder = training.EpochRecorder(experiment, configure(), earlier, IMAGE_IDS)
     recorder.set_model(model)
     recorder.on_epoch_begin(1)
     recorder.on_epoch_end(1, {"loss": 0.5, "val_loss": 0.2})
@@ -551,7 +568,7 @@ def test_files_of_an_epoch_are_written_in_an_order_that_lets_no_kill_lose_it(
     monkeypatch.setattr(
         training, "save_weights", lambda m, path, *a, **k: written.append(path.name)
     )
-    recorder = training.EpochRecorder(experiment, configure(), [])
+    recorder = training.EpochRecorder(experiment, configure(), [], IMAGE_IDS)
     recorder.set_model(model)
     recorder.on_epoch_begin(0)
     recorder.on_epoch_end(0, {"loss": 0.5, "val_loss": 0.2})
@@ -707,9 +724,12 @@ def test_network_is_written_as_a_table_where_dot_is_missing(experiment, model, m
     assert "the program dot would draw it" in capsys.readouterr().out
 
 
-def test_a_picture_that_cannot_be_drawn_stops_no_training(experiment, model, monkeypatch, capsys):
+@pytest.mark.parametrize("kind", [AssertionError, ImportError, OSError, UserError])
+def test_a_picture_that_cannot_be_drawn_stops_no_training(
+    experiment, model, monkeypatch, capsys, kind
+):
     def fail(*arguments, **options):
-        raise AssertionError('"dot" with args [...] returned code: 1')
+        raise kind('"dot" with args [...] returned code: 1')
 
     monkeypatch.setattr(shutil, "which", lambda program: "/usr/bin/dot")
     monkeypatch.setattr(keras.utils, "plot_model", fail)
