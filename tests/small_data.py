@@ -1,12 +1,8 @@
-"""Small pictures in DRIVE's layout, configurations for them, and the scripts that run on them."""
+"""Small pictures in DRIVE's layout, configurations for them, and ways to look at what came out."""
 
 import hashlib
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -14,12 +10,9 @@ from PIL import Image
 
 from lib.configuration import RETINA_KEYS
 
-REPOSITORY = Path(__file__).resolve().parents[1]
 HEIGHT, WIDTH = 64, 80
 IDS = {"training": ("21", "22", "23"), "test": ("01", "02")}
 DATA_FOLDER = "DRIVE_datasets_training_testing"
-# Longest a script may take before a test calls it stuck; the machine may be busy.
-TIMEOUT = 300
 
 CONFIGURATION = f"""\
 [data paths]
@@ -152,48 +145,7 @@ def write_keras1_weights(path, shapes, seed=0, scale=1):
             file.create_group(name)
 
 
-# ---------------------------------------------------------------- running and looking
-
-
-def environment(**changes):
-    """Gives the environment of a script: this one's, on the CPU, with changes."""
-    return {**os.environ, "CUDA_VISIBLE_DEVICES": "", "PYTHONUNBUFFERED": "1", **changes}
-
-
-def run(script, *arguments, cwd, **changes):
-    """Runs a script of the repository in a folder; see run_python."""
-    return run_python(str(REPOSITORY / script), *map(str, arguments), cwd=cwd, **changes)
-
-
-def run_python(*words, cwd, **changes):
-    """Runs Python in a folder, with changes of the environment.
-
-    Returns:
-        object with returncode and output, all that was printed.
-    """
-    done = subprocess.run(
-        [sys.executable, *words],
-        cwd=cwd,
-        env=environment(**changes),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        encoding="utf-8",
-        timeout=TIMEOUT,
-        check=False,
-    )
-    return SimpleNamespace(returncode=done.returncode, output=done.stdout)
-
-
-def start(script, *arguments, cwd, output, **changes):
-    """Starts a script without waiting; its output goes to a file."""
-    with open(output, "w") as file:
-        return subprocess.Popen(
-            [sys.executable, str(REPOSITORY / script), *map(str, arguments)],
-            cwd=cwd,
-            env=environment(**changes),
-            stdout=file,
-            stderr=subprocess.STDOUT,
-        )
+# ---------------------------------------------------------------- looking
 
 
 def hashes(folder):

@@ -11,7 +11,8 @@ import pytest
 from lib.backends import BACKENDS, require_backend
 from lib.errors import UserError
 from lib.help_functions import load_hdf5
-from tests.tiny_experiments import run, write_membrane, write_retina
+from tests.processes import run
+from tests.tiny_experiments import write_membrane, write_retina
 
 CONFIGURATIONS = ("configuration.txt", "configuration_membrane.txt")
 PREDICTIONS = ("tiny/predictions.hdf5", "tiny_membrane/predictions.hdf5")

@@ -13,7 +13,7 @@ from lib.configuration import read_configuration
 from lib.errors import UserError
 from lib.training import load_weights, read_training_state, save_weights
 from lib.unet import get_unet, get_unpadded_unet
-from tests.tiny_experiments import REPOSITORY, run
+from tests.processes import REPOSITORY, run
 
 
 def test_quick_run_measures_everything_and_writes_the_tables(tmp_path):

@@ -17,8 +17,9 @@ from lib.errors import UserError
 from lib.experiment import Experiment
 from lib.patch_dataset import PatchDataset, batch_numbers
 from lib.training import require_shareable_batches
+from tests.processes import finish, run, start
 from tests.test_backends import require
-from tests.tiny_experiments import finish, run, start, write_membrane, write_retina
+from tests.tiny_experiments import write_membrane, write_retina
 
 TWO_DEVICES = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "KERAS_BACKEND": "jax"}
 

@@ -16,7 +16,8 @@ from PIL import Image
 import prepare_datasets_ISBI
 from lib.phantom import membranes
 from src import launch
-from tests.small_data import TIMEOUT, hashes, picture, read_log, read_weights, run, start
+from tests.processes import TIMEOUT, run, start
+from tests.small_data import hashes, picture, read_log, read_weights
 
 SIDE, NUM_LABELLED, NUM_TEST = 96, 4, 2
 CONFIGURATION = """\

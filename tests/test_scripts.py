@@ -25,20 +25,16 @@ from lib.errors import UserError, run_script
 from lib.evaluation import binary_figures
 from lib.help_functions import written_whole
 from src import launch
+from tests.processes import REPOSITORY, TIMEOUT, run, start
 from tests.small_data import (
     DATA_FOLDER,
     HEIGHT,
-    REPOSITORY,
-    TIMEOUT,
     WIDTH,
     hashes,
     mentions,
     picture,
     read_log,
     read_weights,
-    run,
-    run_python,
-    start,
     unet_shapes,
     write_configuration,
     write_drive,
@@ -619,7 +615,6 @@ def launch_fake(folder, step, body):
     """Launches a step whose script is replaced by a few lines, so that no TensorFlow starts."""
     code = (
         "import sys, types\n"
-        f"sys.path.insert(0, {str(REPOSITORY)!r})\n"
         "from src import launch\n"
         "fake = types.ModuleType('fake')\n"
         f"exec({body!r}, fake.__dict__)\n"
@@ -627,7 +622,7 @@ def launch_fake(folder, step, body):
         f"launch.SCRIPTS['retina', {step!r}] = 'fake'\n"
         f"sys.exit(launch.launch({step!r}))\n"
     )
-    return run_python("-c", code, cwd=folder)
+    return run("-c", code, cwd=folder)
 
 
 def test_nohup_shows_the_end_of_the_log_after_a_defect(tmp_path):

@@ -1,18 +1,8 @@
-"""Two experiments on noise, of a size that a script trains in seconds, and how to run it."""
-
-import os
-import subprocess
-import sys
-from pathlib import Path
-from types import SimpleNamespace
+"""Two experiments on noise, of a size that a script trains in seconds."""
 
 import numpy as np
 
 from lib.help_functions import write_hdf5
-
-REPOSITORY = Path(__file__).resolve().parents[1]
-# Longest a script may take before a test calls it stuck; the machine may be busy.
-TIMEOUT = 300
 
 RETINA = """\
 [data paths]
@@ -110,37 +100,3 @@ def write_membrane(folder, training="", testing="", num_epochs=1):
     path = folder / "configuration_membrane.txt"
     path.write_text(MEMBRANE.format(training=training, testing=testing, num_epochs=num_epochs))
     return path
-
-
-def start(*words, cwd, **environment):
-    """Starts Python in a folder without waiting. A script is named by its file."""
-    words = [str(REPOSITORY / word) if word.startswith("run_") else word for word in words]
-    return subprocess.Popen(
-        [sys.executable, *words],
-        cwd=cwd,
-        env={
-            **os.environ,
-            "CUDA_VISIBLE_DEVICES": "",
-            "TF_CPP_MIN_LOG_LEVEL": "3",
-            "PYTHONPATH": str(REPOSITORY),
-            **environment,
-        },
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        encoding="utf-8",
-    )
-
-
-def finish(process):
-    """Waits for a process; gives its returncode and all that it printed."""
-    try:
-        output, _ = process.communicate(timeout=TIMEOUT)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        raise
-    return SimpleNamespace(returncode=process.returncode, output=output)
-
-
-def run(*words, cwd, **environment):
-    """Runs Python in a folder to its end; see start and finish."""
-    return finish(start(*words, cwd=cwd, **environment))
