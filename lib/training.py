@@ -68,14 +68,12 @@ def train(
         image_ids: {"training": ids of the images that train, "validation": of those that only
             validate}; kept with the weights.
     Raises:
-        UserError: if the weights cannot be read or saw other images, or the loss is no number any
-            more.
+        UserError: if the weights cannot be read, or the loss is no number any more.
     """
     settings = configuration.training_settings
     num_epochs = settings.N_epochs
     if history:
         last = experiment.weights("last")
-        require_same_images(last, image_ids)
         _require_optimizer(last)
         model.optimizer.build(model.trainable_variables)
         load_weights(model, last)

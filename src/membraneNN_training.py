@@ -35,6 +35,7 @@ from lib.training import (
     load_weights,
     read_history,
     require_packages,
+    require_same_images,
     require_shareable_batches,
     train,
 )
@@ -71,6 +72,11 @@ def main(configuration, overwrite=False):
 
         # 2. Tiles for training and validation, and a look at what is fed.
         data = load_labelled(configuration)
+        parts = split_validation(configuration, len(data["images"]))
+        uses = ("training", "validation")
+        image_ids = {use: list(data["ids"][part]) for use, part in zip(uses, parts)}
+        if history:
+            require_same_images(experiment.weights("last"), image_ids)
         training_data, validation_data = split_tiles(configuration, data, len(history), devices)
         if experiment.is_first_host:
             save_samples(experiment, training_data)
@@ -93,11 +99,8 @@ def main(configuration, overwrite=False):
         draw_model(model, experiment)
 
         # 4. The training itself.
-        parts = split_validation(configuration, len(data["images"]))
         shares = [weighted_shares(data, part) if part.stop > part.start else None for part in parts]
         plateau = PlateauDetector(*shares)
-        uses = ("training", "validation")
-        image_ids = {use: list(data["ids"][part]) for use, part in zip(uses, parts)}
         train(
             model,
             training_data,

@@ -36,6 +36,7 @@ from lib.training import (
     load_weights,
     read_history,
     require_packages,
+    require_same_images,
     require_shareable_batches,
     train,
 )
@@ -76,6 +77,8 @@ def main(configuration, overwrite=False):
 
         # 2. Training and validation patches, and a look at what is fed.
         images, ground_truth, positions, image_ids = load_patches(configuration)
+        if history:
+            require_same_images(experiment.weights("last"), image_ids)
         training_data, validation_data = split_patches(
             configuration, images, ground_truth, positions, len(history), devices
         )

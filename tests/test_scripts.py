@@ -385,6 +385,11 @@ def test_other_images_are_not_tested_as_validation_images(workspace, call):
             file["ids"] = ["20", "21", "22"]
     done = call("prediction", workspace)
     require_refusal(done, "was trained with other images. For validation then: 23. Now: 22.")
+    before = hashes(workspace / "small")
+    write_configuration(workspace, **{**settings, "N_epochs": 2})
+    done = call("training", workspace)
+    require_refusal(done, "was trained with other images. For training then: 21, 22. Now: 20, 21.")
+    assert hashes(workspace / "small") == before
 
 
 def test_training_images_that_all_train_are_no_validation_images(workspace, call):

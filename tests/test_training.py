@@ -70,7 +70,7 @@ def compiled(configuration, network=tiny_network, seed=0):
     return network
 
 
-def train(configuration, experiment, model=None, history=(), image_ids=IMAGE_IDS):
+def train(configuration, experiment, model=None, history=()):
     """Trains on patches of one image whose bright pixels are vessels; gives model and history."""
     model = model or compiled(configuration)
     history = list(history)
@@ -84,7 +84,7 @@ def train(configuration, experiment, model=None, history=(), image_ids=IMAGE_IDS
     )
     second = PatchDataset(image, truth, positions[24:], **options)
     plateau = training.PlateauDetector(SHARES, SHARES)
-    training.train(model, first, second, experiment, configuration, history, plateau, image_ids)
+    training.train(model, first, second, experiment, configuration, history, plateau, IMAGE_IDS)
     return model, history
 
 
@@ -520,13 +520,15 @@ def test_interrupted_weights_of_another_network(configure, interrupted):
     assert "it holds 424 parameters" in problem
 
 
-def test_a_training_does_not_go_on_with_other_images(configure, experiment):
-    _, history = train(configure(num_epochs=1), experiment)
-    others = {"training": ["21", "22", "23"], "validation": ["24"]}
-    with pytest.raises(UserError, match="For training then: 21, 22. Now: 21, 22, 23."):
-        train(configure(num_epochs=2), experiment, history=history, image_ids=others)
-    assert training.read_training_state(experiment.weights("last"))["images"] == IMAGE_IDS
-    train(configure(num_epochs=2), experiment, history=history)  # the same images go on
+def test_weights_tell_their_images_and_others_are_refused(configure, experiment):
+    train(configure(num_epochs=1), experiment)
+    for kind in ("best", "last"):
+        path = experiment.weights(kind)
+        training.require_same_images(path, IMAGE_IDS)
+        with pytest.raises(UserError, match="For training then: 21, 22. Now: 21, 22, 23."):
+            training.require_same_images(path, {"training": ["21", "22", "23"]})
+        with pytest.raises(UserError, match="For validation then: 23. Now: none."):
+            training.require_same_images(path, {**IMAGE_IDS, "validation": []})
 
 
 def test_weights_that_do_not_tell_their_images_are_taken(experiment, model):
