@@ -238,7 +238,7 @@ def performances_text(performances):
             "",
             # As many digits as a float32 has: a confident network puts them all close to 1.
             f"Highest F1 on these images: {best['f1']:.4f} at a probability of "
-            f"{np.float32(best['threshold'])}. For the test images, set [testing settings] "
+            f"{np.float32(best['threshold'])!s}. For the test images, set [testing settings] "
             "threshold so.",
         ]
     lines += ["", _table(performances)]
