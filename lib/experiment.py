@@ -178,7 +178,7 @@ class Experiment:
         results = ["predictions.hdf5", "ROC.png", "Precision_recall.png"]
         results += [f"all_{grid}.png" for grid in grids]
         results += ["performances.txt", "performances.json", "submission.tif"]
-        results += [f"{glob.escape(self.name)}_Original_GroundTruth_Prediction*.png"]
+        results += ["*_Original_GroundTruth_Prediction*.png"]  # a copied folder has another name
         results += ["segmentations/*.png"]
         found = [path for pattern in results for path in self.results.glob(pattern)]
         for path in found:

@@ -176,10 +176,12 @@ def read_history(experiment, configuration):
                 f"{best} exists, but no {last.name} to go on from. Choose another "
                 "[experiment name] name, or start anew with --overwrite."
             )
-        if experiment.original_weights("best").exists():
+        others = sorted(path.name for path in experiment.folder.glob("[!.]*weights.h5"))
+        if others:
             print(
-                f"{experiment.folder} holds weights of retina-unet. They stay; testing will take "
-                "the new ones once there are any."
+                f"{experiment.folder} holds weights that are not of this training "
+                f"({', '.join(others)}). They stay; it starts anew, and testing will take the new "
+                "ones once there are any."
             )
         return []
     state = read_training_state(last)

@@ -601,12 +601,13 @@ def test_weights_of_2016_stay_when_a_training_takes_their_name(workspace, call):
     write_configuration(workspace, N_epochs=1)
     done = call("training", workspace)
     assert done.returncode == 0, done.output
-    assert mentions(done.output, "holds weights of retina-unet. They stay")
+    assert mentions(done.output, "(small_best_weights.h5). They stay; it starts anew")
     assert original.read_bytes() == before
 
 
-def test_results_of_an_earlier_test_do_not_stay_beside_new_ones(workspace, call):
-    old = workspace / "small" / "small_Original_GroundTruth_Prediction7.png"
+@pytest.mark.parametrize("name", ["small", "of_which_small_is_a_copy"])
+def test_results_of_an_earlier_test_do_not_stay_beside_new_ones(workspace, call, name):
+    old = workspace / "small" / f"{name}_Original_GroundTruth_Prediction7.png"
     old.write_bytes(b"of an earlier test")
     done = call("prediction", workspace)
     assert done.returncode == 0, done.output
