@@ -26,7 +26,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(VENV)/installed
-	$(RUN) prepare_datasets_phantom.py phantom
+	$(RUN) demo/prepare_datasets_phantom.py
 	$(RUN) run_training.py configuration_phantom.txt --overwrite
 	$(RUN) run_testing.py configuration_phantom.txt
 	$(RUN) run_training.py configuration_phantom_ISBI.txt --overwrite

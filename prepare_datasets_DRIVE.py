@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from lib.errors import raise_if_any, run_script
-from lib.help_functions import write_hdf5
+from lib.files import write_hdf5
 from lib.image_files import list_images, read_binary_mask, read_photograph
 from lib.pre_processing import estimate_fov
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from lib.errors import UserError, raise_if_any, run_script
-from lib.help_functions import write_hdf5
+from lib.files import write_hdf5
 from lib.image_files import read_grey_images, read_stack, two_values
 from lib.weight_map import class_weights, instances, weight_map
 

@@ -15,7 +15,7 @@ import ml_dtypes
 import numpy as np
 
 from lib.errors import UserError, run_script
-from lib.help_functions import written_whole
+from lib.files import atomic_write
 from lib.training import read_training_state
 
 
@@ -45,7 +45,7 @@ def pack(path):
     before = path.stat().st_size
     with (
         h5py.File(path, "r") as source,
-        written_whole(path) as beside,
+        atomic_write(path) as beside,
         h5py.File(beside, "w") as target,
     ):
         if "optimizer" in source:

@@ -8,7 +8,7 @@ import stat
 from pathlib import Path
 
 from lib.errors import UserError
-from lib.help_functions import written_whole
+from lib.files import atomic_write
 
 
 class Experiment:
@@ -190,5 +190,5 @@ class Experiment:
         """Copies the configuration beside the results, as <name>_configuration.txt."""
         kept = self.file("configuration.txt")
         if not kept.exists() or not kept.samefile(path):
-            with written_whole(kept) as beside:
+            with atomic_write(kept) as beside:
                 shutil.copyfile(path, beside)

@@ -7,7 +7,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 import numpy as np  # noqa: E402
 
-from lib.help_functions import written_whole  # noqa: E402
+from lib.files import atomic_write  # noqa: E402
 
 # A curve through every pixel has millions of points; more than these cannot be told apart.
 MOST_POINTS = 5000
@@ -80,6 +80,6 @@ def _finish(figure, axes, path, *, title, x, y, square=False):
         axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
     axes.grid(alpha=0.3)
     axes.legend()
-    with written_whole(path) as beside:
+    with atomic_write(path) as beside:
         figure.savefig(beside, dpi=100, bbox_inches="tight", format="png")
     plt.close(figure)

@@ -14,7 +14,7 @@ import keras
 
 from lib.devices import this_host_alone
 from lib.errors import UserError, raise_if_any
-from lib.help_functions import written_whole
+from lib.files import atomic_write
 from lib.keras1_weights import is_keras1_file, load_keras1_weights
 from lib.plots import draw_loss_curves
 from lib.progress import duration
@@ -214,7 +214,7 @@ def save_weights(model, path, state=None, with_optimizer=False):
         with_optimizer: whether a training shall go on from the file; with Adam it is then three
             times as large.
     """
-    with written_whole(path) as beside:
+    with atomic_write(path) as beside:
         # Keras demands the ending; the name beside the place keeps it.
         with this_host_alone():
             model.save_weights(beside)
@@ -409,7 +409,7 @@ def _count_parameters(path):
 def _repack(path):
     """Copies an HDF5 file onto itself: what was deleted in it gives its space back."""
     with (
-        written_whole(path) as beside,
+        atomic_write(path) as beside,
         h5py.File(path, "r") as source,
         h5py.File(beside, "w") as target,
     ):
@@ -622,7 +622,7 @@ def describe_end(history, experiment, configuration):
 
 
 def _write_log(history, path):
-    with written_whole(path) as beside, open(beside, "w", newline="", encoding="utf-8") as file:
+    with atomic_write(path) as beside, open(beside, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(history[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(history)
@@ -680,11 +680,11 @@ def draw_model(model, experiment):
     """
     if not experiment.is_first_host:
         return
-    with written_whole(experiment.file("architecture.json")) as beside:
+    with atomic_write(experiment.file("architecture.json")) as beside:
         beside.write_text(model.to_json(indent=1), encoding="utf-8")
     if shutil.which("dot"):
         try:
-            with written_whole(experiment.file("model.png")) as beside:
+            with atomic_write(experiment.file("model.png")) as beside:
                 keras.utils.plot_model(model, beside, show_shapes=True, show_layer_names=True)
             return
         except (AssertionError, ImportError, OSError, UserError, ValueError) as error:
@@ -692,7 +692,7 @@ def draw_model(model, experiment):
             print(f"The program dot failed ({str(error).strip() or 'without a reason'}).")
     lines = []
     model.summary(print_fn=lambda line, line_break=True: lines.append(line), line_length=100)
-    with written_whole(experiment.file("model.txt")) as beside:
+    with atomic_write(experiment.file("model.txt")) as beside:
         beside.write_text("\n".join(lines) + "\n", encoding="utf-8")
     print(
         f"The network is written as a table to {experiment.file('model.txt')}; the program dot "

@@ -25,9 +25,10 @@ from skimage.color import label2rgb
 from lib.devices import start_computing
 from lib.errors import UserError
 from lib.experiment import Experiment
-from lib.help_functions import group_images, visualize, write_hdf5, written_whole
+from lib.files import atomic_write, write_hdf5
 from lib.membrane_metrics import membrane_metrics, thin_membrane
 from lib.overlap_tile import output_size, predict_overlap_tile, predict_symmetries, tile_starts
+from lib.pictures import group_images, visualize
 from lib.progress import Progress
 from lib.training import (
     describe_origin,
@@ -230,9 +231,9 @@ def save_performances(experiment, figures, ids, labelled_slices, note=""):
     ]
     written = "\n".join(lines) + "\n"
     print("\n" + written)
-    with written_whole(experiment.results / "performances.txt") as beside:
+    with atomic_write(experiment.results / "performances.txt") as beside:
         beside.write_text(written, encoding="utf-8")
-    with written_whole(experiment.results / "performances.json") as beside:
+    with atomic_write(experiment.results / "performances.json") as beside:
         beside.write_text(json.dumps({"slices": ids, **figures}, indent=1) + "\n")
 
 
@@ -244,7 +245,7 @@ def save_submission(probabilities, path):
         path: the TIFF file.
     """
     first, *others = [Image.fromarray(page.astype(np.float32), mode="F") for page in probabilities]
-    with written_whole(path) as beside:
+    with atomic_write(path) as beside:
         first.save(beside, "TIFF", save_all=True, append_images=others)
 
 

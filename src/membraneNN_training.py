@@ -23,9 +23,9 @@ from lib.backends import is_first_host
 from lib.devices import ONE_DEVICE, inner_data_format, start_computing
 from lib.elastic_deformation import get_augmentation
 from lib.experiment import Experiment
-from lib.help_functions import group_images, visualize
 from lib.overlap_tile import output_size
 from lib.patch_dataset import TileDataset, covering_places
+from lib.pictures import group_images, visualize
 from lib.training import (
     PlateauDetector,
     describe_end,

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from lib.errors import UserError, raise_if_any
-from lib.help_functions import load_hdf5, load_hdf5_extra
+from lib.files import load_hdf5, load_hdf5_extra
 from lib.overlap_tile import margin
 from src.retina_data import channels_problem, load_companion, load_masks, numbered
 

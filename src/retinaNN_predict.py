@@ -42,13 +42,8 @@ from lib.extract_patches import (
     predict_full_image,
     predict_overlap,
 )
-from lib.help_functions import (
-    as_grey_levels,
-    group_images,
-    visualize,
-    write_hdf5,
-    written_whole,
-)
+from lib.files import atomic_write, write_hdf5
+from lib.pictures import as_grey_levels, group_images, visualize
 from lib.plots import draw_precision_recall, draw_roc
 from lib.pre_processing import preprocess, resized, size_for_fov
 from lib.progress import Progress
@@ -389,9 +384,9 @@ def save_performances(experiment, performances, curves, note=""):
     """
     written = performances_text(performances) + (f"\n{note}\n" if note else "")
     print("\n" + written)
-    with written_whole(experiment.results / "performances.txt") as beside:
+    with atomic_write(experiment.results / "performances.txt") as beside:
         beside.write_text(written, encoding="utf-8")
-    with written_whole(experiment.results / "performances.json") as beside:
+    with atomic_write(experiment.results / "performances.json") as beside:
         beside.write_text(json.dumps(performances, indent=1) + "\n", encoding="utf-8")
     if curves is None:
         print("The ground truth holds one class only: areas and curves are undefined.")

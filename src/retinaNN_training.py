@@ -24,8 +24,8 @@ from lib.elastic_deformation import get_augmentation
 from lib.errors import UserError
 from lib.experiment import Experiment
 from lib.extract_patches import crop_to_square, cut_patches, draw_patch_positions
-from lib.help_functions import group_images, visualize
 from lib.patch_dataset import PatchDataset
+from lib.pictures import group_images, visualize
 from lib.pre_processing import preprocess
 from lib.training import (
     PlateauDetector,

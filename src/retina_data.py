@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from lib.errors import UserError, raise_if_any
-from lib.help_functions import load_hdf5, load_hdf5_extra
+from lib.files import load_hdf5, load_hdf5_extra
 
 
 def load_subset(configuration, subset):

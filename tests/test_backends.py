@@ -10,7 +10,7 @@ import pytest
 
 from lib.backends import BACKENDS, require_backend
 from lib.errors import UserError
-from lib.help_functions import load_hdf5
+from lib.files import load_hdf5
 from tests.processes import run
 from tests.tiny_experiments import write_membrane, write_retina
 

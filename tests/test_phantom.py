@@ -4,12 +4,12 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from demo import prepare_datasets_phantom as script
 import pytest
 from PIL import Image, ImageSequence
 from scipy import ndimage
 from skimage.morphology import skeletonize
 
-import prepare_datasets_phantom as script
 from lib import phantom
 from lib.errors import UserError
 
@@ -269,7 +269,7 @@ def test_a_file_in_place_of_the_folder_is_refused(tmp_path):
 
 
 def run_script(folder, *options):
-    command = [sys.executable, "prepare_datasets_phantom.py", str(folder), *SMALL, *options]
+    command = [sys.executable, "demo/prepare_datasets_phantom.py", str(folder), *SMALL, *options]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 import prepare_datasets_DRIVE
 from lib.errors import UserError
-from lib.help_functions import load_hdf5, load_hdf5_extra
+from lib.files import load_hdf5, load_hdf5_extra
 from prepare_datasets_DRIVE import prepare
 
 SIX_FILES = {

@@ -5,7 +5,7 @@ import pytest
 
 from lib.configuration import read_configuration
 from lib.errors import UserError
-from lib.help_functions import load_hdf5, load_hdf5_extra, write_hdf5
+from lib.files import load_hdf5, load_hdf5_extra, write_hdf5
 from prepare_datasets_DRIVE import OUTPUT_FOLDER, prepare
 from src.retina_data import data_files, load_subset
 

@@ -23,7 +23,7 @@ import prepare_datasets_DRIVE
 from lib.configuration import read_configuration
 from lib.errors import UserError, run_script
 from lib.evaluation import binary_figures
-from lib.help_functions import written_whole
+from lib.files import atomic_write
 from src import launch
 from tests.processes import REPOSITORY, TIMEOUT, run, start
 from tests.small_data import (
@@ -1117,7 +1117,7 @@ def test_a_full_disk_is_called_so(tmp_path):
         "[Errno 28] Unable to close file (errno = 28, error message = 'No space left on device')"
     )
     with pytest.raises(UserError, match=r"Cannot write .*a\.hdf5: the disk is full"):
-        with written_whole(tmp_path / "a.hdf5"):
+        with atomic_write(tmp_path / "a.hdf5"):
             raise OSError(hidden)
     assert not list(tmp_path.iterdir())
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from lib.help_functions import write_hdf5
+from lib.files import write_hdf5
 
 RETINA = """\
 [data paths]

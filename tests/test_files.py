@@ -8,14 +8,8 @@ import pytest
 from PIL import Image
 
 from lib.errors import UserError
-from lib.help_functions import (
-    group_images,
-    load_hdf5,
-    load_hdf5_extra,
-    visualize,
-    write_hdf5,
-    written_whole,
-)
+from lib.files import atomic_write, load_hdf5, load_hdf5_extra, write_hdf5
+from lib.pictures import group_images, visualize
 
 IMAGES = np.arange(2 * 3 * 4 * 5, dtype=np.uint8).reshape(2, 3, 4, 5)
 
@@ -32,7 +26,7 @@ def problem_of(function, *arguments):
 
 def test_file_appears_at_its_place_only_at_the_end(tmp_path):
     path = tmp_path / "new folder" / "figures.txt"
-    with written_whole(path) as beside:
+    with atomic_write(path) as beside:
         beside.write_text("whole")
         assert not path.exists()
         assert beside.parent == path.parent
@@ -45,7 +39,7 @@ def test_file_appears_at_its_place_only_at_the_end(tmp_path):
 def test_an_error_leaves_the_old_file_and_nothing_beside_it(tmp_path, error):
     path = tmp_path / "figures.txt"
     path.write_text("old")
-    with pytest.raises(error), written_whole(path) as beside:
+    with pytest.raises(error), atomic_write(path) as beside:
         beside.write_text("half")
         raise error
     assert path.read_text() == "old"
@@ -62,7 +56,7 @@ def test_an_error_leaves_the_old_file_and_nothing_beside_it(tmp_path, error):
 )
 def test_full_disk_is_worded_and_leaves_nothing(tmp_path, error):
     def fill(path):
-        with written_whole(path) as beside:
+        with atomic_write(path) as beside:
             beside.write_text("half")
             raise error
 

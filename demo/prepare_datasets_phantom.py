@@ -2,10 +2,10 @@
 
 They need no download and no permission: the demonstration and the tests run on them.
 
-    python prepare_datasets_phantom.py [folder] [--num-training 8] [--num-test 4] [--num-slices 6]
+    python demo/prepare_datasets_phantom.py [folder] [--num-training 8] [--num-test 4] [--num-slices 6]
                                        [--seed 0] [--height pixels] [--width pixels]
 
-Expected result in the folder (default ./phantom), after about 15 seconds on one CPU core:
+Expected result in the folder (default ./demo/phantom), after about 15 seconds on one CPU core:
     DRIVE/{training,test}/{images,1st_manual,mask}      21_training.tif, 01_test.tif ...
     ISBI/{train-volume,train-labels,test-volume}.tif    8-bit stacks, 255 = cell, 0 = membrane
     {DRIVE,ISBI}_datasets_training_testing/*.hdf5       what run_training.py reads
@@ -22,10 +22,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-import prepare_datasets_DRIVE
-import prepare_datasets_ISBI
-from lib import phantom
-from lib.errors import UserError, run_script
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the project lies above
+
+import prepare_datasets_DRIVE  # noqa: E402
+import prepare_datasets_ISBI  # noqa: E402
+from lib import phantom  # noqa: E402
+from lib.errors import UserError, run_script  # noqa: E402
 
 MARKER = "PHANTOM"
 FIRST_TRAINING_ID, FIRST_TEST_ID = 21, 1
@@ -54,7 +56,7 @@ def parse_arguments(words=None):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("folder", nargs="?", type=Path, default=Path("phantom"))
+    parser.add_argument("folder", nargs="?", type=Path, default=Path("demo/phantom"))
     parser.add_argument("--num-training", type=int, default=8, help="fundus images to train on")
     parser.add_argument("--num-test", type=int, default=4, help="fundus images to test on")
     parser.add_argument("--num-slices", type=int, default=6, help="slices in each membrane stack")

@@ -1,4 +1,4 @@
-"""HDF5 and PNG-grid input and output; files are written beside their place and moved in whole."""
+"""Files: written beside their place and moved in when whole; HDF5 input and output."""
 
 import contextlib
 import errno
@@ -7,15 +7,12 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-from PIL import Image
 
 from lib.errors import UserError
 
-GRID_BACKGROUND = 0
-
 
 @contextlib.contextmanager
-def written_whole(path):
+def atomic_write(path):
     """Gives a path to write to; the file appears at its place only when all went well.
 
     Args:
@@ -58,7 +55,7 @@ def write_hdf5(path, image, **others):
         image: (num_images, channels, height, width), stored as the data set `image`.
         others: further data sets by name (`ids`: a list of strings); None leaves one out.
     """
-    with written_whole(path) as beside, h5py.File(beside, "w") as file:
+    with atomic_write(path) as beside, h5py.File(beside, "w") as file:
         file["image"] = image
         for name, values in others.items():
             if values is not None:
@@ -131,45 +128,3 @@ def _open_hdf5(path):
             f"{path} is not a whole HDF5 file; it may be cut off, damaged or half downloaded "
             f"({path.stat().st_size} bytes). Prepare the data again. HDF5 says: {error}"
         ) from error
-
-
-def group_images(images, per_row):
-    """Lays images out as a grid, row by row; a last row that is not full stays black at its end.
-
-    retina-unet lib/help_functions.py, group_images. Differs: any number of images.
-
-    Args:
-        images: (num_images, channels, height, width), channels 1 or 3.
-        per_row: images in a row.
-    Returns:
-        (num_rows * height, per_row * width, channels).
-    """
-    num_images, channels, height, width = images.shape
-    per_row = min(per_row, num_images)
-    num_rows = -(-num_images // per_row)
-    grid = np.full((num_rows * per_row, channels, height, width), GRID_BACKGROUND, images.dtype)
-    grid[:num_images] = images
-    grid = grid.reshape(num_rows, per_row, channels, height, width)
-    grid = grid.transpose(0, 3, 1, 4, 2)  # (num_rows, height, per_row, width, channels)
-    return grid.reshape(num_rows * height, per_row * width, channels)
-
-
-def as_grey_levels(images):
-    """Rounds floats in [0, 1], of any shape, to uint8 in [0, 255]; uint8 stays as it is."""
-    if images.dtype == np.uint8:
-        return images
-    return np.rint(np.clip(images, 0, 1) * 255).astype(np.uint8)
-
-
-def visualize(image, path):
-    """Saves an image as PNG.
-
-    retina-unet lib/help_functions.py, visualize.
-
-    Args:
-        image: (height, width, channels) with 1 or 3 channels; uint8, or floats in [0, 1].
-        path: the PNG file.
-    """
-    image = as_grey_levels(image)
-    with written_whole(path) as beside:
-        Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).save(beside, "PNG")
