@@ -2,26 +2,34 @@
 
 A configuration is one experiment. Section and key names are those of retina-unet; keys that it did
 not have carry defaults that keep its behaviour. A section `[training settings]` becomes the
-attribute `training_settings`, and its keys become attributes of that, spelt as in the file.
+attribute `training_settings`, and its keys become attributes of that, spelt as in the file. Which
+keys there are is the task's own affair: the tasks are handed in.
 """
 
 import configparser
 import difflib
+import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 
-from lib.elastic_deformation import get_augmentation
 from lib.errors import UserError, raise_if_any
-from lib.overlap_tile import output_size, tile_starts
 
 REQUIRED = object()
-# Names that would put an experiment's files among the project's own.
-RESERVED_NAMES = ("src", "lib", "tests", "docs", "benchmarks", "DRIVE", "ISBI", "phantom")
+# What a key decides. Weights are tested only with the values of NETWORK that they were trained with,
+# and on held-out images only with those of SPLIT; a training resumes only with those of TRAINING
+# besides; FREE keys may change at any time.
+NETWORK, SPLIT, TRAINING, FREE = "network", "split", "training", "free"
+# Folders of the project in which no experiment may lie, in any spelling: file systems of Windows and
+# macOS do not tell `src` from `Src`.
+PROJECT_FOLDERS = ("src", "lib", "tests", "docs", "benchmarks", "drive", "isbi", "ctc")
+# Folders that hold experiments and are none themselves.
+SHELVES = ("pretrained", "results", "demo")
 # Files carry the name and more; file systems allow 255 bytes.
 LONGEST_NAME = 150
 _NAME = re.compile(r"[^/\\:*?\"<>|\x00-\x1f]+")
+_INLINE_COMMENT = re.compile(r"\s+[#;].*")
 
 
 @dataclass(frozen=True)
@@ -33,12 +41,25 @@ class Key:
         name: name of the key.
         parse: text -> value; raises ValueError with what was expected ("a whole number ...").
         default: the value where the key is left out; REQUIRED where it may not be.
+        role: NETWORK, SPLIT, TRAINING or FREE.
+        old_names: {name that the key had before: parser of its values}.
     """
 
     section: str
     name: str
     parse: object
     default: object = REQUIRED
+    role: str = FREE
+    old_names: dict = field(default_factory=dict)
+
+    @property
+    def attribute(self):
+        """The section as an attribute: training_settings."""
+        return _attribute(self.section)
+
+
+def _attribute(section):
+    return section.replace(" ", "_")
 
 
 # ---------------------------------------------------------------- what a value may be
@@ -105,6 +126,31 @@ def choice(*allowed):
     return parse
 
 
+def share_or_number(text):
+    """Parses a share from 0 to 0.9, or a whole number of images from 1: 0.1, or 5."""
+    for parse in (real(0, 0.9), integer(1)):
+        try:
+            return parse(text)
+        except ValueError:
+            continue
+    raise ValueError("a share from 0 to 0.9, or a whole number of images from 1")
+
+
+def orientations(text):
+    """Parses over how many orientations is averaged: False or 1, True or 4 (mirrored), or 8."""
+    if text in ("4", "8"):
+        return int(text)
+    try:
+        return 4 if boolean(text) else 1
+    except ValueError:
+        raise ValueError("False, True (4 mirrorings) or 8 (and turned by 90 degrees)") from None
+
+
+def eight_orientations(text):
+    """Parses True, for the eight symmetries of the square, or False."""
+    return 8 if boolean(text) else 1
+
+
 def text(value):
     """Takes any text but an empty one."""
     if not value:
@@ -112,20 +158,37 @@ def text(value):
     return value
 
 
+def path(value):
+    """Takes a path; quotes around it are removed, ~ and $VARIABLES are expanded."""
+    if len(value) > 1 and value[0] == value[-1] and value[0] in "\"'":
+        value = value[1:-1]
+    return os.path.expandvars(os.path.expanduser(text(value)))
+
+
 def path_or_none(value):
     """Takes the path of a file, or the word none."""
-    return None if value.lower() == "none" else text(value)
+    return None if value.lower() == "none" else path(value)
 
 
 def experiment_name(value):
-    """Takes a name that can be a folder of its own beside the scripts."""
-    if value.startswith(".") or not _NAME.fullmatch(value):
-        raise ValueError("the name of a folder, without dots in front, slashes or signs like : *")
-    if len(value.encode()) > LONGEST_NAME:
+    """Takes a folder for an experiment: a name, or a path of folders such as results/eyes."""
+    parts = value.rstrip("/").split("/")
+    if parts[0] == "." and len(parts) > 1:
+        parts = parts[1:]
+    if any(part.startswith(".") or not _NAME.fullmatch(part) for part in parts):
+        raise ValueError(
+            "the name of a folder, or folders in each other (results/eyes), without dots in front "
+            "or signs like : *"
+        )
+    if len(parts[-1].encode()) > LONGEST_NAME:
         raise ValueError(f"a name of at most {LONGEST_NAME} letters")
-    if value in RESERVED_NAMES:
-        raise ValueError(f"none of the project's own folders ({', '.join(RESERVED_NAMES)})")
-    return value
+    first = parts[0].lower()
+    if first in PROJECT_FOLDERS or (first in SHELVES and len(parts) == 1):
+        raise ValueError(
+            f"none of the project's own folders ({', '.join(PROJECT_FOLDERS)}; within "
+            f"{', '.join(SHELVES)} it may lie)"
+        )
+    return "/".join(parts)
 
 
 def multiple_of_4(value):
@@ -139,38 +202,57 @@ def multiple_of_4(value):
     return size
 
 
-# ---------------------------------------------------------------- the keys
+# ---------------------------------------------------------------- the keys that all tasks share
+
 
 EXPERIMENT_KEYS = (
     Key("experiment name", "name", experiment_name),
-    Key("experiment name", "task", choice("retina", "membrane"), "retina"),
+    Key("experiment name", "task", text, ""),
 )
 
-SHARED_TRAINING_KEYS = (
+TRAINING_KEYS = (
     Key("training settings", "N_epochs", integer(1)),
-    Key("training settings", "nohup", boolean),
-    Key("training settings", "seed", integer(0, 2**32 - 1), 0),
-    Key("training settings", "optimizer", choice("sgd", "adam"), "sgd"),
-    Key("training settings", "learning_rate", real(0, above=True), 0.01),
-    Key("training settings", "learning_rate_decay", choice("none", "cosine"), "none"),
+    Key("training settings", "nohup", boolean, False),
+    Key("training settings", "seed", integer(0, 2**32 - 1), 0, TRAINING),
+    Key("training settings", "optimizer", choice("sgd", "adam"), "sgd", TRAINING),
+    Key("training settings", "learning_rate", real(0, above=True), 0.01, TRAINING),
+    Key("training settings", "learning_rate_decay", choice("none", "cosine"), "none", TRAINING),
     Key("training settings", "initial_weights", path_or_none, None),
-    Key("training settings", "mixed_precision", boolean, False),
+    Key("training settings", "mixed_precision", boolean, False, TRAINING),
     Key("training settings", "tensorboard", boolean, False),
     Key("training settings", "distribute", choice("none", "auto"), "none"),
     Key("training settings", "steps_per_execution", integer(1), 1),
+    Key(
+        "training settings",
+        "data_format",
+        choice("auto", "channels_first", "channels_last"),
+        "auto",
+    ),
+    Key("training settings", "saving_interval", real(0, above=True), 300.0),
+    Key("training settings", "time_limit", real(0), 0.0),
 )
 
-SHARED_TESTING_KEYS = (
-    Key("testing settings", "best_last", choice("best", "last")),
-    Key("testing settings", "N_group_visual", integer(1)),
-    Key("testing settings", "nohup", boolean),
+TESTING_KEYS = (
+    Key("testing settings", "best_last", choice("best", "last"), "best"),
+    Key("testing settings", "N_group_visual", integer(1), 1),
+    Key("testing settings", "nohup", boolean, False),
+    Key("testing settings", "skip_order", choice("auto", "up_first", "skip_first"), "auto"),
 )
+
+
+def data_keys(**names):
+    """Gives the keys of [data paths]: path_local, and files by key and default name."""
+    files = tuple(
+        Key("data paths", key, text, name, TRAINING if key.startswith("train_") else FREE)
+        for key, name in names.items()
+    )
+    return (Key("data paths", "path_local", path), *files)
 
 
 def augmentation_keys(*, elastic_sigma, rotation_degrees, flip, brightness, contrast):
     """Gives the keys of lib.elastic_deformation.Augmentation with the defaults of a task."""
     return tuple(
-        Key("training settings", name, parse, default)
+        Key("training settings", name, parse, default, TRAINING)
         for name, parse, default in (
             ("elastic_sigma", real(0), elastic_sigma),
             ("rotation_degrees", real(0, 180), rotation_degrees),
@@ -185,73 +267,6 @@ def augmentation_keys(*, elastic_sigma, rotation_degrees, flip, brightness, cont
     )
 
 
-RETINA_KEYS = (
-    Key("data paths", "path_local", text),
-    Key("data paths", "train_imgs_original", text),
-    Key("data paths", "train_groundTruth", text),
-    Key("data paths", "train_border_masks", text),
-    Key("data paths", "test_imgs_original", text),
-    Key("data paths", "test_groundTruth", text),
-    Key("data paths", "test_border_masks", text),
-    *EXPERIMENT_KEYS,
-    Key("data attributes", "patch_height", multiple_of_4),
-    Key("data attributes", "patch_width", multiple_of_4),
-    Key("data attributes", "equalization", choice("clahe", "histogram"), "clahe"),
-    Key("training settings", "N_subimgs", integer(1, 100_000_000)),
-    Key("training settings", "validation_split", real(0, 0.9), 0.1),
-    Key("training settings", "inside_FOV", boolean),
-    Key("training settings", "batch_size", integer(1)),
-    *SHARED_TRAINING_KEYS,
-    Key("training settings", "momentum", real(0, 0.9999), 0.0),
-    Key("training settings", "network", choice("unet", "gnet"), "unet"),
-    Key("training settings", "output_activation", choice("relu", "linear"), "relu"),
-    Key("training settings", "dropout", real(0, 0.9), 0.2),
-    *augmentation_keys(
-        elastic_sigma=0.0, rotation_degrees=0.0, flip=False, brightness=0.0, contrast=0.0
-    ),
-    *SHARED_TESTING_KEYS,
-    Key("testing settings", "full_images_to_test", integer_or_all),
-    Key("testing settings", "average_mode", boolean),
-    Key("testing settings", "stride_height", integer(1)),
-    Key("testing settings", "stride_width", integer(1)),
-    Key("testing settings", "inference", choice("patches", "full_image"), "patches"),
-    Key("testing settings", "inside_FOV", boolean, False),
-    Key("testing settings", "average_flips", boolean, False),
-    Key("testing settings", "images", choice("test", "validation", "training"), "test"),
-    Key("testing settings", "threshold", real(0, 1), 0.5),
-    Key("testing settings", "fov_width", integer(0), 0),
-)
-
-MEMBRANE_KEYS = (
-    Key("data paths", "path_local", text),
-    Key("data paths", "train_imgs_original", text),
-    Key("data paths", "train_groundTruth", text),
-    Key("data paths", "train_weight_maps", text),
-    Key("data paths", "test_imgs_original", text),
-    *EXPERIMENT_KEYS,
-    Key("data attributes", "tile_size", integer(1)),
-    Key("training settings", "N_tiles", integer(1, 100_000_000)),
-    Key("training settings", "validation_images", integer(0), 5),
-    Key("training settings", "batch_size", integer(1), 1),
-    *SHARED_TRAINING_KEYS,
-    Key("training settings", "momentum", real(0, 0.9999), 0.99),
-    Key("training settings", "base_filters", integer(1), 64),
-    Key("training settings", "depth", integer(1, 8), 4),
-    Key("training settings", "variant", choice("paper", "release"), "paper"),
-    *augmentation_keys(
-        elastic_sigma=10.0, rotation_degrees=180.0, flip=True, brightness=0.05, contrast=0.2
-    ),
-    *SHARED_TESTING_KEYS,
-    Key("testing settings", "tile_size", integer(1), 572),
-    Key("testing settings", "symmetries", boolean, False),
-    Key("testing settings", "labelled_slices", choice("held_out", "all", "none"), "held_out"),
-)
-
-KEYS = {"retina": RETINA_KEYS, "membrane": MEMBRANE_KEYS}
-# The commented configuration of each task, at the top of the project.
-PATTERNS = {"retina": "configuration.txt", "membrane": "configuration_ISBI.txt"}
-
-
 # ---------------------------------------------------------------- reading
 
 
@@ -261,12 +276,12 @@ class Configuration:
 
     Args:
         path: the file it came from.
-        task: "retina" or "membrane".
+        task: the task, with name, template, keys and check (src.tasks.Task).
         sections: {attribute of the section: SimpleNamespace of its keys}.
     """
 
     path: Path
-    task: str
+    task: object
     sections: dict
 
     def __getattr__(self, section):
@@ -279,108 +294,108 @@ class Configuration:
         """Gives plain nested dictionaries, as stored beside results."""
         return {name: dict(vars(section)) for name, section in self.sections.items()}
 
-    def default(self, section, name):
-        """Gives what a key is when it is left out; None where it may not be, or is unknown.
+    def value(self, key):
+        """Gives the value of a Key."""
+        return getattr(self.sections[key.attribute], key.name)
 
-        Args:
-            section: as an attribute, training_settings.
-            name: of the key.
-        """
-        for key in KEYS[self.task]:
-            if (key.section.replace(" ", "_"), key.name) == (section, name):
-                return None if key.default is REQUIRED else key.default
-        return None
+    def with_values(self, section, **values):
+        """Gives a copy with other values in a section, named as an attribute."""
+        changed = SimpleNamespace(**{**vars(self.sections[section]), **values})
+        return replace(self, sections={**self.sections, section: changed})
 
-    def problem(self, section, key, expected, advice=""):
+    def problem(self, section, name, expected, advice=""):
         """Words a problem that only the data showed, in the style of all others."""
-        received = getattr(self.sections[section.replace(" ", "_")], key)
-        message = f"{self.path}: [{section}] {key} must be {expected}. Received: {received}."
+        received = getattr(self.sections[_attribute(section)], name)
+        message = f"{self.path}: [{section}] {name} must be {expected}. Received: {received}."
         return f"{message} {advice}".rstrip()
 
 
-def read_configuration(path, task=None):
+def read_configuration(file, tasks, only=None):
     """Reads a configuration file and checks every key.
 
     Args:
-        path: the file.
-        task: "retina" or "membrane" where only that one will do; None for either.
+        file: the file.
+        tasks: {name: task} with keys, check(configuration) -> problems, and template, the commented
+            configuration of the task; the first is meant where the file names none.
+        only: name of the one task that will do; None for any.
     Returns:
         Configuration with a value for every key of its task.
     Raises:
         UserError: with all problems: unreadable file, duplicate, unknown or missing keys, values
-            out of range, strides that do not fit the patch.
+            out of range, values that do not fit each other.
     """
-    path = Path(path)
-    parser = _parse(path)
-    task = _task(path, parser, task)
-    problems = _unknown_names(path, parser, KEYS[task])
+    file = Path(file)
+    parser = _parse(file)
+    task = tasks[_task_name(file, parser, [only] if only else list(tasks), next(iter(tasks)))]
+    problems = _unknown_names(file, parser, task.keys)
     sections = {}
-    for key in KEYS[task]:
-        values = sections.setdefault(key.section.replace(" ", "_"), SimpleNamespace())
+    for key in task.keys:
+        values = sections.setdefault(key.attribute, SimpleNamespace())
         try:
             setattr(values, key.name, _value(parser, key, task))
         except ValueError as error:
-            problems.append(f"{path}: [{key.section}] {key.name} {error}")
+            problems.append(f"{file}: [{key.section}] {error}")
     raise_if_any(problems)
-    configuration = Configuration(path, task, sections)
-    raise_if_any(CROSS_CHECKS[task](configuration))
+    sections["experiment_name"].task = task.name
+    configuration = Configuration(file, task, sections)
+    raise_if_any(task.check(configuration))
     return configuration
 
 
-def _parse(path):
-    if not path.is_file():
-        what = "is a folder" if path.is_dir() else "does not exist"
+def _parse(file):
+    if not file.is_file():
+        what = "is a folder" if file.is_dir() else "does not exist"
         raise UserError(
-            f"Configuration file {path} {what}. Looked in {Path.cwd()}. "
-            "Start the script in the project's folder, or give the file as its argument."
+            f"Configuration file {file.absolute()} {what}. Start the script in the project's "
+            "folder, or give the file as its argument."
         )
-    parser = configparser.ConfigParser(interpolation=None, inline_comment_prefixes=("#", ";"))
+    parser = configparser.ConfigParser(interpolation=None)
     try:
-        parser.read_string(path.read_text(encoding="utf-8-sig"), source=str(path))
+        parser.read_string(file.read_text(encoding="utf-8-sig"), source=str(file))
     except UnicodeDecodeError:
-        raise UserError(f"{path} is not a text file in UTF-8.") from None
+        raise UserError(f"{file} is not a text file in UTF-8.") from None
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}.") from None
+        raise UserError(f"{file} cannot be read: {error.strerror}.") from None
     except configparser.DuplicateOptionError as error:
         raise UserError(
-            f"{path}, line {error.lineno}: [{error.section}] {_as_written(path, error.option)} "
+            f"{file}, line {error.lineno}: [{error.section}] {_as_written(file, error.option)} "
             "stands there twice. Keep one of the two."
         ) from None
     except configparser.DuplicateSectionError as error:
         raise UserError(
-            f"{path}, line {error.lineno}: the section [{error.section}] stands there twice. "
+            f"{file}, line {error.lineno}: the section [{error.section}] stands there twice. "
             "Put its keys together under one heading."
         ) from None
     except configparser.Error as error:
         raise UserError(
-            f"{path} cannot be read as sections in [brackets] with lines `key = value`: {error}"
+            f"{file} cannot be read as sections in [brackets] with lines `key = value`: {error}"
         ) from None
     return parser
 
 
-def _task(path, parser, expected):
-    parse = choice(*([expected] if expected else KEYS))
-    value = parser.get("experiment name", "task", fallback="retina")
+def _task_name(file, parser, allowed, default):
+    value = parser.get("experiment name", "task", fallback=default)
+    value = _INLINE_COMMENT.sub("", value)
     try:
-        return parse(value)
+        return choice(*allowed)(value)
     except ValueError as error:
         raise UserError(
-            f"{path}: [experiment name] task must be {error}. Received: {value}."
+            f"{file}: [experiment name] task must be {error}. Received: {value}."
         ) from None
 
 
-def _unknown_names(path, parser, keys):
+def _unknown_names(file, parser, keys):
     problems = []
     known = {}
     for key in keys:
-        known.setdefault(key.section, []).append(key.name)
+        known.setdefault(key.section, []).extend([key.name, *key.old_names])
     for section in parser.sections():
         if section not in known:
-            problems.append(f"{path}: unknown section [{section}].{_nearest(section, known)}")
+            problems.append(f"{file}: unknown section [{section}].{_nearest(section, known)}")
             continue
         lower = [name.lower() for name in known[section]]
         problems += [
-            f"{path}: [{section}] has an unknown key {_as_written(path, name)}."
+            f"{file}: [{section}] has an unknown key {_as_written(file, name)}."
             f"{_nearest(name, known[section])}"
             for name in parser.options(section)
             if name not in lower
@@ -388,100 +403,59 @@ def _unknown_names(path, parser, keys):
     return problems
 
 
-def _as_written(path, name):
+def _as_written(file, name):
     """Gives a key as the file spells it; configparser knows it in lower case only."""
-    text = path.read_text(encoding="utf-8-sig")
-    written = re.search(rf"^\s*({re.escape(name)})\s*[=:]", text, re.IGNORECASE | re.MULTILINE)
+    content = file.read_text(encoding="utf-8-sig")
+    written = re.search(rf"^\s*({re.escape(name)})\s*[=:]", content, re.IGNORECASE | re.MULTILINE)
     return written[1] if written else name
 
 
 def _nearest(name, known):
     by_lower = {candidate.lower(): candidate for candidate in known}
-    matches = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.0)
-    return f" The nearest known name is {by_lower[matches[0]]}." if matches else ""
+    matches = difflib.get_close_matches(name.lower(), by_lower, n=1)
+    return f" Did you mean {by_lower[matches[0]]}?" if matches else ""
 
 
 def _value(parser, key, task):
-    if not parser.has_option(key.section, key.name):
+    """Parses a key under its name, or under one that it had before; raises ValueError."""
+    parsers = {key.name: key.parse, **key.old_names}
+    given = [name for name in parsers if parser.has_option(key.section, name)]
+    if len(given) > 1:
+        raise ValueError(f"{given[0]} is the same key as {given[1]}. Keep one of the two.")
+    if not given:
         if key.default is REQUIRED:
-            raise ValueError(f"is missing. Add it, or take {PATTERNS[task]} as a pattern.")
+            raise ValueError(f"{key.name} is missing. {task.template} has all keys as a template.")
         return key.default
-    received = parser.get(key.section, key.name).strip()
+    received = parser.get(key.section, given[0]).strip()
     if "\n" in received:  # configparser joins an indented line to the value above it
         first, below = received.split("\n", 1)
         raise ValueError(
-            f"is followed by an indented line. Received: {first}, then {below.strip()}. "
+            f"{given[0]} is followed by an indented line. Received: {first}, then {below.strip()}. "
             "Begin every key at the left margin."
         )
     try:
-        return key.parse(received)
+        return _parsed(parsers[given[0]], received)
     except ValueError as error:
-        raise ValueError(f"must be {error}. Received: {received or 'nothing'}.") from None
+        raise ValueError(
+            f"{given[0]} must be {error}. Received: {received or 'nothing'}."
+        ) from None
 
 
-# ---------------------------------------------------------------- checks across keys
+def _parsed(parse, received):
+    """Parses a value as written; a comment behind it is no part of a number or a word."""
+    try:
+        return parse(received)
+    except ValueError:
+        without = _INLINE_COMMENT.sub("", received)
+        if without == received:
+            raise
+        return parse(without)
 
 
-def _check_retina(configuration):
-    """Lists what does not go together: strides, patches to be turned, patches to be left out."""
-    problems = _best_of_nothing(configuration, "validation_split")
-    attributes = configuration.data_attributes
-    is_square = attributes.patch_height == attributes.patch_width
-    if get_augmentation(configuration.training_settings) and not is_square:
-        problems.append(
-            configuration.problem(
-                "data attributes",
-                "patch_width",
-                f"patch_height = {attributes.patch_height} where patches are turned, deformed or "
-                "varied",
-                "Or switch off elastic_sigma, rotation_degrees, quarter_turns, flip, zoom, shift, "
-                "brightness, contrast and noise in [training settings].",
-            )
-        )
-    testing = configuration.testing_settings
-    if testing.inside_FOV and testing.inference != "patches":
-        problems.append(
-            configuration.problem(
-                "testing settings",
-                "inside_FOV",
-                "False with inference = full_image, which leaves no patch out",
-            )
-        )
-    for side in ("height", "width"):
-        patch = getattr(configuration.data_attributes, f"patch_{side}")
-        stride = getattr(configuration.testing_settings, f"stride_{side}")
-        if stride > patch:
-            problems.append(
-                configuration.problem(
-                    "testing settings",
-                    f"stride_{side}",
-                    f"at most patch_{side} = {patch}, else pixels between patches are never seen",
-                    "The original uses 5.",
-                )
-            )
-    return problems
-
-
-def _check_membrane(configuration):
-    """Lists tile sizes that do not fit the depth of the network, and best weights of nothing."""
-    depth = configuration.training_settings.depth
-    problems = _best_of_nothing(configuration, "validation_images")
-    for section in ("data attributes", "testing settings"):
-        size = getattr(configuration, section.replace(" ", "_")).tile_size
-        try:
-            tile_starts(size, output_size(size, depth), depth)
-        except ValueError as error:
-            problems.append(f"{configuration.path}: [{section}] tile_size: {error}")
-    return problems
-
-
-def _best_of_nothing(configuration, key):
-    """Lists the problem that the best weights are asked for where `key` says none validate."""
-    validates = getattr(configuration.training_settings, key) > 0
+def best_of_nothing(configuration):
+    """Lists the problem that the best weights are asked for where nothing validates."""
+    validates = configuration.training_settings.validation_split > 0
     if validates or configuration.testing_settings.best_last == "last":
         return []
-    expected = f"last where {key} = 0, because nothing tells which epoch was best"
+    expected = "last where validation_split = 0, because nothing tells which epoch was best"
     return [configuration.problem("testing settings", "best_last", expected)]
-
-
-CROSS_CHECKS = {"retina": _check_retina, "membrane": _check_membrane}

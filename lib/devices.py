@@ -5,23 +5,11 @@ import functools
 import importlib
 import os
 from dataclasses import dataclass
+from pathlib import Path
 
 import keras
 
 from lib.errors import UserError
-
-GPU_ADVICE = """No GPU is used. To have one seen:
-  - nvidia-smi must list it (driver installed),
-  - the environment variable CUDA_VISIBLE_DEVICES must not hide it (it is {visible}),
-  - {package}."""
-GPU_PACKAGES = {
-    "tensorflow": 'TensorFlow must be installed with CUDA: pip install "tensorflow[and-cuda]"\n'
-    "    (in this project: make gpu); TF_CPP_MIN_LOG_LEVEL=0 shows what it looks for",
-    "jax": 'JAX must be installed with CUDA: pip install "jax[cuda13]"',
-    "torch": "PyTorch must be installed with CUDA: see pytorch.org",
-    "openvino": "another backend must be used: OpenVINO knows none of NVIDIA",
-}
-
 
 @dataclass(frozen=True)
 class Devices:
@@ -69,7 +57,8 @@ def set_up_devices(mixed_precision=False, distribute="none"):
         import openvino
 
         hint = {"INFERENCE_PRECISION_HINT": "bf16" if mixed_precision else "f32"}
-        openvino.compile_model = functools.partial(openvino.compile_model, config=hint)
+        original = getattr(openvino.compile_model, "func", openvino.compile_model)
+        openvino.compile_model = functools.partial(original, config=hint)
     if distribute == "none":
         return ONE_DEVICE
     return {"tensorflow": _distribute_tensorflow, "jax": _distribute_jax}.get(
@@ -136,18 +125,27 @@ def _distribute_nothing():
     return ONE_DEVICE
 
 
-def start_computing(seed, mixed_precision, distribute="none"):
+def start_computing(seed, mixed_precision, distribute="none", data_format="auto"):
     """Sets up devices, seed and precision for a script, and says what it computes on.
 
     Args:
-        seed: seeds weights, drop-out and all else that is random.
-        mixed_precision: whether to compute in bfloat16, keeping the weights in float32.
+        seed: seeds weights, dropout and all else that is random.
+        mixed_precision: whether to compute in bfloat16, keeping the weights in float32, where the
+            device has it.
         distribute: as in set_up_devices.
+        data_format: as in inner_data_format.
     Returns:
         Devices.
     """
-    devices = set_up_devices(mixed_precision, distribute)
+    is_mixed = mixed_precision and has_bfloat16()
+    devices = set_up_devices(is_mixed, distribute)
     print(describe_devices(), flush=True)
+    if mixed_precision and not is_mixed:
+        print(
+            "mixed_precision = True, but this processor has no bfloat16 and would emulate it, many "
+            "times slower: computing in float32.",
+            flush=True,
+        )
     if devices.num_devices > 1:
         print(f"Every batch is shared by {devices.num_devices} devices.", flush=True)
     keras.utils.set_random_seed(seed)
@@ -155,9 +153,23 @@ def start_computing(seed, mixed_precision, distribute="none"):
     keras.config.set_floatx("float32")
     keras.config.set_epsilon(1e-7)
     # OpenVINO takes its precision from set_up_devices.
-    is_mixed = mixed_precision and keras.backend.backend() != "openvino"
-    keras.config.set_dtype_policy("mixed_bfloat16" if is_mixed else "float32")
+    is_policy = is_mixed and keras.backend.backend() != "openvino"
+    keras.config.set_dtype_policy("mixed_bfloat16" if is_policy else "float32")
     return devices
+
+
+def has_bfloat16():
+    """Tells whether the device computes in bfloat16: GPUs do, processors from AVX512_BF16 on.
+
+    Where the operating system does not tell (no /proc/cpuinfo), the answer is yes.
+    """
+    if list_gpus():
+        return True
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return True
+    return any(name in flags for name in ("avx512_bf16", "amx_bf16", " bf16"))
 
 
 def list_gpus():
@@ -181,22 +193,24 @@ def list_gpus():
 
 
 def describe_devices():
-    """Says in a line or two which backend and devices are used, and without a GPU what to check."""
+    """Says in a line which backend and devices are used."""
     backend = keras.backend.backend()
     version = importlib.import_module(backend).__version__
-    gpus = list_gpus()
-    devices = ", ".join(gpus) if gpus else f"CPU with {num_cores()} cores"
-    first_line = f"Keras {keras.__version__} on {backend} {version}, computing on: {devices}."
-    if gpus:
-        return first_line
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    visible = "not set" if visible is None else f"{visible!r}"
-    advice = GPU_ADVICE.format(visible=visible, package=GPU_PACKAGES[backend])
-    return f"{first_line}\n{advice}"
+    devices = ", ".join(list_gpus())
+    if not devices:
+        devices = f"CPU with {num_cores()} cores (no GPU found; for one see docs/SERVERS.md)"
+    return f"Keras {keras.__version__} on {backend} {version}, computing on: {devices}."
 
 
-def inner_data_format():
-    """Gives the layout in which a network computes fastest here: channels_last without a GPU."""
+def inner_data_format(data_format="auto"):
+    """Gives the layout in which a network computes.
+
+    Args:
+        data_format: channels_first, channels_last, or auto: what is fastest here, channels_last
+            without a GPU.
+    """
+    if data_format != "auto":
+        return data_format
     return "channels_first" if list_gpus() else "channels_last"
 
 

@@ -20,6 +20,8 @@ import numpy as np
 
 from lib.overlap_tile import mirror_indices
 
+# Nodes along each axis of the tile (paper: "a coarse 3 by 3 grid").
+GRID_POINTS = 3
 # Rotations of (row, column) by 0, 90, 180 and 270 degrees; in whole numbers, so that places on the
 # pixel grid stay on it.
 QUARTER_TURNS = np.stack([np.linalg.matrix_power([[0, -1], [1, 0]], turns) for turns in range(4)])
@@ -46,7 +48,6 @@ class Augmentation:
             from 0 to this, 0 ... 1. Not the paper's.
         zoom: half of the tiles are enlarged by a factor between 1 / zoom and zoom, uniform in its
             logarithm; the others keep their size. >= 1; 1 is off. Not the paper's.
-        grid_points: nodes along each axis of the tile, >= 2; paper: 3.
     """
 
     elastic_sigma: float = 10.0
@@ -58,37 +59,6 @@ class Augmentation:
     quarter_turns: bool = False
     noise: float = 0.0
     zoom: float = 1.0
-    grid_points: int = 3
-
-    def __post_init__(self):
-        """Raises ValueError that names every setting out of its range."""
-        highest = {
-            "elastic_sigma": np.inf,
-            "rotation_degrees": 180.0,
-            "shift": np.inf,
-            "brightness": 1.0,
-            "contrast": 1.0,
-            "noise": 1.0,
-        }
-        problems = [
-            f"{name} must be a finite number from 0 to {limit}. Received: {getattr(self, name)}."
-            for name, limit in highest.items()
-            if not (np.isfinite(getattr(self, name)) and 0 <= getattr(self, name) <= limit)
-        ]
-        problems += [
-            f"{name} must be True or False. Received: {getattr(self, name)}."
-            for name in ("flip", "quarter_turns")
-            if getattr(self, name) not in (True, False)
-        ]
-        if not (np.isfinite(self.zoom) and self.zoom >= 1):
-            problems.append(f"zoom must be a finite number from 1. Received: {self.zoom}.")
-        if self.grid_points != int(self.grid_points) or self.grid_points < 2:
-            problems.append(
-                f"grid_points must be an integer >= 2, the paper has 3. Received: "
-                f"{self.grid_points}."
-            )
-        if problems:
-            raise ValueError("\n".join(problems))
 
 
 NO_AUGMENTATION = Augmentation(
@@ -114,39 +84,22 @@ class Tile:
     input_size: int
     output_size: int
 
-    def __post_init__(self):
-        """Raises ValueError if the label cannot lie in the middle of the image's tile."""
-        surplus = self.input_size - self.output_size
-        if self.output_size < 1 or self.input_size < 2 or surplus < 0 or surplus % 2:
-            raise ValueError(
-                "A tile needs an input size of 2 or more, an output size of 1 or more that is not "
-                "larger, and the same number of pixels between them on both sides. Received: "
-                f"input {self.input_size}, output {self.output_size}. The paper has 572 and 388."
-            )
-
     @property
     def margin(self):
         """Pixels by which the image's tile reaches beyond the label's on each side."""
         return (self.input_size - self.output_size) // 2
 
 
-def random_grid(rng, sigma=10.0, points=3):
+def random_grid(rng, sigma=10.0):
     """Draws the displacements at the nodes.
 
     Args:
         rng: numpy.random.Generator.
         sigma: standard deviation in pixels, >= 0; paper: 10.
-        points: nodes along each axis, >= 2; paper: 3.
     Returns:
-        (2, points, points) float64 displacements in pixels: along rows, then along columns.
-    Raises:
-        ValueError: if sigma is negative or not finite, or points is below 2.
+        (2, 3, 3) float64 displacements in pixels: along rows, then along columns.
     """
-    if not (np.isfinite(sigma) and sigma >= 0):
-        raise ValueError(f"sigma must be 0 or a number above 0 (pixels). Received: {sigma}.")
-    if points < 2:
-        raise ValueError(f"points must be 2 or more, the paper has 3. Received: {points}.")
-    return rng.normal(0.0, sigma, (2, points, points))
+    return rng.normal(0.0, sigma, (2, GRID_POINTS, GRID_POINTS))
 
 
 def displacement_field(grid, shape):
@@ -160,18 +113,7 @@ def displacement_field(grid, shape):
         shape: (height, width) of the field in pixels, each >= 2.
     Returns:
         (2, height, width) float64 displacements in pixels, or (height, width) for one component.
-    Raises:
-        ValueError: if grid has not two or three dimensions with two or more nodes along each axis,
-            or shape is not two sizes >= 2.
     """
-    grid = np.asarray(grid, np.float64)
-    if grid.ndim not in (2, 3) or min(grid.shape[-2:]) < 2:
-        raise ValueError(
-            "grid must have shape (2, points, points) with two or more points along each axis. "
-            f"Received: {grid.shape}. random_grid draws one."
-        )
-    if len(shape) != 2 or min(shape) < 2:
-        raise ValueError(f"shape must be (height, width), each 2 or more. Received: {shape}.")
     from_rows, from_columns = (
         interpolation_matrix(int(size), points) for size, points in zip(shape, grid.shape[-2:])
     )
@@ -213,8 +155,6 @@ def tile_coordinates(tile, augmentation=None, rng=None):
         rng: numpy.random.Generator; needed with an augmentation.
     Returns:
         (2, input_size, input_size) float64 rows and columns of the slice, not bounded by its size.
-    Raises:
-        ValueError: if there is an augmentation but no rng.
     """
     size = tile.input_size
     from_centre = np.arange(size) - (size - 1) / 2.0
@@ -224,8 +164,7 @@ def tile_coordinates(tile, augmentation=None, rng=None):
         coordinates[0] = (centre[0] + from_centre)[:, None]
         coordinates[1] = centre[1] + from_centre
         return coordinates
-    _require_generator(rng)
-    grid = random_grid(rng, augmentation.elastic_sigma, augmentation.grid_points)
+    grid = random_grid(rng, augmentation.elastic_sigma)
     linear, shift = _random_linear_map(augmentation, rng)
     # The field is linear in its nodes: the nodes are rotated and flipped instead of every pixel.
     coordinates = displacement_field(np.tensordot(linear, grid, axes=1), (size, size))
@@ -248,8 +187,6 @@ def warp(image, coordinates, order):
         order: 1 for linear (images, weights), 0 for nearest (labels; halves go up).
     Returns:
         (out_height, out_width) of the image's type.
-    Raises:
-        ValueError: if a shape, a type or order is not as above, or a coordinate is not finite.
     """
     return warp_together([image], coordinates, [order])[0]
 
@@ -263,12 +200,7 @@ def warp_together(images, coordinates, orders):
         orders: 1 (linear) or 0 (nearest) for each image.
     Returns:
         list of (out_height, out_width) arrays of the images' types.
-    Raises:
-        ValueError: as in warp.
     """
-    images = [np.asarray(image) for image in images]
-    coordinates = _require_coordinates(coordinates)
-    _require_images(images, orders)
     window = _MirroredWindow(images[0].shape, coordinates)
     return [window.sample(image, order) for image, order in zip(images, orders)]
 
@@ -281,15 +213,12 @@ def vary_grey_values(image, augmentation, rng):
     tested on images in [0, 1]; with all settings at 0 the image comes back untouched.
 
     Args:
-        image: (height, width) floating point, grey values in [0, 1].
+        image: (height, width) or (C, height, width) floating point, values in [0, 1].
         augmentation: Augmentation.
         rng: numpy.random.Generator.
     Returns:
-        (height, width) of the image's type.
-    Raises:
-        ValueError: if rng is not a generator.
+        array of the image's shape and type.
     """
-    _require_generator(rng)
     contrast, brightness = rng.uniform(-1.0, 1.0, 2)
     if augmentation.contrast == augmentation.brightness == augmentation.noise == 0:
         return image
@@ -303,48 +232,58 @@ def vary_grey_values(image, augmentation, rng):
     return np.clip(varied, 0.0, 1.0)
 
 
-def cut_tile(image, label, weights, tile, augmentation=None, rng=None):
-    """Cuts one training tile out of a slice and transforms it at random, sampling it once.
+def cut_tile(image, label, weights, place, input_size, output_size, augmentation=None, rng=None):
+    """Cuts one training tile out of an image and transforms it at random, sampling it once.
 
     Args:
-        image: (height, width) float32 grey values in [0, 1], the whole slice.
-        label: (height, width) uint8 classes of the slice.
-        weights: (height, width) float32 weights of the slice (weight_map).
-        tile: Tile, place and sizes.
-        augmentation: Augmentation; None cuts the tile as it is.
+        image: (C, height, width) float32 in [0, 1], the whole image.
+        label: (height, width) uint8 classes of the image.
+        weights: (height, width) float32 weights of the image (weight_map); None for none.
+        place: (row, column) of the label's tile. May lie outside: the image is mirrored.
+        input_size: (height, width) of the image's tile.
+        output_size: (height, width) of the label's tile, in the middle of it.
+        augmentation: Augmentation of square tiles; None cuts the tile as it is.
         rng: numpy.random.Generator; needed with an augmentation.
     Returns:
-        (image, label, weights) of (input_size, input_size), (output_size, output_size) twice; types
-        as given.
-    Raises:
-        ValueError: if the three differ in shape, image or weights is not floating point, or there
-            is an augmentation but no rng.
+        image (C, *input_size), label and weights (or None) of output_size; types as given.
     """
-    label, weights = np.asarray(label), np.asarray(weights)
-    if not np.shape(image) == label.shape == weights.shape:
-        raise ValueError(
-            "image, label and weights must be of one slice and have its shape (height, width). "
-            f"Received: {np.shape(image)}, {label.shape} and {weights.shape}."
-        )
+    if augmentation is None:
+        outer = [at - (a - b) // 2 for at, a, b in zip(place, input_size, output_size)]
+        weights = None if weights is None else _cut_mirrored(weights, place, output_size)
+        cut = _cut_mirrored(image, outer, input_size)
+        return cut, _cut_mirrored(label, place, output_size), weights
+    tile = Tile(int(place[0]), int(place[1]), input_size[0], output_size[0])
     coordinates = tile_coordinates(tile, augmentation, rng)
     middle = slice(tile.margin, tile.margin + tile.output_size)
-    image = warp(image, coordinates, 1)
-    label, weights = warp_together([label, weights], coordinates[:, middle, middle], [0, 1])
-    if augmentation is not None:
-        image = vary_grey_values(image, augmentation, rng)
-    return image, label, weights
+    image = np.stack(warp_together(list(image), coordinates, [1] * len(image)))
+    others = [label] if weights is None else [label, weights]
+    label, *weights = warp_together(others, coordinates[:, middle, middle], [0, 1])
+    image = vary_grey_values(image, augmentation, rng)
+    return image, label, weights[0] if weights else None
+
+
+def _cut_mirrored(array, place, size):
+    """Cuts a tile of (..., height, width) at (row, column), mirrored outside the array."""
+    shape = array.shape[-2:]
+    if all(0 <= at and at + n <= length for at, n, length in zip(place, size, shape)):
+        return array[..., place[0] : place[0] + size[0], place[1] : place[1] + size[1]]
+    rows, columns = (
+        mirror_indices(np.arange(n) + at, length) for at, n, length in zip(place, size, shape)
+    )
+    return array[..., rows[:, None], columns]
 
 
 def get_augmentation(settings):
     """Gathers the training settings of the random transform.
 
     Args:
-        settings: with an attribute for each field of Augmentation but grid_points.
+        settings: with an attribute for each field of Augmentation.
     Returns:
         Augmentation; None where every part is switched off.
     """
-    names = [field.name for field in fields(Augmentation) if field.name != "grid_points"]
-    augmentation = Augmentation(**{name: getattr(settings, name) for name in names})
+    augmentation = Augmentation(
+        **{field.name: getattr(settings, field.name) for field in fields(Augmentation)}
+    )
     return None if augmentation == NO_AUGMENTATION else augmentation
 
 
@@ -429,47 +368,3 @@ def _random_linear_map(augmentation, rng):
     enlarged = augmentation.zoom ** (rng.uniform(-1.0, 1.0) * (rng.random() < 0.5))
     turn = QUARTER_TURNS[rng.integers(4) * augmentation.quarter_turns]
     return turn @ rotation * flips / enlarged, shift
-
-
-def _require_generator(rng):
-    """Raises if rng is not a generator of random numbers."""
-    if not isinstance(rng, np.random.Generator):
-        raise ValueError(
-            "A random transform needs a numpy.random.Generator. Received: rng of type "
-            f"{type(rng).__name__}. Use numpy.random.default_rng(seed)."
-        )
-
-
-def _require_coordinates(coordinates):
-    """Returns coordinates as a float64 array (2, height, width), or raises."""
-    coordinates = np.asarray(coordinates, np.float64)
-    if coordinates.ndim != 3 or coordinates.shape[0] != 2 or coordinates.size == 0:
-        raise ValueError(
-            "coordinates must have shape (2, height, width): rows, then columns. "
-            f"Received: {coordinates.shape}."
-        )
-    # The sum is finite only if all are, at a tenth of the cost of looking at each.
-    if not np.isfinite(coordinates.sum()):
-        raise ValueError("coordinates must be finite. Received: NaN or infinity among them.")
-    return coordinates
-
-
-def _require_images(images, orders):
-    """Raises if the images differ in shape or do not fit their orders."""
-    if len(images) != len(orders) or not images:
-        raise ValueError(
-            f"Every image needs its order. Received: {len(images)} images, {len(orders)} orders."
-        )
-    for image, order in zip(images, orders):
-        if image.ndim != 2 or image.size == 0 or image.shape != images[0].shape:
-            raise ValueError(
-                "Images to be warped must have one shape (height, width). Received: "
-                f"{[image.shape for image in images]}."
-            )
-        if order not in (0, 1):
-            raise ValueError(f"order must be 0 (nearest) or 1 (linear). Received: {order}.")
-        if order == 1 and not np.issubdtype(image.dtype, np.floating):
-            raise ValueError(
-                "Linear interpolation needs a floating-point image. Received: dtype "
-                f"{image.dtype}. Scale the image to [0, 1] float32; warp labels with order 0."
-            )

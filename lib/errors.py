@@ -1,10 +1,11 @@
 """What a script says, and how it ends, when its user made a mistake."""
 
+import signal
 import sys
 
 
 class UserError(Exception):
-    """A mistake that the user can mend: all problems found, each one readable by itself.
+    """A mistake that the user can fix: all problems found, each one readable by itself.
 
     Args:
         problems: one message or a list of messages. Each says what was expected, what was found
@@ -14,6 +15,19 @@ class UserError(Exception):
     def __init__(self, problems):
         self.problems = [problems] if isinstance(problems, str) else list(problems)
         super().__init__("\n".join(self.problems))
+
+
+class Stopped(Exception):
+    """The end of a script that was told to stop, and has saved its work.
+
+    Args:
+        message: why it stopped, and how to resume.
+        status: exit status.
+    """
+
+    def __init__(self, message, status):
+        self.status = status
+        super().__init__(message)
 
 
 def raise_if_any(problems):
@@ -31,17 +45,27 @@ def run_script(main):
     Args:
         main: function without arguments.
     Returns:
-        0, or 1 after a UserError, or 130 after Ctrl-C (the shell's number for it).
+        0; 1 after a UserError; 130 after Ctrl-C and 143 after SIGTERM (the shell's numbers for
+        them); the status of Stopped.
     """
+    signal.signal(signal.SIGTERM, _leave)
     try:
         main()
     except UserError as error:
         print_problems(error.problems)
         return 1
+    except Stopped as error:
+        print(f"\n{error}", flush=True)
+        return error.status
     except KeyboardInterrupt:
         print("\nStopped by Ctrl-C.", file=sys.stderr)
         return 130
     return 0
+
+
+def _leave(number, frame):
+    """Ends the script like an exception, so that nothing half-written stays behind."""
+    raise SystemExit(128 + number)
 
 
 def print_problems(problems):

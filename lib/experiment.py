@@ -10,21 +10,54 @@ from pathlib import Path
 from lib.errors import UserError
 from lib.files import atomic_write
 
+PROJECT = Path(__file__).resolve().parents[1]
+PRETRAINED = PROJECT / "pretrained"
+LOCK = ".training.lock"
+# What a training that starts from a shipped experiment takes over.
+TRAINING_FILES = (
+    "configuration.txt",
+    "last.weights.h5",
+    "best.weights.h5",
+    "log.csv",
+    "loss_curves.png",
+    "architecture.json",
+)
 
-class Experiment:
-    """Names the files in the folder `<name>/` of an experiment.
+
+def locate(path):
+    """Makes a path absolute: relative to the current folder.
+
+    One of pretrained/ that is not there is taken from the project's folder.
 
     Args:
-        name: the experiment's name, also that of its folder in the current directory.
+        path: as a configuration or the command line names it.
+    Returns:
+        absolute Path, whether it exists or not.
+    """
+    path = Path(path).expanduser()
+    here = Path(os.path.abspath(path))
+    if path.parts[:1] == ("pretrained",) and not here.exists():
+        return PROJECT / path
+    return here
+
+
+class Experiment:
+    """Names the files in the folder of an experiment; they carry the folder's last name.
+
+    Args:
+        name: the folder, as locate takes it.
         is_first_host: whether this process writes; of several hosts that train together, one does.
-        results: folder within the experiment's for what testing writes; "" for the same.
+        output: folder for what testing writes; None for the experiment's own, or for
+            results/<name> in the current folder where the experiment is a shipped one.
     """
 
-    def __init__(self, name, is_first_host=True, results=""):
-        self.name = name
+    def __init__(self, name, is_first_host=True, output=None):
+        self.folder = locate(name)
+        self.name = self.folder.name
         self.is_first_host = is_first_host
-        self.folder = Path(name)
-        self.results = self.folder / results
+        self.is_shipped = self.folder.resolve().parent == PRETRAINED
+        own = Path.cwd() / "results" / self.name if self.is_shipped else self.folder
+        self.results = locate(output) if output else own
 
     def file(self, ending):
         """Gives the path <name>/<name>_<ending>."""
@@ -54,7 +87,7 @@ class Experiment:
         if not self.folder.is_dir():
             raise UserError(
                 f"The experiment folder {self.folder} does not exist. Train first "
-                "(python run_training.py), or mend [experiment name] name."
+                "(python run_training.py), or correct [experiment name] name."
             )
         original = self.original_weights(best_last)
         for path in (self.weights(best_last), original):
@@ -68,27 +101,8 @@ class Experiment:
         raise UserError(
             f"{self.weights(best_last)} does not exist (nor {original.name}, as "
             f"retina-unet named it). Found there: {', '.join(found) or 'no weights'}. Train first, "
-            "or mend [experiment name] name or [testing settings] best_last."
+            "or correct [experiment name] name or [testing settings] best_last."
         )
-
-    @contextlib.contextmanager
-    def writable_folder(self):
-        """Makes the folder and checks that files can be written to it.
-
-        A folder that is still empty at the end, because of an error, is taken away again.
-
-        Raises:
-            UserError: if the folder cannot be written to.
-        """
-        if not self.is_first_host:
-            yield
-            return
-        self._require_writable()
-        try:
-            yield
-        finally:
-            with contextlib.suppress(OSError):
-                self.folder.rmdir()  # refuses a folder that holds anything
 
     def _require_no_file(self):
         if self.folder.is_file():
@@ -96,26 +110,6 @@ class Experiment:
                 f"{self.folder} is a file, where the folder of the experiment belongs. Move it, or "
                 "choose another [experiment name] name."
             )
-
-    def _require_writable(self):
-        self._require_no_file()
-        probe = self.folder / f".{os.getpid()}_probe"
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            # An administrator may write anywhere; a folder marked read-only stays untouched all the
-            # same, because somebody marked it so.
-            if not self.folder.stat().st_mode & (stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH):
-                raise PermissionError(None, "the folder is marked read-only")
-            probe.touch()
-        except OSError as error:
-            raise UserError(
-                f"The experiment folder {self.folder} cannot be written to: "
-                f"{error.strerror or error}. Change its permissions (chmod u+w {self.folder}) or "
-                "choose another [experiment name] name."
-            ) from error
-        finally:
-            with contextlib.suppress(OSError):
-                probe.unlink()
 
     @contextlib.contextmanager
     def locked_for_training(self):
@@ -135,7 +129,7 @@ class Experiment:
         except ImportError:  # Windows: no such lock; two trainings at once are the user's care.
             yield
             return
-        path = self.folder / ".training.lock"
+        path = self.folder / LOCK
         try:
             lock = open(path, "a+b", buffering=0)
         except OSError as error:  # of another user, on a shared server
@@ -159,32 +153,28 @@ class Experiment:
                 lock.write(str(os.getpid()).encode())
             for left in self.folder.glob(f".[0-9]*_{glob.escape(self.name)}_*.weights.h5*"):
                 left.unlink()
-            try:
-                yield
-            finally:
-                path.unlink(missing_ok=True)
+            # The file stays: a process that waits has it open, and would lock a file without a name.
+            yield
 
     def remove_training(self):
-        """Takes away an earlier training of this name: weights, log, and their figures."""
-        if self.weights("last").exists():  # else the figures are those of retina-unet's weights
-            for results in ("", "validation", "training"):
-                Experiment(self.name, results=results).remove_results()
+        """Removes an earlier training of this name: weights, log and curves."""
         for ending in ("last.weights.h5", "best.weights.h5", "log.csv", "loss_curves.png"):
             self.file(ending).unlink(missing_ok=True)
 
-    def remove_results(self):
-        """Takes away what an earlier test left, and says so: no old figure beside new pictures."""
-        grids = ("originals", "groundTruths", "predictions", "segmentations")
-        results = ["predictions.hdf5", "ROC.png", "Precision_recall.png"]
-        results += [f"all_{grid}.png" for grid in grids]
-        results += ["performances.txt", "performances.json", "submission.tif"]
-        results += ["*_Original_GroundTruth_Prediction*.png"]  # a copied folder has another name
-        results += ["segmentations/*.png"]
-        found = [path for pattern in results for path in self.results.glob(pattern)]
-        for path in found:
-            path.unlink()
-        if found:
-            print(f"The results of an earlier test in {self.results} make room.")
+    def copied_to_results(self):
+        """Copies a shipped experiment to results/<name>, unless it was before.
+
+        Returns:
+            Experiment of the copy, in which its training may resume.
+        """
+        copy = Experiment(self.results, self.is_first_host)
+        if self.is_first_host and not copy.weights("last").exists():
+            for ending in TRAINING_FILES:
+                if self.file(ending).exists():
+                    with atomic_write(copy.file(ending)) as beside:
+                        shutil.copyfile(self.file(ending), beside)
+            print(f"{self.folder} stays as it is: the training is in {copy.folder}.")
+        return copy
 
     def keep_configuration(self, path):
         """Copies the configuration beside the results, as <name>_configuration.txt."""
@@ -192,3 +182,46 @@ class Experiment:
         if not kept.exists() or not kept.samefile(path):
             with atomic_write(kept) as beside:
                 shutil.copyfile(path, beside)
+
+
+@contextlib.contextmanager
+def writable_folder(folder):
+    """Makes a folder and checks that files can be written to it.
+
+    A folder that is still empty at the end, because of an error, is removed again.
+
+    Args:
+        folder: where an experiment or its results belong.
+    Raises:
+        UserError: if the folder cannot be written to.
+    """
+    _require_writable(folder)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            if os.listdir(folder) == [LOCK]:
+                (folder / LOCK).unlink()
+            folder.rmdir()  # refuses a folder that holds anything
+
+
+def _require_writable(folder):
+    advice = "choose another folder ([experiment name] name, or --output)"
+    if folder.is_file():
+        raise UserError(f"{folder} is a file, where a folder belongs. Move it, or {advice}.")
+    probe = folder / f".{os.getpid()}_probe"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # An administrator may write anywhere; a folder marked read-only stays untouched all the
+        # same, because somebody marked it so.
+        if not folder.stat().st_mode & (stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH):
+            raise PermissionError(None, "the folder is marked read-only")
+        probe.touch()
+    except OSError as error:
+        raise UserError(
+            f"The folder {folder} cannot be written to: {error.strerror or error}. Change its "
+            f"permissions (chmod u+w {folder}), or {advice}."
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            probe.unlink()

@@ -130,14 +130,14 @@ def predict_overlap(predictor, image, patch_size, stride, on_patches=None, insid
     zeros to 588 x 568, because (588 - 48) and (568 - 48) are multiples of 5: 109 x 105 patches.
 
     Args:
-        predictor: (N, C, patch_height, patch_width) float32 -> (N, patch_height, patch_width).
+        predictor: (N, C, patch_height, patch_width) float32 -> (N, K, patch_height, patch_width).
         image: (C, height, width) float32.
         patch_size: (height, width) of a patch in pixels.
         stride: (height, width) from patch to patch in pixels, at least 1, at most the patch.
         on_patches: called with the number of patches just done, for a progress bar.
         inside: (height, width) bool, the FOV: patches outside are left out. None for all patches.
     Returns:
-        (height, width) float32; 0 where no patch was predicted. Inside the FOV no patch is missing.
+        (K, height, width) float32; 0 where no patch was predicted. Inside the FOV none is missing.
     Raises:
         ValueError: if a stride is below 1 or above the patch.
     """
@@ -149,28 +149,32 @@ def predict_overlap(predictor, image, patch_size, stride, on_patches=None, insid
     if inside is not None:
         seen = pad_for_overlap(inside[np.newaxis], patch_size, stride)[0]
         kept = sliding_window_view(seen, patch_size)[steps].any(axis=(2, 3))
-    total, coverage = np.zeros((2, *padded.shape[1:]))
-    sums, counts = (
-        sliding_window_view(array, patch_size, writeable=True)[steps] for array in (total, coverage)
-    )
+    coverage = np.zeros(padded.shape[1:])
+    counts = sliding_window_view(coverage, patch_size, writeable=True)[steps]
     ones = np.broadcast_to(kept[..., np.newaxis, np.newaxis], counts.shape)
     _add_overlapping(counts, ones, patch_size, stride)
     places = np.argwhere(kept)
     if on_patches and inside is not None:
         on_patches(kept.size - len(places))
+    total = np.zeros((1, *padded.shape[1:]))
     # Batches of equal size, or nearly so, for few shapes to compile.
     num_batches = -(-len(places) // LARGEST_PREDICTION_BATCH)
     for batch in np.array_split(places, num_batches) if num_batches else ():
         row, column = batch.T
+        outputs = predictor(windows[row, column])  # (N, K, patch_height, patch_width)
+        if outputs.shape[1] != len(total):
+            total = np.zeros((outputs.shape[1], *padded.shape[1:]))
         # The batch in its place among the rows of patches that it lies in; 0 beside it.
         rows = slice(row[0], row[-1] + 1)
         predicted = np.zeros((row[-1] + 1 - row[0], kept.shape[1], *patch_size), np.float32)
-        predicted[row - row[0], column] = predictor(windows[row, column])
-        _add_overlapping(sums[rows], predicted, patch_size, stride)
+        for plane, output in zip(total, outputs.transpose(1, 0, 2, 3)):
+            predicted[row - row[0], column] = output
+            sums = sliding_window_view(plane, patch_size, writeable=True)[steps]
+            _add_overlapping(sums[rows], predicted, patch_size, stride)
         if on_patches:
             on_patches(len(row))
     average = total / np.maximum(coverage, 1)
-    return average[: image.shape[1], : image.shape[2]].astype(np.float32)
+    return average[:, : image.shape[1], : image.shape[2]].astype(np.float32)
 
 
 def pad_for_overlap(image, patch_size, stride):
@@ -205,7 +209,7 @@ def pad_to_multiple(image, multiple):
     return np.pad(image, [(0, 0)] + [(0, -size % multiple) for size in image.shape[1:]])
 
 
-def full_image_tile(image_size, margin, largest=LARGEST_TILE):
+def full_image_tile(image_size, margin, multiple=4, largest=LARGEST_TILE):
     """Chooses one tile for predict_full_image: the image itself, or as few equal parts as fit.
 
     Example: a side of 3504 pixels with a margin of 24 and a largest tile of 1024 is predicted in 4
@@ -213,70 +217,76 @@ def full_image_tile(image_size, margin, largest=LARGEST_TILE):
     need no margin: (3504 - 48) / 976 = 3.5. Four that show 3456 / 4 = 864 are enough: 912 pixels.
 
     Args:
-        image_size: (height, width) in pixels, multiples of 4.
-        margin: pixels at a tile's edge that see beyond the tile; a multiple of 4.
+        image_size: (height, width) in pixels, multiples of `multiple`.
+        margin: pixels at a tile's edge that see beyond the tile; such a multiple too.
+        multiple: 2^d for a network that pools d times.
         largest: longest side of a tile in pixels, above twice the margin.
     Returns:
-        (height, width) of a tile, multiples of 4.
+        (height, width) of a tile, multiples of `multiple`.
     Raises:
         ValueError: if the largest tile shows nothing besides its margins.
     """
-    if largest < 2 * margin + 4:
+    if largest < 2 * margin + multiple:
         raise ValueError(
-            f"the largest tile must be {2 * margin + 4} pixels or more, to show some between its "
-            f"margins of {margin}. Received: {largest}"
+            f"the largest tile must be {2 * margin + multiple} pixels or more, to show some "
+            f"between its margins of {margin}. Received: {largest}"
         )
     sides = []
     for size in image_size:
         shown = size - 2 * margin
-        num_tiles = -(-shown // (largest // 4 * 4 - 2 * margin))
-        sides.append(size if size <= largest else -(-shown // (4 * num_tiles)) * 4 + 2 * margin)
+        num_tiles = -(-shown // (largest // multiple * multiple - 2 * margin))
+        part = -(-shown // (multiple * num_tiles)) * multiple + 2 * margin
+        sides.append(size if size <= largest else part)
     return tuple(sides)
 
 
-def predict_full_image(predictor, image, tile_size, margin, on_tile=None):
+def predict_full_image(predictor, image, tile_size, margin, multiple=4, on_tile=None):
     """Predicts an image as one pass of a network over all of it does, tile by tile.
 
     Not in retina-unet. A tile's edge inside the image is padded with zeros where one pass sees
     pixels, so a margin is thrown away there; a tile's edge on the image's border is padded as one
-    pass pads it, and kept. The networks pool twice: tiles start at multiples of 4, so that the same
-    pixels are pooled together. Memory is the image, the result and one tile.
+    pass pads it, and kept. Tiles start at multiples of 2^d for a network that pools d times, so
+    that the same pixels are pooled together. Memory is the image, the result and one tile.
 
     Example: 20 rows by tiles of 12 with a margin of 4. The tiles start at rows 0, 4 and 8, and show
     the rows 0 ... 7, 8 ... 11 and 12 ... 19.
 
     Args:
-        predictor: (1, C, tile_height, tile_width) float32 -> (1, tile_height, tile_width).
-        image: (C, height, width) float32, sides multiples of 4.
-        tile_size: (height, width) of a tile in pixels, multiples of 4, at most the image.
-        margin: pixels at a tile's edge that see beyond the tile; a multiple of 4.
+        predictor: (1, C, tile_height, tile_width) float32 -> (1, K, tile_height, tile_width).
+        image: (C, height, width) float32, sides multiples of `multiple`.
+        tile_size: (height, width) of a tile in pixels, such multiples, at most the image.
+        margin: pixels at a tile's edge that see beyond the tile; such a multiple.
+        multiple: 2^d.
         on_tile: called with 1 after each tile, for a progress bar.
     Returns:
-        (height, width) float32.
+        (K, height, width) float32.
     Raises:
-        ValueError: if a size is no multiple of 4, a tile is larger than the image, or tiles show
+        ValueError: if a size is no such multiple, a tile is larger than the image, or tiles show
             nothing besides their margins.
     """
-    rows, columns = full_image_places(image.shape[1:], tile_size, margin)
-    predicted = np.empty(image.shape[1:], np.float32)
+    rows, columns = full_image_places(image.shape[1:], tile_size, margin, multiple)
+    predicted = None
     for top, shown_rows in rows:
         for left, shown_columns in columns:
             tile = image[np.newaxis, :, top : top + tile_size[0], left : left + tile_size[1]]
-            probability = np.asarray(predictor(np.ascontiguousarray(tile)))[0]
-            inner = probability[_shifted(shown_rows, -top), _shifted(shown_columns, -left)]
-            predicted[shown_rows, shown_columns] = inner
+            (probability,) = predictor(np.ascontiguousarray(tile))
+            if predicted is None:
+                predicted = np.empty((len(probability), *image.shape[1:]), np.float32)
+            inner = probability[:, _shifted(shown_rows, -top), _shifted(shown_columns, -left)]
+            predicted[:, shown_rows, shown_columns] = inner
             if on_tile:
                 on_tile(1)
     return predicted
 
 
-def full_image_places(image_size, tile_size, margin):
+def full_image_places(image_size, tile_size, margin, multiple=4):
     """Lays the tiles of predict_full_image along both axes; see there for an example.
 
     Args:
         image_size: (height, width) in pixels.
         tile_size: (height, width) of a tile in pixels.
         margin: pixels at a tile's edge that see beyond the tile.
+        multiple: 2^d for a network that pools d times.
     Returns:
         two lists, of rows and of columns: the tile's start, and the slice of the image it shows.
     Raises:
@@ -284,10 +294,11 @@ def full_image_places(image_size, tile_size, margin):
     """
     places = []
     for size, tile in zip(image_size, tile_size):
-        if size % 4 or tile % 4 or margin % 4 or not 0 < tile <= size:
+        if size % multiple or tile % multiple or margin % multiple or not 0 < tile <= size:
             raise ValueError(
-                "image, tile and margin must be multiples of 4, because the networks pool twice, "
-                f"and the tile at most the image. Received: {size}, {tile} and {margin}"
+                f"image, tile and margin must be multiples of {multiple}, because the network "
+                "pools that far, and the tile at most the image. Received: "
+                f"{size}, {tile} and {margin}"
             )
         step = tile - 2 * margin
         if tile < size and step <= 0:
@@ -300,24 +311,37 @@ def full_image_places(image_size, tile_size, margin):
     return places
 
 
-def average_flips(predict, image):
-    """Averages the predictions of an image as it is, mirrored left-right, up-down, and both.
+# ---------------------------------------------------------------- averaging over orientations
 
-    Not in retina-unet. Four of the eight symmetries of the square (lib.overlap_tile has all): those
-    that keep height and width, and with them the network's input.
+# An orientation is (quarter turns, row step, column step): the image is mirrored along the axes
+# whose step is -1, then turned.
+MIRRORED = ((0, 1, 1), (0, 1, -1), (0, -1, 1), (0, -1, -1))
+SQUARE = tuple((turns, 1, step) for turns in range(4) for step in (1, -1))
+ORIENTATIONS = {1: MIRRORED[:1], 4: MIRRORED, 8: SQUARE}
+
+
+def average_orientations(predict, image, number):
+    """Averages the predictions of an image in 1, 4 or 8 orientations.
+
+    Not in retina-unet. U-Net paper, table 1: the published result is the mean over seven rotated
+    versions of the image; which seven, it does not say. Here: 4 are the image as it is and mirrored
+    left-right, up-down and both, which keep height and width; 8 are all symmetries of the square.
 
     Args:
-        predict: (C, height, width) -> (height, width).
-        image: (C, height, width) float32.
+        predict: (C, any height, any width) -> (K, same height, same width).
+        image: (C, height, width) float32; need not be square.
+        number: 1, 4 or 8.
     Returns:
-        (height, width) float32.
+        (K, height, width) of the type predict returns.
     """
-    # Summed in float64, so that four equal predictions have exactly themselves as their mean.
-    total = np.zeros(image.shape[1:])
-    for flip in ((1, 1), (1, -1), (-1, 1), (-1, -1)):
-        mirror = (slice(None, None, flip[0]), slice(None, None, flip[1]))
-        total += predict(np.ascontiguousarray(image[(slice(None), *mirror)]))[mirror]
-    return (total / 4).astype(np.float32)
+    # Summed in float64, so that equal predictions have exactly themselves as their mean.
+    total = 0.0
+    for turns, row_step, column_step in ORIENTATIONS[number]:
+        mirrored = image[:, ::row_step, ::column_step]
+        predicted = predict(np.ascontiguousarray(np.rot90(mirrored, turns, (1, 2))))
+        turned_back = np.rot90(predicted, -turns, (1, 2))
+        total = total + turned_back[:, ::row_step, ::column_step].astype(np.float64)
+    return (total / number).astype(predicted.dtype)
 
 
 def num_overlap_patches(image_size, patch_size, stride):

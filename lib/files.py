@@ -128,3 +128,69 @@ def _open_hdf5(path):
             f"{path} is not a whole HDF5 file; it may be cut off, damaged or half downloaded "
             f"({path.stat().st_size} bytes). Prepare the data again. HDF5 says: {error}"
         ) from error
+
+
+# ---------------------------------------------------------------- files that belong to images
+
+
+def load_companion(path, images_path, data):
+    """Reads a file that belongs to images: one array of one channel for each.
+
+    Args:
+        path: the file.
+        images_path: the file of the images, for messages.
+        data: with images (N, C, H, W) and ids.
+    Returns:
+        array as stored, None for a file that cannot be read; and a list of problems.
+    """
+    try:
+        array = load_hdf5(path)
+    except UserError as error:
+        return None, error.problems
+    images, problems = data["images"], []
+    if array.shape[1] != 1:
+        problems.append(channels_problem(path, 1, array))
+    if len(array) != len(images):
+        problems.append(
+            f"{path} holds {len(array)} arrays for the {len(images)} images of {images_path.name}. "
+            "Prepare the data again, or mend the file names in [data paths]."
+        )
+    if array.shape[2:] != images.shape[2:]:
+        problems.append(
+            f"{path} holds arrays of {array.shape[3]} x {array.shape[2]} pixels for images of "
+            f"{images.shape[3]} x {images.shape[2]} in {images_path.name}. Prepare the data again."
+        )
+    ids = load_hdf5_extra(path, "ids")
+    if ids is not None and len(ids) == len(images) and ids != data["ids"]:
+        problems.append(
+            f"{path} belongs to other images (ids {ids[0]} to {ids[-1]}) than {images_path.name} "
+            f"(ids {data['ids'][0]} to {data['ids'][-1]}). Mend the file names in [data paths]."
+        )
+    return array, problems
+
+
+def load_masks(path, images_path, data):
+    """Reads masks that belong to images -> (uint8 in {0, 1}, problems); see load_companion."""
+    masks, problems = load_companion(path, images_path, data)
+    if masks is None:
+        return None, problems
+    values = np.unique(masks)
+    if not (set(values.tolist()) <= {0, 1} or set(values.tolist()) <= {0, 255}):
+        problems.append(
+            f"{path} must hold masks of 0 and 255. Received: {len(values)} values from "
+            f"{values[0]} to {values[-1]}. Are files swapped in [data paths]?"
+        )
+    return (masks > 0).astype(np.uint8), problems
+
+
+def channels_problem(path, expected, array):
+    """Words that an array has another number of channels than expected."""
+    return (
+        f"{path} must hold {'RGB images' if expected == 3 else 'masks'} of {expected} channel(s). "
+        f"Received: {array.shape[1]}. Are files swapped in [data paths]?"
+    )
+
+
+def numbered(images):
+    """Gives ids to the images of files that have none."""
+    return [f"{number:02d}" for number in range(len(images))]

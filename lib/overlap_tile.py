@@ -147,82 +147,40 @@ def tile_starts(length, output_tile_size, depth=4):
     return list(range(0, max(length - overlap, 1), stride))
 
 
-def predict_overlap_tile(predictor, image, tile_size=None, *, depth=4, batch_size=1):
+def predict_overlap_tile(predictor, image, tile_size, depth=4):
     """Predicts a whole image tile by tile.
 
     Paper, figure 2. The result is that of one pass over the whole image, whatever the tile size.
-    Memory is the image, the result and one batch of tiles.
+    Memory is the image, the result and one tile.
 
     Args:
-        predictor: callable, (N, C, tile_height, tile_width) of the image's type to
-            (N, K, tile_height - 2 margin, tile_width - 2 margin); it knows nothing of tiles.
+        predictor: callable, (1, C, tile_size, tile_size) float32 to (1, K, output_size,
+            output_size); it knows nothing of tiles.
         image: (C, height, width) float32, any height and width, also smaller than a tile.
-        tile_size: input size of a tile in pixels, an integer or (height, width); None makes one
-            pass with the smallest tile that covers the image.
+        tile_size: input size of a square tile in pixels.
         depth: number of poolings of the network, >= 0.
-        batch_size: tiles per call of the predictor, >= 1.
     Returns:
         (K, height, width) of the type the predictor returns (float32 from a network).
     Raises:
-        ValueError: if the image is not a floating-point array of three dimensions, the tile size
-            is not valid (the two nearest valid sizes are named), batch_size is below 1, or the
-            predictor returns another shape than expected.
+        ValueError: if the tile size is not valid (the two nearest valid sizes are named).
     """
-    image = _require_image(image)
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be 1 or more. Received: {batch_size}.")
-    input_shape = _tile_shape(tile_size, image.shape[1:], depth)
-    output_shape = tuple(output_size(size, depth) for size in input_shape)
-    starts = [
-        (row, column)
-        for row in tile_starts(image.shape[1], output_shape[0], depth)
-        for column in tile_starts(image.shape[2], output_shape[1], depth)
-    ]
+    side = output_size(tile_size, depth)
     prediction = None
-    for first in range(0, len(starts), batch_size):
-        batch = starts[first : first + batch_size]
-        tiles = np.stack([_cut(image, start, input_shape, depth) for start in batch])
-        outputs = _require_outputs(predictor(tiles), len(batch), output_shape)
-        if prediction is None:
-            prediction = np.empty((outputs.shape[1], *image.shape[1:]), outputs.dtype)
-        for (row, column), output in zip(batch, outputs):
-            place = prediction[:, row : row + output_shape[0], column : column + output_shape[1]]
+    for row in tile_starts(image.shape[1], side, depth):
+        for column in tile_starts(image.shape[2], side, depth):
+            (output,) = predictor(_cut(image, (row, column), tile_size, depth)[np.newaxis])
+            if prediction is None:
+                prediction = np.empty((len(output), *image.shape[1:]), output.dtype)
+            place = prediction[:, row : row + side, column : column + side]
             place[...] = output[:, : place.shape[1], : place.shape[2]]
     return prediction
 
 
-def predict_symmetries(predict, image):
-    """Averages the predictions of an image in the eight orientations of the square.
-
-    Paper, table 1: the published result is the mean over seven rotated versions of the image;
-    which seven, it does not say. Here: the four rotations by 90 degrees, each also mirrored.
-
-    Args:
-        predict: callable, (C, any height, any width) to (K, same height, same width).
-        image: (C, height, width) float32; need not be square.
-    Returns:
-        (K, height, width) of the type predict returns.
-    Raises:
-        ValueError: if the image is not a floating-point array of three dimensions, or predict
-            returns another height or width than it was given.
-    """
-    image = _require_image(image)
-    # Summed in float64, so that eight equal predictions have exactly themselves as their mean.
-    total = 0.0
-    for quarter_turns in range(4):
-        for mirrored in (False, True):
-            turned = np.rot90(image[:, :, ::-1] if mirrored else image, quarter_turns, (1, 2))
-            prediction = _require_same_size(predict(np.ascontiguousarray(turned)), turned)
-            turned_back = np.rot90(prediction, -quarter_turns, (1, 2))
-            total = total + (turned_back[:, :, ::-1] if mirrored else turned_back).astype(float)
-    return (total / 8.0).astype(prediction.dtype)
-
-
-def _cut(image, start, input_shape, depth):
+def _cut(image, start, size, depth):
     """Cuts the input tile whose output tile starts at start = (row, column), mirrored outside."""
     rows, columns = (
         mirror_indices(np.arange(size) + first - margin(depth), length)
-        for first, size, length in zip(start, input_shape, image.shape[1:])
+        for first, length in zip(start, image.shape[1:])
     )
     return image[:, rows[:, None], columns]
 
@@ -234,24 +192,6 @@ def _pooling_step(depth):
     return 2 ** int(depth)
 
 
-def _tile_shape(tile_size, image_shape, depth):
-    """Returns the (height, width) of the input tiles, checked; the image's own if None."""
-    step = _pooling_step(depth)
-    if tile_size is None:
-        # An output below 2^depth would leave gaps between tiles; here there is one tile only, but
-        # the rule costs a few pixels of context at most.
-        return tuple(input_for_output(max(length, step), depth) for length in image_shape)
-    tile_shape = (tile_size, tile_size) if np.ndim(tile_size) == 0 else tuple(tile_size)
-    if len(tile_shape) != 2:
-        raise ValueError(
-            f"tile_size must be an integer or (height, width) in pixels. Received: {tile_size}."
-        )
-    for size in tile_shape:
-        if not valid_input_size(size, depth) or output_size(size, depth) < step:
-            raise ValueError(_wrong_size_text("tile size", size, depth, smallest_output=step))
-    return tuple(int(size) for size in tile_shape)
-
-
 def _wrong_size_text(name, size, depth, smallest_output):
     """Builds the error text for a size that does not fit the network, with two that do."""
     step = _pooling_step(depth)
@@ -261,38 +201,3 @@ def _wrong_size_text(name, size, depth, smallest_output):
         f"{input_for_output(smallest_output, depth)} pixels. Received: {size}. "
         f"Use {lower} or {upper}."
     )
-
-
-def _require_image(image):
-    """Returns image as a floating-point array (C, height, width), or raises."""
-    image = np.asarray(image)
-    if image.ndim != 3 or image.size == 0 or not np.issubdtype(image.dtype, np.floating):
-        raise ValueError(
-            "image must be a floating-point array of shape (channels, height, width), scaled as "
-            f"for training. Received: shape {image.shape}, dtype {image.dtype}."
-        )
-    return image
-
-
-def _require_outputs(outputs, num_tiles, output_shape):
-    """Returns the predictor's outputs as an array (num_tiles, K, *output_shape), or raises."""
-    outputs = np.asarray(outputs)
-    expected = (num_tiles, "classes", *output_shape)
-    if outputs.ndim != 4 or (outputs.shape[0], *outputs.shape[2:]) != (num_tiles, *output_shape):
-        raise ValueError(
-            f"The predictor must return an array of shape {expected}. Received: {outputs.shape}. "
-            "Check that the network's depth is the one given here and that its output is "
-            "channels first."
-        )
-    return outputs
-
-
-def _require_same_size(prediction, image):
-    """Returns prediction as an array (K, height, width) with the size of image, or raises."""
-    prediction = np.asarray(prediction)
-    if prediction.ndim != 3 or prediction.shape[1:] != image.shape[1:]:
-        raise ValueError(
-            f"predict must return an array of shape ('classes', {image.shape[1]}, "
-            f"{image.shape[2]}). Received: {prediction.shape}."
-        )
-    return prediction

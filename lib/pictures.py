@@ -36,6 +36,11 @@ def as_grey_levels(images):
     return np.rint(np.clip(images, 0, 1) * 255).astype(np.uint8)
 
 
+def as_rgb(stack):
+    """Repeats grey images: (N, 1, H, W) -> (N, 3, H, W); those of three channels stay."""
+    return np.broadcast_to(stack, (len(stack), 3, *stack.shape[2:]))
+
+
 def visualize(image, path):
     """Saves an image as PNG.
 

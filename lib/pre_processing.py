@@ -13,6 +13,11 @@ FOV_TOLERANCE = 0.1
 # Where no mask tells: the FOV is brighter than this share of what is bright in the photograph.
 FOV_BRIGHTNESS = 0.15
 GAMMA = 1.2
+# How images are scaled for networks that take grey values as they are: see scale_to_unit.
+DEFAULT_SCALING = "percentile"
+ROBUST_PERCENTILES = (0.1, 99.9)
+# Extremes that lie farther outside these percentiles than this share of their range are outliers.
+MOST_OUTSIDE = 0.5
 CLAHE_CLIP_LIMIT = 2.0
 CLAHE_TILES = (8, 8)
 
@@ -87,6 +92,43 @@ def size_for_fov(fov_masks, fov_width):
     if abs(np.log(scale)) < np.log1p(FOV_TOLERANCE):
         return height, width
     return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def scale_to_unit(stack, rule=DEFAULT_SCALING):
+    """Scales slices to [0, 1] by the rule that the weights record.
+
+    percentile: each image by itself from its 0.1 to its 99.9 percentile, clipped, so that an image
+    alone is scaled as in a stack, and single pixels decide nothing. minmax_stack: from the lowest
+    to the highest value of the stack, as the first weights were trained. Where one or two pixels
+    would decide that range, the percentiles of the stack are taken, and a message says so.
+
+    Args:
+        stack: (N, H, W) of any number type.
+        rule: "percentile" or "minmax_stack".
+    Returns:
+        (N, H, W) float32; a constant image becomes 0.
+    """
+    stack = stack.astype(np.float32)
+    if rule == "percentile":
+        lowest, highest = np.percentile(stack, ROBUST_PERCENTILES, axis=(1, 2), keepdims=True)
+    else:
+        lowest, highest = _range_of_stack(stack)
+    span = np.where(highest > lowest, highest - lowest, 1.0).astype(np.float32)
+    return np.clip((stack - np.float32(lowest)) / span, 0, 1)
+
+
+def _range_of_stack(stack):
+    """Gives lowest and highest value, or percentiles where these are outliers."""
+    extremes = float(stack.min()), float(stack.max())
+    robust = tuple(map(float, np.percentile(stack, ROBUST_PERCENTILES)))
+    tolerance = MOST_OUTSIDE * (robust[1] - robust[0])
+    if extremes[0] >= robust[0] - tolerance and extremes[1] <= robust[1] + tolerance:
+        return extremes
+    print(
+        f"Grey values from {extremes[0]:g} to {extremes[1]:g}, but all but 2 in 1,000 pixels lie "
+        f"between {robust[0]:g} and {robust[1]:g}: scaled by the latter."
+    )
+    return robust
 
 
 def resized(images, size):

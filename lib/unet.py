@@ -5,6 +5,8 @@ stored alike in both layouts, so the same weights serve both. On a CPU channels_
 Every layer gets its data_format, so that the user's keras.json decides nothing.
 """
 
+from dataclasses import dataclass
+
 import keras
 from keras import layers
 
@@ -18,6 +20,7 @@ def get_unet(
     patch_height,
     patch_width,
     *,
+    num_classes=2,
     output_activation="relu",
     data_format="channels_first",
     dropout=0.2,
@@ -32,15 +35,16 @@ def get_unet(
         num_channels: channels of the input, 1 for grey images.
         patch_height: height of the input in pixels, a multiple of 4.
         patch_width: width of the input in pixels, a multiple of 4.
+        num_classes: channels of the output.
         output_activation: "relu" or "linear", before the softmax.
         data_format: what the layers compute in; the input stays (N, C, H, W).
         dropout: share of the features that is dropped between two convolutions.
     Returns:
-        keras.Model: (N, C, H, W) -> (N, H * W, 2), probabilities of background and vessel.
+        keras.Model: (N, C, H, W) -> (N, H * W, num_classes), probabilities of the classes.
     Raises:
         ValueError: if a size is not a multiple of 4 or an option is unknown.
     """
-    net = _Network(data_format, dropout)
+    net = _Network(num_classes, data_format, dropout)
     inputs, x = net.input(num_channels, patch_height, patch_width)
     skip1 = net.double_convolution(x, 32)
     skip2 = net.double_convolution(net.pool(skip1), 64)
@@ -55,6 +59,7 @@ def get_gnet(
     patch_height,
     patch_width,
     *,
+    num_classes=2,
     output_activation="relu",
     data_format="channels_first",
     dropout=0.2,
@@ -64,7 +69,7 @@ def get_gnet(
     retina-unet src/retinaNN_training.py, get_gnet, which cannot be built there since Keras 2.
     Arguments, result and errors as in get_unet.
     """
-    net = _Network(data_format, dropout)
+    net = _Network(num_classes, data_format, dropout)
     inputs, x = net.input(num_channels, patch_height, patch_width)
     x = net.double_convolution(x, 32)
     skip1 = net.double_convolution(net.up(x), 16)
@@ -83,6 +88,7 @@ def get_unpadded_unet(
     tile_height,
     tile_width,
     *,
+    num_classes=2,
     base_filters=64,
     depth=4,
     variant="paper",
@@ -92,7 +98,7 @@ def get_unpadded_unet(
     """Builds the U-Net of the paper: unpadded convolutions, centre-cropped skips.
 
     Ronneberger, Fischer, Brox 2015, figure 1: 572 -> 388 pixels, 23 convolutions, 31,030,658
-    parameters for 64 base filters and depth 4. Drop-out "at the end of the contracting path"
+    parameters for 64 base filters and depth 4. Dropout "at the end of the contracting path"
     (section 3.1) is on the last level with a skip, which carries it, and on the lowest. Kernels are
     drawn from N(0, sqrt(2 / fan_in)) (section 3), not truncated, as released.
 
@@ -100,6 +106,7 @@ def get_unpadded_unet(
         num_channels: channels of the input, 1 for grey images.
         tile_height: height of the input in pixels, 2^depth * k + 4 * (2^depth - 1).
         tile_width: width of the input in pixels, alike.
+        num_classes: channels of the output.
         base_filters: filters of the first level; doubled at each level below.
         depth: number of poolings.
         variant: "paper", as figure 1 is drawn; or "release", as the authors published it: a ReLU
@@ -107,7 +114,7 @@ def get_unpadded_unet(
         data_format: what the layers compute in; the input stays (N, C, H, W).
         dropout: share of the features that is dropped.
     Returns:
-        keras.Model: (N, C, H, W) -> (N, H' * W', 2), probabilities of membrane and cell on the
+        keras.Model: (N, C, H, W) -> (N, H' * W', num_classes), probabilities of the classes on the
         pixels with full context, H' = H - (12 * 2^depth - 8).
     Raises:
         ValueError: if a size does not fit (the two nearest that do are named), or an option is
@@ -115,7 +122,9 @@ def get_unpadded_unet(
     """
     if variant not in ("paper", "release"):
         raise ValueError(f"variant must be paper or release. Received: {variant}")
-    net = _UnpaddedNetwork(data_format, dropout, tile_height, tile_width, depth)
+    net = _UnpaddedNetwork(
+        num_classes, data_format, dropout, (tile_height, tile_width), depth
+    )
     inputs, x = net.input(num_channels)
     skips = []
     for level in range(depth):
@@ -135,19 +144,33 @@ def get_unpadded_unet(
     return keras.Model(inputs, net.pixel_softmax(x), name="unpadded_unet")
 
 
-NETWORKS = {"unet": get_unet, "gnet": get_gnet}
-# How many pixels far an output looks at most, rounded up to a multiple of 4. get_unet: two
-# convolutions of radius 1 on pixels of size 1, 2, 4, 2 and 1 give 20, and pixels that are pooled
-# together 3 more. get_gnet: 26 + 3, of sizes 1, 1/2, 1, 2, 4, 2, 1, 1/2 and 1.
-REACH = {"unet": 24, "gnet": 32}
+@dataclass(frozen=True)
+class Network:
+    """A padded network, and what the code that cuts its input must know.
+
+    Args:
+        build: function num_channels, height, width, options -> keras.Model.
+        multiple: of which height and width of the input must be: 2 for each pooling.
+        reach: how many pixels far an output looks at most, rounded up to the multiple.
+    """
+
+    build: object
+    multiple: int
+    reach: int
+
+
+# get_unet: two convolutions of radius 1 on pixels of size 1, 2, 4, 2 and 1 give 20, and pixels that
+# are pooled together 3 more. get_gnet: 26 + 3, of sizes 1, 1/2, 1, 2, 4, 2, 1, 1/2 and 1.
+NETWORKS = {"unet": Network(get_unet, 4, 24), "gnet": Network(get_gnet, 4, 32)}
 
 
 class _Layers:
     """What all networks are made of, in one data format."""
 
-    def __init__(self, data_format, dropout):
+    def __init__(self, num_classes, data_format, dropout):
         if data_format not in DATA_FORMATS:
             raise ValueError(f"data_format must be one of {DATA_FORMATS}. Received: {data_format}")
+        self.num_classes = num_classes
         self.data_format = data_format
         self.dropout = dropout
         self.channel_axis = 1 if data_format == "channels_first" else -1
@@ -167,11 +190,11 @@ class _Layers:
 
     def softmax_over_pixels(self, x):
         if self.data_format == "channels_first":
-            x = layers.Reshape((2, -1))(x)  # (B, 2, H*W)
+            x = layers.Reshape((self.num_classes, -1))(x)  # (B, K, H*W)
             x = layers.Permute((2, 1))(x)
         else:
-            x = layers.Reshape((-1, 2))(x)
-        # (B, H*W, 2). The softmax stays in float32 under mixed precision.
+            x = layers.Reshape((-1, self.num_classes))(x)
+        # (B, H*W, K). The softmax stays in float32 under mixed precision.
         return layers.Activation("softmax", dtype="float32")(x)
 
 
@@ -209,15 +232,15 @@ class _Network(_Layers):
             raise ValueError(
                 f"output_activation must be relu or linear. Received: {output_activation}"
             )
-        return self.softmax_over_pixels(self.convolution(x, 2, 1, output_activation))
+        return self.softmax_over_pixels(self.convolution(x, self.num_classes, 1, output_activation))
 
 
 class _UnpaddedNetwork(_Layers):
     """The layers of get_unpadded_unet: unpadded convolutions, up-convolutions, cropped skips."""
 
-    def __init__(self, data_format, dropout, height, width, depth):
-        super().__init__(data_format, dropout)
-        self.size = (height, width)
+    def __init__(self, num_classes, data_format, dropout, size, depth):
+        super().__init__(num_classes, data_format, dropout)
+        self.size = size
         for size in self.size:
             output_size(size, depth)  # raises for a size that does not fit
 
@@ -253,7 +276,7 @@ class _UnpaddedNetwork(_Layers):
         return self.join(x, cropped)
 
     def pixel_softmax(self, x):
-        return self.softmax_over_pixels(self.convolution(x, 2, 1, None))
+        return self.softmax_over_pixels(self.convolution(x, self.num_classes, 1, None))
 
     def _height_width(self, x):
         return x.shape[2:4] if self.data_format == "channels_first" else x.shape[1:3]

@@ -1,145 +1,139 @@
-"""Starts the script that a configuration asks for, in the foreground or with a log file.
-
-With `nohup = True` everything printed goes to <name>/<name>_training.nohup (_prediction.nohup), and
-a closed terminal does not stop the work. The original hides its errors there and exits with 0;
-here the exit status is the script's, and the last lines of the log are shown when it failed.
-"""
+"""Starts the script that a configuration asks for, in the foreground or with a log file."""
 
 import argparse
 import contextlib
 import importlib
-import os
-import signal
-import sys
-import traceback
+from pathlib import Path
 
-from lib.backends import is_first_host, require_backend
-from lib.configuration import PATTERNS, read_configuration
-from lib.errors import UserError, print_problems, run_script
-from lib.experiment import Experiment
-
-SCRIPTS = {
-    ("retina", "training"): "src.retinaNN_training",
-    ("retina", "prediction"): "src.retinaNN_predict",
-    ("membrane", "training"): "src.membraneNN_training",
-    ("membrane", "prediction"): "src.membraneNN_predict",
-}
-LAST_LINES = 20
+from lib.backends import is_first_host, quietly, require_backend
+from lib.configuration import read_configuration
+from lib.errors import UserError, missing_package, run_script
+from lib.experiment import Experiment, locate, writable_folder
+from lib.log_file import output_in
+from src.tasks import TASKS
 
 
 def launch(step, task=None):
     """Reads the command line, and runs one step of the configured experiment.
 
     Args:
-        step: "training" or "prediction".
+        step: "training" or "testing".
         task: where a script of src was started by itself, its task: it runs no other, and without
             a log file.
     Returns:
-        exit status: 0, 1 for an error, 130 after Ctrl-C.
+        exit status: see lib.errors.run_script.
     """
-    arguments = _read_command_line(step, PATTERNS[task or "retina"])
-    # TensorFlow's own start-up lines say nothing that describe_devices does not say better.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    return run_script(lambda: _run(step, task, arguments))
+    default = TASKS[task or "retina"].template
+    arguments = _read_command_line(step, default)
+    return run_script(lambda: {"training": train, "testing": test}[step](arguments, task))
+
+
+def train(arguments, task=None):
+    """Runs a training as the command line says; a shipped experiment resumes in a copy."""
+    require_backend()
+    configuration, folder = find_configuration(arguments, task)
+    is_first = is_first_host(configuration.training_settings.distribute)
+    experiment = Experiment(folder or configuration.experiment_name.name, is_first)
+    if experiment.is_shipped:
+        experiment = experiment.copied_to_results()
+    script = _load_script(configuration.task.training)
+    nohup = configuration.training_settings.nohup and not task and is_first
+    log = experiment.file("training.nohup") if nohup else None
+    with _place(experiment.folder, log, is_first):
+        script.main(configuration, experiment, overwrite=arguments.overwrite)
+
+
+def test(arguments, task=None):
+    """Runs a test as the command line says."""
+    require_backend()
+    configuration, folder = find_configuration(arguments, task)
+    name = folder or configuration.experiment_name.name
+    experiment = Experiment(name, output=arguments.output)
+    script = _load_script(configuration.task.testing)
+    nohup = configuration.testing_settings.nohup and not task
+    log = experiment.results / f"{experiment.name}_testing.nohup" if nohup else None
+    experiment.find_weights(configuration.testing_settings.best_last)
+    with _place(experiment.results, log):
+        script.main(configuration, experiment)
+
+
+def find_configuration(arguments, task=None):
+    """Reads the configuration that the command line names, or that of an experiment's folder.
+
+    Args:
+        arguments: with configuration, a file or a folder, and data, which replaces path_local.
+        task: name of the only task that will do; None for any.
+    Returns:
+        lib.configuration.Configuration; and the folder, None where a file was named.
+    Raises:
+        UserError: if the folder holds no configuration, or more than one; or as
+            read_configuration.
+    """
+    path = locate(arguments.configuration)
+    folder = path if path.is_dir() else None
+    if folder:
+        path = _kept_configuration(folder)
+    configuration = read_configuration(path, TASKS, task)
+    if arguments.data:
+        configuration = configuration.with_values("data_paths", path_local=arguments.data)
+    return configuration, folder
+
+
+def _kept_configuration(folder):
+    """Finds the configuration that a training copied into its folder."""
+    own = folder / f"{folder.name}_configuration.txt"
+    found = [own] if own.is_file() else sorted(folder.glob("[!.]*_configuration.txt"))
+    if len(found) != 1:
+        names = ", ".join(path.name for path in found) or "none"
+        raise UserError(
+            f"The folder {folder} must hold one configuration, {own.name}, to be tested or trained "
+            f"as an experiment. Found: {names}. Give a configuration file as the argument."
+        )
+    return found[0]
+
+
+@contextlib.contextmanager
+def _place(folder, log, is_first_host=True):
+    """Makes the folder, and sends the output to the log if there is to be one."""
+    if not is_first_host:
+        yield
+        return
+    with writable_folder(Path(folder)), output_in(log) if log else contextlib.nullcontext():
+        yield
 
 
 def _read_command_line(step, default):
+    words = {"training": "Trains", "testing": "Tests"}
     parser = argparse.ArgumentParser(
-        description=f"Starts the {step} of the experiment that a configuration file describes."
+        description=f"{words[step]} the experiment that a configuration file describes."
     )
     parser.add_argument(
         "configuration",
         nargs="?",
         default=default,
-        help=f"default: ./{default}",
+        help="configuration file, or the folder of an experiment such as pretrained/vessels; "
+        f"default: ./{default}",
     )
+    parser.add_argument("--data", metavar="FOLDER", help="HDF5 files; replaces path_local")
     if step == "training":
         parser.add_argument(
             "--overwrite",
             action="store_true",
             help="start anew and replace an earlier training of the same name",
         )
-    return parser.parse_args()
-
-
-def _run(step, task, arguments):
-    require_backend()
-    configuration = read_configuration(arguments.configuration, task)
-    distribute = configuration.training_settings.distribute if step == "training" else "none"
-    experiment = Experiment(configuration.experiment_name.name, is_first_host(distribute))
-    if step == "training":
-        settings, options = configuration.training_settings, {"overwrite": arguments.overwrite}
     else:
-        settings, options = configuration.testing_settings, {}
-        experiment.find_weights(settings.best_last)
-    script = _load_script(SCRIPTS[configuration.task, step])
-    with experiment.writable_folder():
-        if settings.nohup and not task and experiment.is_first_host:
-            with _output_in(experiment.file(f"{step}.nohup")):
-                script.main(configuration, **options)
-        else:
-            script.main(configuration, **options)
+        parser.add_argument(
+            "--output",
+            metavar="FOLDER",
+            help="for the results; default: the experiment's folder, and results/<name>/ for one "
+            "of pretrained/",
+        )
+    return parser.parse_args()
 
 
 def _load_script(name):
     try:
-        return importlib.import_module(name)
+        with quietly():
+            return importlib.import_module(name)
     except ModuleNotFoundError as error:
-        raise UserError(
-            f"{error}. Install the project's packages for {sys.executable}, or start the script "
-            "with the Python that has them. If it is a backend of Keras, choose one that is there: "
-            "KERAS_BACKEND=tensorflow."
-        ) from error
-
-
-@contextlib.contextmanager
-def _output_in(log):
-    """Sends all output, that of libraries too, to a log file, and outlives the terminal.
-
-    An error is written to the log; then the log's last lines are shown where the user is.
-    """
-    if hasattr(signal, "SIGHUP"):
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    print(f"nohup = True: the output goes to {log}. To follow it: tail -f {log}", flush=True)
-    kept = [os.dup(stream.fileno()) for stream in (sys.stdout, sys.stderr)]
-    try:
-        with open(log, "a", encoding="utf-8") as file:
-            _redirect([file.fileno()] * 2)
-    except OSError as error:  # of another user, on a shared server
-        raise UserError(
-            f"{log} cannot be written to: {error.strerror or error}. Remove it, choose another "
-            "[experiment name] name, or set nohup = False."
-        ) from error
-    try:
-        yield
-    except UserError as error:
-        with contextlib.suppress(OSError):  # the disk of the log may be full
-            print_problems(error.problems)
-        _redirect(kept)
-        raise
-    except Exception as error:
-        with contextlib.suppress(OSError):
-            traceback.print_exc()
-        _redirect(kept)
-        _show_end(log)
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        raise SystemExit(1) from None
-    except BaseException:
-        _redirect(kept)
-        raise
-    _redirect(kept)
-    with contextlib.suppress(OSError):  # the terminal may be closed
-        print(f"Done; see {log}.", flush=True)
-
-
-def _redirect(descriptors):
-    for stream, descriptor in zip((sys.stdout, sys.stderr), descriptors):
-        with contextlib.suppress(OSError):
-            stream.flush()
-        os.dup2(descriptor, stream.fileno())
-
-
-def _show_end(log):
-    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-    print(f"The last lines of {log}:", file=sys.stderr)
-    print("\n".join(f"  | {line}" for line in lines[-LAST_LINES:]), file=sys.stderr)
+        raise missing_package(error) from error

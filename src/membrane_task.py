@@ -1,13 +1,95 @@
-"""Reads the data of the membrane experiment that a configuration names, and checks that it fits."""
+"""The membrane experiment: its keys, their checks, and its data."""
 
 from pathlib import Path
 
 import numpy as np
 
+from lib.configuration import (
+    EXPERIMENT_KEYS,
+    NETWORK,
+    SPLIT,
+    TESTING_KEYS,
+    TRAINING,
+    TRAINING_KEYS,
+    Key,
+    augmentation_keys,
+    best_of_nothing,
+    choice,
+    data_keys,
+    eight_orientations,
+    integer,
+    orientations,
+    real,
+    share_or_number,
+)
 from lib.errors import UserError, raise_if_any
-from lib.files import load_hdf5, load_hdf5_extra
-from lib.overlap_tile import margin
-from src.retina_data import channels_problem, load_companion, load_masks, numbered
+from lib.files import (
+    channels_problem,
+    load_companion,
+    load_hdf5,
+    load_hdf5_extra,
+    load_masks,
+    numbered,
+)
+from lib.overlap_tile import margin, output_size, tile_starts
+
+KEYS = (
+    *data_keys(
+        train_imgs_original="ISBI_dataset_imgs_train.hdf5",
+        train_groundTruth="ISBI_dataset_groundTruth_train.hdf5",
+        train_weight_maps="ISBI_dataset_weightMaps_train.hdf5",
+        test_imgs_original="ISBI_dataset_imgs_test.hdf5",
+    ),
+    *EXPERIMENT_KEYS,
+    Key("data attributes", "tile_size", integer(1), role=TRAINING),
+    Key(
+        "training settings",
+        "N_subimgs",
+        integer(1, 100_000_000),
+        role=TRAINING,
+        old_names={"N_tiles": integer(1, 100_000_000)},
+    ),
+    Key(
+        "training settings",
+        "validation_split",
+        share_or_number,
+        5,
+        SPLIT,
+        old_names={"validation_images": integer(0)},
+    ),
+    Key("training settings", "batch_size", integer(1), 1, TRAINING),
+    *TRAINING_KEYS,
+    Key("training settings", "momentum", real(0, 0.9999), 0.99, TRAINING),
+    Key("training settings", "base_filters", integer(1), 64, NETWORK),
+    Key("training settings", "depth", integer(1, 8), 4, NETWORK),
+    Key("training settings", "variant", choice("paper", "release"), "paper", NETWORK),
+    *augmentation_keys(
+        elastic_sigma=10.0, rotation_degrees=180.0, flip=True, brightness=0.05, contrast=0.2
+    ),
+    *TESTING_KEYS,
+    Key("testing settings", "tile_size", integer(1), 572),
+    Key(
+        "testing settings",
+        "average_flips",
+        orientations,
+        1,
+        old_names={"symmetries": eight_orientations},
+    ),
+    Key("testing settings", "labelled_slices", choice("held_out", "all", "none"), "held_out"),
+)
+
+
+def check(configuration):
+    """Lists tile sizes that do not fit the depth of the network, and best weights of nothing."""
+    depth = configuration.training_settings.depth
+    problems = best_of_nothing(configuration)
+    for section in ("data attributes", "testing settings"):
+        size = configuration.sections[section.replace(" ", "_")].tile_size
+        try:
+            tile_starts(size, output_size(size, depth), depth)
+        except ValueError as error:
+            problems.append(f"{configuration.path}: [{section}] tile_size: {error}")
+    return problems
 
 
 def load_labelled(configuration):

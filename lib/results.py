@@ -1,0 +1,194 @@
+"""What every testing writes: probabilities as HDF5, grids of pictures, scores as text and JSON.
+
+Beside the results lies a list of the files that a test wrote. The next test removes these and no
+others: a file that is in the way and not on the list is somebody's, and is refused.
+"""
+
+import json
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from lib.errors import UserError
+from lib.files import atomic_write, write_hdf5
+from lib.pictures import as_rgb, group_images, visualize
+
+LIST = ".testing_files.txt"
+# What a test may write, besides pictures that carry ids.
+NAMES = (
+    "predictions.hdf5",
+    "performances.txt",
+    "performances.json",
+    "submission.tif",
+    "ROC.png",
+    "Precision_recall.png",
+    "all_*.png",
+    "*_Original_*Prediction*.png",
+)
+
+
+class Results:
+    """The folder that a test writes to, and the list of what it wrote there.
+
+    Args:
+        folder: the folder.
+        name: of the experiment, which some files carry.
+    """
+
+    def __init__(self, folder, name):
+        self.folder = Path(folder)
+        self.name = name
+
+    def require_room(self, ids=()):
+        """Refuses a folder in which a test would replace files that no test wrote.
+
+        Args:
+            ids: of the images, whose pictures will be written.
+        Raises:
+            UserError: that names them.
+        """
+        known = set(self._known())
+        pictures = [f"{kind}/{name}.png" for kind in ID_FOLDERS for name in map(file_name, ids)]
+        there = [p.relative_to(self.folder).as_posix() for n in NAMES for p in self.folder.glob(n)]
+        there += [name for name in pictures if (self.folder / name).exists()]
+        foreign = sorted(name for name in there if name not in known)
+        if foreign:
+            raise UserError(
+                f"{self.folder} holds files that no test of this project is known to have written, "
+                f"and that this one would replace: {', '.join(foreign[:8])}"
+                f"{', ...' if len(foreign) > 8 else ''}. Move them, or write the results elsewhere "
+                "with --output FOLDER."
+            )
+
+    def remove(self):
+        """Removes what an earlier test wrote, and says so: no old score beside new weights."""
+        found = [self.folder / name for name in self._known() if (self.folder / name).is_file()]
+        for path in found:
+            path.unlink()
+        (self.folder / LIST).unlink(missing_ok=True)
+        if found:
+            print(f"Removed the results of an earlier test in {self.folder}.")
+
+    def file(self, name):
+        """Puts a file on the list and gives its path.
+
+        Args:
+            name: relative to the folder.
+        """
+        with open(self.folder / LIST, "a", encoding="utf-8") as file:
+            file.write(f"{name}\n")
+        return self.folder / name
+
+    def _known(self):
+        """Lists the files of earlier tests, also of those from before there was a list."""
+        if (self.folder / LIST).is_file():
+            return (self.folder / LIST).read_text(encoding="utf-8").splitlines()
+        predictions = self.folder / "predictions.hdf5"
+        is_ours = predictions.is_file() and _written_by_a_test(predictions)
+        # The weights of retina-unet lie beside the results of its own test.
+        is_original = any(self.folder.glob("*_best_weights.h5"))
+        if not (is_ours or is_original):
+            return []
+        found = [path for pattern in NAMES for path in self.folder.glob(pattern)]
+        if is_ours:
+            found += self.folder.glob("segmentations/*.png")
+        return [path.relative_to(self.folder).as_posix() for path in found]
+
+
+ID_FOLDERS = ("segmentations", "probabilities")
+
+
+def file_name(identity):
+    """Makes a name for files of an id, whatever a foreign HDF5 file calls its images.
+
+    Example: "../../eye/7" becomes "eye_7".
+
+    Args:
+        identity: text.
+    Returns:
+        text without slashes, control signs and dots in front; "image" for none.
+    """
+    kept = "".join("_" if c in "/\\:*?\"<>|" or not c.isprintable() else c for c in str(identity))
+    return kept.strip("._ ")[:150] or "image"
+
+
+def save_predictions(results, probabilities, ids, configuration, name="predictions.hdf5"):
+    """Saves probabilities as HDF5 with the ids of the images and the settings.
+
+    Args:
+        results: Results.
+        probabilities: (N, K, H, W) float32.
+        ids: N names.
+        configuration: lib.configuration.Configuration.
+        name: of the file.
+    """
+    settings = json.dumps(configuration.as_dict())
+    write_hdf5(results.file(name), probabilities, ids=ids, settings=settings)
+
+
+def save_id_pictures(results, folder, ids, stack):
+    """Saves a picture for each image: <folder>/<id>.png.
+
+    Args:
+        results: Results.
+        folder: one of ID_FOLDERS.
+        ids: N names.
+        stack: (N, channels, H, W) uint8, or floats in [0, 1].
+    """
+    for name, image in zip(ids, stack):
+        visualize(image.transpose(1, 2, 0), results.file(f"{folder}/{file_name(name)}.png"))
+
+
+def save_grids(results, stacks, num_in_row, prefix="all"):
+    """Saves every stack of images as a grid: all_<name>.png.
+
+    Args:
+        results: Results.
+        stacks: {name: (N, channels, H, W)} uint8, or floats in [0, 1].
+        num_in_row: images side by side.
+        prefix: of the files.
+    """
+    for name, stack in stacks.items():
+        visualize(group_images(stack, num_in_row), results.file(f"{prefix}_{name}.png"))
+
+
+def save_comparisons(results, stacks, num_in_row, title):
+    """Saves the stacks below each other, num_in_row images side by side: <name>_<title><i>.png.
+
+    Args:
+        results: Results.
+        stacks: {name: (N, channels, H, W)}, channels 1 or 3; one type for all.
+        num_in_row: images side by side; the last picture may hold fewer.
+        title: of the files: Original_GroundTruth_Prediction.
+    """
+    channels = max(stack.shape[1] for stack in stacks.values())
+    rows = [as_rgb(stack) if channels == 3 else stack for stack in stacks.values()]
+    for number, first in enumerate(range(0, len(rows[0]), num_in_row)):
+        stripes = [group_images(row[first : first + num_in_row], num_in_row) for row in rows]
+        path = results.file(f"{results.name}_{title}{number}.png")
+        visualize(np.concatenate(stripes), path)
+
+
+def save_performances(results, text, scores):
+    """Saves performances.txt and performances.json, and prints the text.
+
+    Args:
+        results: Results.
+        text: of several lines.
+        scores: dictionary of what JSON can hold.
+    """
+    print("\n" + text)
+    with atomic_write(results.file("performances.txt")) as beside:
+        beside.write_text(text, encoding="utf-8")
+    with atomic_write(results.file("performances.json")) as beside:
+        beside.write_text(json.dumps(scores, indent=1) + "\n", encoding="utf-8")
+
+
+def _written_by_a_test(path):
+    """Tells whether an HDF5 file holds the settings that a test stores."""
+    try:
+        with h5py.File(path, "r") as file:
+            return "settings" in file
+    except OSError:
+        return False

@@ -1,0 +1,339 @@
+"""Weights files: the weights of a network, and the record beside them of what they were trained on.
+
+A weights file is Keras's `.weights.h5` with one more data set, a JSON text that tells the settings,
+the images, the history and, in the middle of an epoch, how far that has come. It is read once.
+"""
+
+import io
+import json
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import h5py
+import keras
+
+from lib.configuration import FREE
+from lib.devices import this_host_alone
+from lib.errors import UserError, raise_if_any
+from lib.files import atomic_write
+from lib.legacy_weights import explain_not_weights, is_legacy, load_legacy_weights
+
+RECORD = "training_state"
+# The rule of scaling of weights from before it was recorded.
+FIRST_SCALING = "minmax_stack"
+
+
+@dataclass(frozen=True)
+class TrainedWeights:
+    """A weights file that was read, and what it tells.
+
+    Args:
+        path: the file.
+        content: its bytes.
+        record: dictionary: settings, images, scaling, history, progress, dropout_states and
+            ancestors as far as they are there; empty for weights of retina-unet.
+    """
+
+    path: Path
+    content: bytes
+    record: dict
+
+    @property
+    def history(self):
+        """The finished epochs, a dictionary each."""
+        return self.record.get("history", [])
+
+    @property
+    def progress(self):
+        """How far the epoch after the history has come: batches, seconds, metrics; or None."""
+        return self.record.get("progress")
+
+    @property
+    def scaling(self):
+        """The rule by which images are scaled to [0, 1]: see lib.pre_processing.scale_to_unit."""
+        return self.record.get("scaling", FIRST_SCALING)
+
+    @cached_property
+    def parameters(self):
+        """Names and sizes of the floating-point parameters of the network."""
+        sizes = {}
+
+        def add(name, item):
+            is_layer = not name.startswith("optimizer") and "seed_generator" not in name
+            if isinstance(item, h5py.Dataset) and is_layer and name != RECORD:
+                sizes[name] = item.size
+
+        with self._open() as file:
+            file.visititems(add)
+        return sizes
+
+    def _open(self):
+        return h5py.File(io.BytesIO(self.content), "r")
+
+    def recorded(self, key):
+        """Gives what a setting was in the training: under its name, an earlier one, or unchanged.
+
+        Args:
+            key: lib.configuration.Key.
+        """
+        section = self.record["settings"].get(key.attribute, {})
+        names = [name for name in (key.name, *key.old_names) if name in section]
+        # What the project did not have yet when the training began was as its default.
+        return section[names[0]] if names else key.default
+
+    def require_settings(self, configuration, role):
+        """Refuses weights that were trained with other values of the settings of a role.
+
+        Args:
+            configuration: lib.configuration.Configuration.
+            role: NETWORK or SPLIT of lib.configuration. Weights that tell no settings
+                (retina-unet's) are taken as they are.
+        Raises:
+            UserError: that names every setting which differs.
+        """
+        if "settings" not in self.record:
+            return
+        problems = []
+        for key in (key for key in configuration.task.keys if key.role == role):
+            then = self.recorded(key)
+            if then != configuration.value(key):
+                expected = f"{then}, with which {self.path} was trained"
+                advice = f"Set it to {then}, or choose other weights."
+                problems.append(configuration.problem(key.section, key.name, expected, advice))
+        raise_if_any(problems)
+
+    def require_same_training(self, configuration):
+        """Refuses to resume a training with settings that must not change half-way.
+
+        Raises:
+            UserError: that names all of them.
+        """
+        changed = [
+            f"{key.section} {key.name}: {self.recorded(key)} -> {configuration.value(key)}"
+            for key in training_keys(configuration)
+            if self.recorded(key) != configuration.value(key)
+        ]
+        if changed:
+            raise UserError(
+                f"{self.path} was trained with other settings ({'; '.join(changed)}). Set them "
+                "back to resume, choose another [experiment name] name, or start anew with "
+                "--overwrite."
+            )
+
+    def require_images(self, image_ids):
+        """Refuses weights that were trained, or validated, on other images than the data hold now.
+
+        Args:
+            image_ids: {"training": ids, "validation": ids}, or one of the two. Weights that do not
+                tell their images are taken as they are.
+        Raises:
+            UserError: if the ids differ.
+        """
+        trained_with = self.record.get("images", {})
+        for use, ids in image_ids.items():
+            then = trained_with.get(use, ids)
+            if then != list(ids):
+                raise UserError(
+                    f"{self.path} was trained with other images. For {use} then: "
+                    f"{', '.join(then) or 'none'}. Now: {', '.join(ids) or 'none'}. Prepare the "
+                    "same data again, correct [data paths], or train anew (another [experiment "
+                    "name] name, or --overwrite)."
+                )
+
+    def require_optimizer(self):
+        """Refuses to resume without the optimiser's variables; Keras would start it anew silently.
+
+        Raises:
+            UserError: if the file holds none.
+        """
+        with self._open() as file:
+            if "optimizer" not in file:
+                raise UserError(
+                    f"{self.path} holds weights without the optimiser, so no epochs can follow. "
+                    "Name the file in [training settings] initial_weights of another experiment, "
+                    "or start anew with --overwrite."
+                )
+
+    def describe_origin(self, ids):
+        """Words what readers of scores must know: which of the images trained these weights.
+
+        Args:
+            ids: of the images that are tested.
+        Returns:
+            a sentence; "" where none of them did.
+        """
+        if "settings" not in self.record:
+            return f"{self.path} does not tell on which images it was trained: maybe on these."
+        sources = [("these weights were", self.record.get("images"))]
+        for ancestor in self.ancestors:
+            words = f"the weights that they started from ({ancestor['weights']}) were"
+            sources.append((words, ancestor.get("images")))
+        return " ".join(_overlap(words, images, ids) for words, images in sources).strip()
+
+    def as_ancestors(self):
+        """Gives the record's ancestors and these weights, for the record of what starts here."""
+        own = {"weights": self.path.as_posix(), "images": self.record.get("images")}
+        return [*self.ancestors, own]
+
+    @property
+    def ancestors(self):
+        """Lists the weights that these started from, one after the other."""
+        initial = self.record.get("settings", {}).get("training_settings", {}).get("initial_weights")
+        unknown = [{"weights": initial, "images": None}] if initial else []
+        return self.record.get("ancestors", unknown)
+
+    def load_into(self, model, skip_order="auto"):
+        """Puts the weights into a network.
+
+        Args:
+            model: keras.Model of the same network, in either data format. Once it is compiled, the
+                optimiser's variables are loaded too where the file has them.
+            skip_order: "auto", "up_first" or "skip_first": for weights of retina-unet's later
+                editions that do not tell it themselves.
+        Raises:
+            UserError: if the file holds another network.
+        """
+        advice = (
+            "Correct the network in [training settings], or choose other weights ([experiment "
+            "name] name; initial_weights)."
+        )
+        try:
+            with self._open() as file:
+                if is_legacy(file):
+                    print(load_legacy_weights(model, file, self._architecture(), skip_order))
+                    return
+            found = sum(self.parameters.values())
+            if found != model.count_params():
+                raise ValueError(f"it holds {found:,} parameters")
+            model.load_weights(self.path)
+        except (ValueError, KeyError) as error:
+            raise UserError(
+                f"{self.path} must hold the weights of the network {model.name} with "
+                f"{model.count_params():,} parameters. Received: {error}. {advice}"
+            ) from error
+        except (OSError, RuntimeError) as error:  # h5py: damaged inside
+            raise _not_whole(self.path, error) from error
+
+    def _architecture(self):
+        """Reads the network's JSON beside the weights, as retina-unet writes it; None without."""
+        stem = self.path.name.rsplit("_best", 1)[0].rsplit("_last", 1)[0]
+        file = self.path.with_name(f"{stem}_architecture.json")
+        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+
+
+def read_weights(path):
+    """Reads a weights file whole.
+
+    Args:
+        path: existing file, of this project or of retina-unet.
+    Returns:
+        TrainedWeights.
+    Raises:
+        UserError: if it is no weights file (it says what it is), or not whole.
+    """
+    path = Path(path)
+    explanation = explain_not_weights(path)
+    if explanation:
+        raise UserError(explanation)
+    content = path.read_bytes()
+    try:
+        with h5py.File(io.BytesIO(content), "r") as file:
+            record = json.loads(file[RECORD].asstr()[()]) if RECORD in file else {}
+    except (OSError, RuntimeError, KeyError, ValueError) as error:
+        raise _not_whole(path, error) from error
+    return TrainedWeights(path, content, record)
+
+
+def save_weights(model, path, record=None, with_optimizer=False):
+    """Saves the weights of a network, whole or not at all.
+
+    Args:
+        model: keras.Model.
+        path: the file; must end in .weights.h5.
+        record: dictionary stored beside the weights.
+        with_optimizer: whether a training shall resume from the file; with Adam it is then three
+            times as large.
+    """
+    with atomic_write(path) as beside:
+        # Keras demands the ending; the name beside the place keeps it.
+        with this_host_alone():
+            model.save_weights(beside)
+        with h5py.File(beside, "a") as file:
+            file[RECORD] = json.dumps(record or {})
+            if not with_optimizer and "optimizer" in file:
+                del file["optimizer"]
+        if not with_optimizer:
+            _repack(beside)
+
+
+def settings_record(configuration):
+    """Gives the settings that make a training what it is, as the record keeps them."""
+    settings = {}
+    for key in training_keys(configuration):
+        settings.setdefault(key.attribute, {})[key.name] = configuration.value(key)
+    training = settings["training_settings"]
+    training["N_epochs"] = configuration.training_settings.N_epochs
+    training["initial_weights"] = configuration.training_settings.initial_weights
+    return settings
+
+
+def training_keys(configuration):
+    """Lists the keys that must not change when a training resumes."""
+    decays = configuration.training_settings.learning_rate_decay == "cosine"
+    return [
+        key
+        for key in configuration.task.keys
+        # The number of epochs shapes a decaying learning rate from its first step.
+        if key.role != FREE or (key.name == "N_epochs" and decays)
+    ]
+
+
+def can_resume(configuration, num_done):
+    """Tells whether epochs may follow: not once a decaying learning rate has fallen to 0."""
+    settings = configuration.training_settings
+    return settings.learning_rate_decay == "none" or num_done < settings.N_epochs
+
+
+def dropout_states(model):
+    """Lists the variables from which dropout draws; Keras does not save them with the weights."""
+    return [v for v in model.variables if v.name == "seed_generator_state"]
+
+
+def lowest_validation_loss(history):
+    """Gives the lowest validation loss of epochs; inf without any."""
+    return min((row.get("val_loss", math.inf) for row in history), default=math.inf)
+
+
+def _overlap(words, images, ids):
+    if images is None:
+        return f"Note: {words} trained on images that are not recorded: maybe on these."
+    shared = [name for name in ids if name in images["training"]]
+    if not shared:
+        return ""
+    return (
+        f"Note: {words} trained on images with the ids {', '.join(shared)}. Where they are the "
+        "same images, these scores are too good."
+    )
+
+
+def _not_whole(path, error):
+    return UserError(
+        f"{path} is not a whole weights file; it may be cut off or damaged: {error}. Copy it "
+        "again, or train it anew (--overwrite)."
+    )
+
+
+def _repack(path):
+    """Copies an HDF5 file onto itself: what was deleted in it gives its space back."""
+    with (
+        atomic_write(path) as beside,
+        h5py.File(path, "r") as source,
+        h5py.File(beside, "w") as target,
+    ):
+        target.attrs.update(source.attrs)
+        for name in source:
+            source.copy(name, target)
+
+

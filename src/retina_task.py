@@ -1,0 +1,166 @@
+"""The retina experiment: its keys, their checks, and its data."""
+
+from pathlib import Path
+
+import numpy as np
+
+from lib.configuration import (
+    EXPERIMENT_KEYS,
+    NETWORK,
+    SPLIT,
+    TESTING_KEYS,
+    TRAINING,
+    TRAINING_KEYS,
+    Key,
+    augmentation_keys,
+    best_of_nothing,
+    boolean,
+    choice,
+    data_keys,
+    integer,
+    integer_or_all,
+    multiple_of_4,
+    orientations,
+    real,
+    share_or_number,
+)
+from lib.elastic_deformation import get_augmentation
+from lib.errors import raise_if_any
+from lib.files import channels_problem, load_hdf5, load_hdf5_extra, load_masks, numbered
+
+KEYS = (
+    *data_keys(
+        train_imgs_original="DRIVE_dataset_imgs_train.hdf5",
+        train_groundTruth="DRIVE_dataset_groundTruth_train.hdf5",
+        train_border_masks="DRIVE_dataset_borderMasks_train.hdf5",
+        test_imgs_original="DRIVE_dataset_imgs_test.hdf5",
+        test_groundTruth="DRIVE_dataset_groundTruth_test.hdf5",
+        test_border_masks="DRIVE_dataset_borderMasks_test.hdf5",
+    ),
+    *EXPERIMENT_KEYS,
+    Key("data attributes", "patch_height", multiple_of_4, role=TRAINING),
+    Key("data attributes", "patch_width", multiple_of_4, role=TRAINING),
+    Key("data attributes", "equalization", choice("clahe", "histogram"), "clahe", NETWORK),
+    Key("training settings", "N_subimgs", integer(1, 100_000_000), role=SPLIT),
+    Key("training settings", "validation_split", share_or_number, 0.1, SPLIT),
+    Key("training settings", "inside_FOV", boolean, False, TRAINING),
+    Key("training settings", "batch_size", integer(1), 32, TRAINING),
+    *TRAINING_KEYS,
+    Key("training settings", "momentum", real(0, 0.9999), 0.0, TRAINING),
+    Key("training settings", "network", choice("unet", "gnet"), "unet", NETWORK),
+    Key("training settings", "output_activation", choice("relu", "linear"), "relu", NETWORK),
+    Key("training settings", "dropout", real(0, 0.9), 0.2, TRAINING),
+    *augmentation_keys(
+        elastic_sigma=0.0, rotation_degrees=0.0, flip=False, brightness=0.0, contrast=0.0
+    ),
+    *TESTING_KEYS,
+    Key("testing settings", "full_images_to_test", integer_or_all, "all"),
+    Key("testing settings", "average_mode", boolean, True),
+    Key("testing settings", "stride_height", integer(1), 5),
+    Key("testing settings", "stride_width", integer(1), 5),
+    Key("testing settings", "inference", choice("patches", "full_image"), "patches"),
+    Key("testing settings", "inside_FOV", boolean, False),
+    Key("testing settings", "average_flips", orientations, 1),
+    Key("testing settings", "images", choice("test", "validation", "training"), "test"),
+    Key("testing settings", "threshold", real(0, 1), 0.5),
+    Key("testing settings", "fov_width", integer(0), 0),
+)
+
+
+def check(configuration):
+    """Lists what does not go together: strides, patches to be turned, patches to be left out."""
+    problems = best_of_nothing(configuration)
+    attributes, testing = configuration.data_attributes, configuration.testing_settings
+    is_square = attributes.patch_height == attributes.patch_width
+    if get_augmentation(configuration.training_settings) and not is_square:
+        problems.append(
+            configuration.problem(
+                "data attributes",
+                "patch_width",
+                f"patch_height = {attributes.patch_height} where patches are turned, deformed or "
+                "varied",
+                "Or switch off elastic_sigma, rotation_degrees, quarter_turns, flip, zoom, shift, "
+                "brightness, contrast and noise in [training settings].",
+            )
+        )
+    if testing.inside_FOV and testing.inference != "patches":
+        problems.append(
+            configuration.problem(
+                "testing settings",
+                "inside_FOV",
+                "False with inference = full_image, which leaves no patch out",
+            )
+        )
+    return problems + _stride_problems(configuration)
+
+
+def _stride_problems(configuration):
+    """Lists strides that would leave pixels between patches."""
+    problems = []
+    for side in ("height", "width"):
+        patch = getattr(configuration.data_attributes, f"patch_{side}")
+        if getattr(configuration.testing_settings, f"stride_{side}") > patch:
+            problems.append(
+                configuration.problem(
+                    "testing settings",
+                    f"stride_{side}",
+                    f"at most patch_{side} = {patch}, else pixels between patches are never seen",
+                    "The original uses 5.",
+                )
+            )
+    return problems
+
+
+def load_subset(configuration, subset):
+    """Reads images, FOV masks and ground truth of one half of the data.
+
+    Args:
+        configuration: lib.configuration.Configuration of the retina task.
+        subset: "train" or "test".
+    Returns:
+        dictionary: images (N, 3, H, W) uint8, float32 or float64; fov_masks and ground_truth
+        (N, 1, H, W) uint8 in {0, 1}; ids: list of N names; second_observer like ground_truth. For
+        test images without ground truth, ground_truth is None; second_observer is None where there
+        is none.
+    Raises:
+        UserError: with all problems: files missing, cut off, or of other lengths, sizes or values;
+            where the images cannot be read, with that alone.
+    """
+    files = data_files(configuration, subset)
+    images = load_hdf5(files["images"])
+    if images.dtype not in (np.uint8, np.float32, np.float64):
+        images = images.astype(np.float64)  # other types cannot be scaled to another size
+    data = {
+        "images": images,
+        "ids": load_hdf5_extra(files["images"], "ids") or numbered(images),
+        "ground_truth": None,
+        "second_observer": None,
+    }
+    problems = [] if images.shape[1] == 3 else [channels_problem(files["images"], 3, images)]
+    masks = {"fov_masks": files["fov_masks"], "ground_truth": files["ground_truth"]}
+    if subset == "test" and not _has_ground_truth(files):
+        del masks["ground_truth"]
+    for kind, path in masks.items():
+        data[kind], found = load_masks(path, files["images"], data)
+        problems += found
+    raise_if_any(problems)
+    if "ground_truth" in masks:
+        second = load_hdf5_extra(files["ground_truth"], "second_observer")
+        data["second_observer"] = None if second is None else (second > 0).astype(np.uint8)
+    return data
+
+
+def data_files(configuration, subset):
+    """Names the HDF5 files of one half: {"images": path, "fov_masks": ..., "ground_truth": ...}."""
+    paths = configuration.data_paths
+    keys = {"images": "imgs_original", "fov_masks": "border_masks", "ground_truth": "groundTruth"}
+    return {
+        kind: Path(paths.path_local) / getattr(paths, f"{subset}_{key}")
+        for kind, key in keys.items()
+    }
+
+
+def _has_ground_truth(files):
+    """Reads what prepare_datasets_DRIVE.py noted; files of retina-unet always have ground truth."""
+    noted = load_hdf5_extra(files["images"], "has_ground_truth")
+    return noted is None or bool(noted)

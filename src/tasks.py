@@ -1,0 +1,46 @@
+"""The list of tasks. It knows no Keras, so that the backend is chosen before Keras is loaded."""
+
+from dataclasses import dataclass
+
+from src import membrane_task, retina_task
+
+
+@dataclass(frozen=True)
+class Task:
+    """What the shared code must know of a task.
+
+    Args:
+        name: the value of [experiment name] task.
+        template: its commented configuration, at the top of the project.
+        keys: lib.configuration.Key of all its keys.
+        check: configuration -> list of problems across keys.
+        training: module whose main(configuration, experiment, overwrite) trains.
+        testing: module whose main(configuration, experiment) tests.
+    """
+
+    name: str
+    template: str
+    keys: tuple
+    check: object
+    training: str
+    testing: str
+
+
+RETINA = Task(
+    name="retina",
+    template="configuration.txt",
+    keys=retina_task.KEYS,
+    check=retina_task.check,
+    training="src.retinaNN_training",
+    testing="src.retinaNN_predict",
+)
+MEMBRANE = Task(
+    name="membrane",
+    template="configuration_ISBI.txt",
+    keys=membrane_task.KEYS,
+    check=membrane_task.check,
+    training="src.membraneNN_training",
+    testing="src.membraneNN_predict",
+)
+# The first is meant where a configuration names none, as those of retina-unet do.
+TASKS = {task.name: task for task in (RETINA, MEMBRANE)}
