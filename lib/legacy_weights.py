@@ -423,8 +423,8 @@ def _word_zip(path):
         return ""
     if "model.weights.h5" in names:
         return (
-            "a whole network of Keras (.keras). To load one may run code of its author, so it is not "
-            "done here. Its author can write it as HDF5, with the order of its layers: "
+            "a whole network of Keras (.keras). To load one may run code of its author, so it is "
+            "not done here. Its author can write it as HDF5, with the order of its layers: "
             f'keras.models.load_model("{path.name}").save("{path.stem}.h5").'
         )
     if any(name.endswith("data.pkl") for name in names):

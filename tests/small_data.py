@@ -152,7 +152,7 @@ def write_keras2_weights(path, arrays, names=(), *, backend="tensorflow", archit
     Args:
         path: the file.
         arrays: (kernel, bias) of each convolution.
-        names: of all layers in their order; those with "conv" hold the arrays. Default: conv2d_1 ...
+        names: of all layers in order; those with "conv" hold the arrays. Default: conv2d_1 ...
         backend: with "theano" the caller turns the kernels.
         architecture: dictionary; then the file holds the whole network, as model.save wrote it.
     """
