@@ -16,6 +16,7 @@ import time
 import tracemalloc
 from types import SimpleNamespace
 
+import h5py
 import keras
 import numpy as np
 
@@ -31,7 +32,7 @@ from lib.extract_patches import (
     predict_full_image,
     predict_overlap,
 )
-from lib.keras1_weights import load_keras1_weights
+from lib.legacy_weights import load_legacy_weights
 from lib.patch_dataset import PatchDataset
 from lib.pre_processing import preprocess
 from lib.training import get_optimizer
@@ -249,7 +250,8 @@ def allocated_MB(function, *arguments):
 
 def _plain_network(task):
     model = plain.get_unet()
-    load_keras1_weights(model, task.weights)
+    with h5py.File(task.weights, "r") as file:
+        load_legacy_weights(model, file)
     return model
 
 

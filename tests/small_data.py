@@ -1,6 +1,7 @@
 """Small pictures in DRIVE's layout, configurations for them, and ways to look at what came out."""
 
 import hashlib
+import json
 import re
 from pathlib import Path
 
@@ -120,7 +121,7 @@ def _section_of(name):
     return next(sections, "training settings")
 
 
-# ---------------------------------------------------------------- weights of 2016
+# ---------------------------------------------------------------- weights of Keras 1 and Keras 2
 
 
 def unet_shapes(filters=(32, 64, 128)):
@@ -143,6 +144,71 @@ def write_keras1_weights(path, shapes, seed=0, scale=1):
             file[f"{name}/{name}_b"] = np.full(shape[0], 0.01, np.float32)
         for name in ("input_1", "dropout_1", "maxpooling2d_1", "activation_1"):
             file.create_group(name)
+
+
+def write_keras2_weights(path, arrays, names=(), *, backend="tensorflow", architecture=None):
+    """Writes a weights file as Keras 2 did: layer_names, weight_names, (height, width, in, out).
+
+    Args:
+        path: the file.
+        arrays: (kernel, bias) of each convolution.
+        names: of all layers in order; those with "conv" hold the arrays. Default: conv2d_1 ...
+        backend: with "theano" the caller turns the kernels.
+        architecture: dictionary; then the file holds the whole network, as model.save wrote it.
+    """
+    names = names or ["input_1", *(f"conv2d_{n}" for n, _ in enumerate(arrays, start=1))]
+    arrays = iter(arrays)
+    with h5py.File(path, "w") as file:
+        group = file
+        if architecture is not None:
+            file.attrs["model_config"] = json.dumps(architecture).encode()
+            group = file.create_group("model_weights")
+        group.attrs.update(backend=backend.encode(), keras_version=b"2.2.4")
+        group.attrs["layer_names"] = [name.encode() for name in names]
+        for name in names:
+            parts = [f"{name}/kernel:0", f"{name}/bias:0"] if "conv" in name else []
+            layer = group.create_group(name)
+            layer.attrs["weight_names"] = [part.encode() for part in parts]
+            for part, array in zip(parts, next(arrays) if parts else ()):
+                layer[part] = array
+
+
+def keras2_architecture(skip_order="skip_first", resize_format="channels_first", **head):
+    """Describes get_unet as Keras 2 wrote the edit of later years to <name>_architecture.json."""
+    layers = []
+
+    def add(kind, *sources, **config):
+        stem = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", kind).lower().replace("_layer", "")
+        name = f"{stem}_{1 + sum(layer['class_name'] == kind for layer in layers)}"
+        nodes = [[[source, 0, 0, {}] for source in sources]] if sources else []
+        config = {"name": name, **config}
+        layers.append({"class_name": kind, "name": name, "config": config, "inbound_nodes": nodes})
+        return name
+
+    def convolution(x, **changes):
+        settings = {"activation": "relu", "padding": "same", "strides": [1, 1]}
+        return add("Conv2D", x, data_format="channels_first", **{**settings, **changes})
+
+    def double_convolution(x):
+        return convolution(add("Dropout", convolution(x), rate=0.2))
+
+    def pool(x):
+        return add("MaxPooling2D", x, pool_size=[2, 2], data_format=resize_format)
+
+    def up_and_join(x, skip):
+        up = add("UpSampling2D", x, size=[2, 2], data_format=resize_format)
+        return add(
+            "Concatenate", *((skip, up) if skip_order == "skip_first" else (up, skip)), axis=1
+        )
+
+    skip1 = double_convolution(add("InputLayer"))
+    skip2 = double_convolution(pool(skip1))
+    x = double_convolution(pool(skip2))
+    x = double_convolution(up_and_join(x, skip2))
+    x = convolution(double_convolution(up_and_join(x, skip1)), **head)
+    x = add("Permute", add("Reshape", x, target_shape=[2, 64]), dims=[2, 1])
+    add("Activation", x, activation="softmax")
+    return {"class_name": "Model", "keras_version": "2.2.4", "config": {"layers": layers}}
 
 
 # ---------------------------------------------------------------- looking
