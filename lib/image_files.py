@@ -1,30 +1,43 @@
-"""Reads photographs and masks from image files, and says plainly what is wrong with one."""
+"""Reads photographs, masks and stacks from image files, and says plainly what is wrong with one.
+
+TIFF files are read by lib/tiff_files.py, all others by Pillow.
+"""
 
 import contextlib
 import re
+import unicodedata
 import warnings
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+from scipy import ndimage
+
+from lib.tiff_files import (
+    MOST_PIXELS,
+    ImageError,
+    Picture,
+    check_size,
+    coloured,
+    colours_of_16_bits,
+    is_tiff,
+    read_tiff,
+    turned,
+)
 
 IMAGE_ENDINGS = tuple(".tif .tiff .png .gif .jpg .jpeg .bmp .ppm .pgm .webp .jp2".split())
-# What Pillow's modes other than the wanted one are, in words.
-KINDS = {
-    "L": "a grey image",
-    "1": "an image of two values",
-    "P": "an image with a palette",
-    "RGB": "an image in colours",
-    "RGBA": "an image in colours",
-    "CMYK": "an image in the colours of print",
-    "I;16": "a grey image of 16 bits a pixel",
-}
+# More values than these are greys or object numbers rather than classes.
+MOST_CLASSES = 20
+# Object numbers: nearly every number is one connected part, of more than a few pixels.
+LEAST_WHOLE_OBJECTS, LEAST_OBJECT_PIXELS = 0.9, 9
 # What data sets add behind the id of a picture: 21_training.tif, 21_manual1.gif, ...
 ID_ENDINGS = re.compile(
     r"(?:[ _-]+|(?<=\d))"
     r"(training|train|test|manual ?\d?|mask|fov|labels?|groundtruth|gt|1stHO|2ndHO)$",
     re.IGNORECASE,
 )
+# Categories of Unicode: control characters, formats, lone surrogates, separators of lines.
+UNPRINTABLE = ("Cc", "Cf", "Cs", "Zl", "Zp")
 
 
 def list_images(folder):
@@ -40,9 +53,13 @@ def list_images(folder):
     folder = Path(folder)
     if not folder.is_dir():
         raise ValueError(f"The folder {folder} does not exist.")
-    visible = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    with _readable(folder):
+        visible = [path for path in folder.iterdir() if not path.name.startswith(".")]
     files = [path for path in visible if path.suffix.lower() in IMAGE_ENDINGS]
     others = sorted(path.name for path in visible if path not in files)
+    problems = [problem for problem in map(_no_file, sorted(files)) if problem]
+    if problems:
+        raise ValueError(" ".join(problems))
     if files and others:
         print(f"{folder}: passed over {_shortened(others)} (no image file by its name).")
     if not files:
@@ -59,11 +76,61 @@ def list_images(folder):
 
 
 def image_id(path):
-    """Gives what the files of one picture have in common: 21 for 21_training_mask.gif."""
-    stem, before = Path(path).stem, None
+    """Gives what the files of one picture have in common: 21 for 21_training_mask.gif.
+
+    Bytes of a name that are not UTF-8 are taken for Latin-1, both ways to write an accent (NFC and
+    NFD) are one, and what could lead out of a folder or move a cursor becomes _.
+    """
+    stem = re.sub("[\udc80-\udcff]", lambda byte: chr(ord(byte[0]) - 0xDC00), Path(path).stem)
+    stem = unicodedata.normalize("NFC", stem)
+    stem = "".join("_" if c in "/\\" or unicodedata.category(c) in UNPRINTABLE else c for c in stem)
+    name, before = stem, None
     while before != stem:
         before, stem = stem, ID_ENDINGS.sub("", stem)
-    return stem or Path(path).stem
+    return stem or name
+
+
+def read_image(path, most_pixels=MOST_PIXELS):
+    """Reads an image of any number of channels in its own type.
+
+    Palettes are expanded, alpha channels left out, cameras' turns undone; 1, 2 and 4 bits become 8.
+
+    Args:
+        path: an image file.
+        most_pixels: refuses larger images; None reads any.
+    Returns:
+        (C, height, width): 1 channel for grey, 3 for RGB, others as a TIFF file has them.
+    Raises:
+        ValueError: if it cannot be read whole or holds several images.
+    """
+    return _one_picture(path, most_pixels).pixels
+
+
+def read_pages(path, most_pixels=MOST_PIXELS):
+    """Reads all images of a file, as read_image does -> list of (C, height, width)."""
+    return [picture.pixels for picture in _pictures(path, most_pixels)]
+
+
+def read_labels(path, most_pixels=MOST_PIXELS):
+    """Reads the numbers of classes or objects as they are stored.
+
+    Args:
+        path: an image file; with a palette (as in Pascal VOC) the numbers of its colours are read.
+        most_pixels: as in read_image.
+    Returns:
+        (height, width) of the file's own type.
+    Raises:
+        ValueError: if it cannot be read whole, or shows colours that are no greys.
+    """
+    picture = _one_picture(path, most_pixels)
+    if picture.indices is not None:
+        return picture.indices
+    if (picture.pixels != picture.pixels[:1]).any():
+        raise ImageError(
+            f"{path} must hold a number for each pixel. Received: {_kind(picture)}. Save the "
+            "numbers as a grey image, or as one with a palette (PNG)."
+        )
+    return picture.pixels[0]
 
 
 def read_photograph(path):
@@ -76,65 +143,82 @@ def read_photograph(path):
     Raises:
         ValueError: if it cannot be read whole or is not RGB.
     """
-    image = _open_whole(path)
-    if image.mode not in ("RGB", "RGBA", "RGBX"):
-        kind = KINDS.get(image.mode, "an image")
-        raise ValueError(
-            f"{path} must be an RGB photograph of 8 bits a channel. Received: {kind} (mode "
-            f"{image.mode}). Convert it to RGB; or are the folders of images and masks swapped?"
+    picture = _one_picture(path)
+    pixels = picture.pixels
+    if len(pixels) == 3 and pixels.dtype == np.uint16:
+        raise ImageError(
+            f"{path} must have 8 bits a channel. Received: colours of 16 bits. Scale and save it "
+            "with 8."
         )
-    return np.asarray(image.convert("RGB")).transpose(2, 0, 1)
+    if len(pixels) != 3 or pixels.dtype != np.uint8 or picture.indices is not None:
+        raise ImageError(
+            f"{path} must be an RGB photograph of 8 bits a channel. Received: {_kind(picture)}. "
+            "Convert it to RGB; or are the folders of images and masks swapped?"
+        )
+    return pixels
 
 
 def read_binary_mask(path):
-    """Reads a mask of two values: 0/255 or 0/1, as grey, 1-bit, palette or grey-looking RGB image.
+    """Reads a mask of any two values, the lower for background.
+
+    It may be grey, in two colours (the darker is background), or in the alpha channel of an image
+    of one colour.
 
     Args:
         path: an image file.
     Returns:
         (height, width) uint8 in {0, 255}.
     Raises:
-        ValueError: if it cannot be read whole or has other values; they are listed.
+        ValueError: if it cannot be read whole or has more values; they are listed.
     """
-    return two_values(path, _as_grey(path, _open_whole(path)))
+    return two_values(path, _as_grey(path, _one_picture(path)))
 
 
-def read_stack(path):
-    """Reads a TIFF file of any number of grey pages of 8 bits and one size.
+def read_stack(path, is_label=False):
+    """Reads a TIFF file of any number of grey slices of 8 bits and one size.
+
+    Three slices that a library wrote as the colours of one page are read as three, and said so.
 
     Args:
         path: a TIFF file, for example train-volume.tif of ISBI 2012.
+        is_label: whether it holds labels, which may have any type and two colours.
     Returns:
-        (num_pages, height, width) uint8.
+        (num_slices, height, width) uint8; labels of their own type.
     Raises:
-        ValueError: if it cannot be read whole, a page is not grey of 8 bits, or sizes differ.
+        ValueError: if it cannot be read whole, a slice is not grey of 8 bits, or sizes differ.
     """
-    if not Path(path).is_file():
-        raise ValueError(f"{path} does not exist.")
-    pages = [_grey_page(f"{path}, page {n}", page) for n, page in enumerate(_pages(path), start=1)]
-    sizes = {page.shape for page in pages}
+    pictures = _pictures(path)
+    if len(pictures) == 1 and pictures[0].is_array:
+        print(f"{path}: three slices that were written as one page in colours; read as slices.")
+        pictures = [Picture(plane[np.newaxis]) for plane in pictures[0].pixels]
+    slices = _grey_slices(
+        [f"{path}, page {n + 1}" for n in range(len(pictures))], pictures, is_label
+    )
+    sizes = {image.shape for image in slices}
     if len(sizes) > 1:
         received = ", ".join(f"{width} x {height}" for height, width in sorted(sizes))
-        raise ValueError(f"{path} must hold pages of one size. Received: {received} pixels.")
-    return np.stack(pages)
+        raise ImageError(f"{path} must hold pages of one size. Received: {received} pixels.")
+    return np.stack(slices)
 
 
-def read_grey_images(folder):
+def read_grey_images(folder, is_label=False):
     """Reads the grey images of a folder as one stack, in the order of their numbers.
 
     Args:
         folder: holds images of 8 bits and one size.
+        is_label: whether they are labels, which may have any type and two colours.
     Returns:
-        (list of ids, (num_images, height, width) uint8).
+        (list of ids, (num_images, height, width) uint8; labels of their own type).
     Raises:
         ValueError: if one cannot be read whole, is not grey of 8 bits, or sizes differ.
     """
     files = list_images(folder)
-    images = [_grey_page(path, _open_whole(path)) for path in files.values()]
+    pictures = [_one_picture(path) for path in files.values()]
+    images = _grey_slices(files.values(), pictures, is_label)
     for path, image in zip(files.values(), images):
         if image.shape != images[0].shape:
             (height, width), (expected_height, expected_width) = image.shape, images[0].shape
-            raise ValueError(
+            raise ImageError(
                 f"{path} must have the size of the first image in {folder}, {expected_width} x "
                 f"{expected_height} pixels. Received: {width} x {height}."
             )
@@ -142,114 +226,242 @@ def read_grey_images(folder):
 
 
 def two_values(place, grey):
-    """Checks that a mask or a stack of labels has two values.
+    """Makes a mask or a stack of labels of two values, the lower for background.
 
     Args:
         place: where it came from, for the message.
-        grey: array of whole numbers.
+        grey: (..., height, width) of numbers; of one value, it is 0, or 1, 255 or the highest.
     Returns:
         array of the same shape, uint8 in {0, 255}.
     Raises:
-        ValueError: if it has other values than 0 and 255 (or 0 and 1); they are listed.
+        ValueError: if it has more values; they are listed, with what they look like.
     """
     values = np.unique(grey)
-    if set(values.tolist()) <= {0, 255}:
-        return grey.astype(np.uint8)
-    if set(values.tolist()) <= {0, 1}:
-        return (grey * 255).astype(np.uint8)
-    raise ValueError(
-        f"{place} must have the values 0 and 255 (or 0 and 1) only. Received: "
-        f"{_list_values(values)}. Threshold it and save it without loss (PNG, GIF or TIFF)."
+    if len(values) == 2 and np.isfinite(values).all():
+        return np.where(grey == values[1], 255, 0).astype(np.uint8)
+    if len(values) == 1 and values[0] in (0, 1, 255, _highest(grey.dtype)):
+        return np.where(grey > 0, 255, 0).astype(np.uint8)
+    raise ImageError(
+        f"{place} must have two values only, the lower for background (0 and 255, 0 and 1, ...). "
+        f"Received: {_list_values(values)}. {_advice(grey, values)}"
     )
 
 
-def _pages(path):
-    """Reads all pages of an image file."""
-    pages = []
-    with _readable(path), Image.open(path) as image:
-        for page in range(getattr(image, "n_frames", 1)):
-            image.seek(page)
-            pages.append(image.copy())
-    return pages
+def _highest(dtype):
+    return np.iinfo(dtype).max if dtype.kind in "ui" else 1
 
 
-def _grey_page(place, image):
-    if image.mode in ("1", "P"):
-        return _as_grey(place, image)
-    if image.mode != "L":
-        kind = KINDS.get(image.mode, "an image")
-        raise ValueError(
-            f"{place} must be a grey image of 8 bits a pixel. Received: {kind} (mode "
-            f"{image.mode}). Convert it to 8-bit grey."
+def _advice(grey, values):
+    """Says what more than two values look like, and what to do."""
+    slices = grey.reshape(-1, *grey.shape[-2:])
+    if len(values) > 2 and _are_objects(max(slices, key=lambda image: len(np.unique(image)))):
+        return (
+            "They look like the numbers of objects: `task = cells` takes those. For this task, "
+            "draw the borders black (0) and the objects white (255)."
         )
-    return np.asarray(image)
+    classes = "; if they are classes, `task = segmentation` takes them"
+    is_few = 2 < len(values) <= MOST_CLASSES
+    return f"Threshold it and save it without loss (PNG, GIF or TIFF){classes if is_few else ''}."
 
 
-def _open_whole(path):
-    with _readable(path), Image.open(path) as image:
-        # The further pictures of a camera's MPO file are previews.
-        num_pages = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
-        # Pillow reads the upper 8 of 16 bits a colour: of 12-bit photographs 16 levels are left.
-        has_16_bits = image.mode in ("RGB", "RGBA") and ";16" in str([t[3] for t in image.tile])
-        image = ImageOps.exif_transpose(image)  # loads it; turned as every viewer shows it
-    if num_pages > 1:
-        raise ValueError(
-            f"{path} must hold one image. Received: {num_pages} pages. Save each as a file of its "
-            "own."
+def _are_objects(image):
+    """Tells whether numbers (H, W) count objects: each is one connected part, 0 aside."""
+    numbers, inverse, counts = np.unique(image, return_inverse=True, return_counts=True)
+    if image.dtype.kind not in "ui" or len(numbers) < 4 or len(numbers) > image.size // 99:
+        return False
+    inverse = inverse.reshape(image.shape)
+    places = ndimage.find_objects(inverse + 1)
+    whole = [
+        count >= LEAST_OBJECT_PIXELS and ndimage.label(inverse[place] == n, np.ones((3, 3)))[1] == 1
+        for n, (number, count, place) in enumerate(zip(numbers, counts, places))
+        if number
+    ]
+    return np.mean(whole) >= LEAST_WHOLE_OBJECTS
+
+
+def _one_picture(path, most_pixels=MOST_PIXELS):
+    pictures = _pictures(path, most_pixels)
+    if len(pictures) > 1:
+        raise ImageError(
+            f"{path} must hold one image. Received: {len(pictures)} pages"
+            f"{_in_brackets(pictures[0].axes)}. Save each as a file of its own."
         )
+    return pictures[0]
+
+
+def _pictures(path, most_pixels=MOST_PIXELS):
+    """Reads all images of a file -> list of Picture."""
+    problem = _no_file(path)
+    if problem:
+        raise ImageError(problem)
+    with _readable(path):
+        if is_tiff(path):
+            return read_tiff(path, most_pixels)
+        with Image.open(path) as image:
+            check_size(path, image.height, image.width, most_pixels)
+            # The further pictures of a camera's MPO file are previews.
+            num_pages = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+            return [_page_of(path, image, page) for page in range(num_pages)]
+
+
+def _page_of(path, image, page):
+    """Decodes one page of an open image -> Picture."""
+    image.seek(page)
+    # Pillow reads the upper 8 of 16 bits a colour: of 12-bit photographs 16 levels are left.
+    has_16_bits = ";16" in str([tile[3] for tile in image.tile]) and image.mode[0] != "I"
+    orientation = image.getexif().get(0x0112, 1)
+    image.load()  # finds out whether it is whole
     if has_16_bits:
-        raise ValueError(
-            f"{path} must have 8 bits a channel. Received: colours of 16 bits. Scale and save it "
-            "with 8."
+        channels = turned(colours_of_16_bits(path).transpose(2, 0, 1), orientation)
+        return Picture(channels[:3], channels[3] if len(channels) > 3 else None)
+    image = ImageOps.exif_transpose(image)  # turned as every viewer shows it
+    return _from_pillow(path, image)
+
+
+def _from_pillow(path, image):
+    """Makes a Picture of Pillow's modes."""
+    indices = np.asarray(image) if image.mode == "P" else None
+    alpha = None
+    if image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or (
+        image.mode in ("L", "P", "RGB") and image.has_transparency_data
+    ):
+        image = image.convert("LA" if image.mode in ("L", "LA", "La") else "RGBA")
+        alpha = np.asarray(image)[..., -1]
+    if image.mode == "P":
+        palette = np.array(image.getpalette("RGB")).reshape(-1, 3).T
+        return Picture(coloured(palette, indices), None, indices)
+    if image.mode not in ("1", "L", "LA", "RGB", "RGBA", "I", "F", "I;16", "I;16B", "I;16L"):
+        raise ImageError(
+            f"{path} must be grey or RGB. Received: an image of the mode {image.mode} (CMYK: the "
+            "colours of print). Convert it to RGB."
         )
-    return image
+    pixels = np.asarray(image.convert("L") if image.mode == "1" else image)
+    pixels = pixels.reshape(*pixels.shape[:2], -1).transpose(2, 0, 1)
+    pixels = pixels if alpha is None else pixels[:-1]
+    return Picture(pixels.astype(pixels.dtype.newbyteorder("=")), alpha, indices)
+
+
+def _grey_slices(places, pictures, is_label):
+    """Takes the one channel of each picture; of 8 bits a pixel, unless they are labels."""
+    if is_label:
+        return [_as_grey(place, picture) for place, picture in zip(places, pictures)]
+    for place, picture in zip(places, pictures):
+        if len(picture.pixels) != 1 or picture.pixels.dtype != np.uint8:
+            raise ImageError(
+                f"{place} must be a grey image of 8 bits a pixel. Received: {_kind(picture)}. "
+                f"{_how_to_grey(picture)}"
+            )
+    return [picture.pixels[0] for picture in pictures]
+
+
+def _how_to_grey(picture):
+    if len(picture.pixels) in (1, 3):
+        return "Convert it to 8-bit grey."
+    return "Save the channel that is wanted as a file of its own (ImageJ: Image > Color > Split)."
+
+
+def _as_grey(path, picture):
+    """Gives the numbers of a mask (H, W): its grey, its shape in the alpha channel, or 0 and 1."""
+    colours, alpha = picture.pixels, picture.alpha
+    if alpha is not None and np.ptp(alpha) and (colours == colours[:, :1, :1]).all():
+        return alpha
+    if (colours == colours[:1]).all():
+        return colours[0]
+    if len(colours) == 3 and colours.dtype == np.uint8:
+        found, inverse = np.unique(colours.reshape(3, -1), axis=1, return_inverse=True)
+        if found.shape[1] == 2:
+            luma = np.array([299, 587, 114]) @ found  # ITU-R BT.601: the darker is background
+            return (inverse.reshape(colours.shape[1:]) == np.argmax(luma)).astype(np.uint8)
+        if found.shape[1] <= MOST_CLASSES:
+            raise ImageError(
+                f"{path} must be a mask in black and white. Received: {found.shape[1]} colours. If "
+                "they are classes, `task = segmentation` takes them."
+            )
+    raise ImageError(
+        f"{path} must be a mask in black and white. Received: {_kind(picture)}. "
+        "Are the folders of images and masks swapped?"
+    )
+
+
+def _kind(picture):
+    """Says in words what kind of image was read."""
+    dtype, channels = picture.pixels.dtype, len(picture.pixels)
+    numbers = {"f": "floating-point numbers", "i": "signed numbers"}.get(dtype.kind)
+    numbers = f"of {numbers}" if numbers else f"of {8 * dtype.itemsize} bits a pixel"
+    if picture.indices is not None:
+        return "an image with a palette"
+    if channels == 1:
+        return f"a grey image {numbers}"
+    if channels == 3 and dtype == np.uint8:
+        return "an image in colours"
+    return f"an image of {channels} channels {numbers}{_in_brackets(picture.axes)}"
+
+
+def _in_brackets(text):
+    return f" ({text})" if text else ""
+
+
+def _no_file(path):
+    """Says why a path is no file that can be opened; None if it is one."""
+    path = Path(path)
+    if path.is_symlink() and not path.exists():
+        return f"{path} is a link to {path.readlink()}, which does not exist. Copy the file itself."
+    if path.is_dir():
+        return f"{path} is a folder, but is named like an image. Rename it or move it elsewhere."
+    if not path.exists():
+        return f"{path} does not exist."
+    return None
 
 
 @contextlib.contextmanager
 def _readable(path):
-    """Words what Pillow raises when a file is no image or not whole."""
+    """Words what is raised when a file is no image, not whole, or not to be opened."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of what it then raises, or of metadata
             yield
+    except ImageError:
+        raise
     except UnidentifiedImageError:
-        raise ValueError(
-            f"{path} is not an image that can be read ({Path(path).stat().st_size} bytes), "
-            "whatever its name says. Download or convert it again."
+        raise ImageError(_no_image(path)) from None
+    except MemoryError as error:
+        raise ImageError(
+            f"{path} does not fit into the memory that is free ({error or 'no details'}). End "
+            "other programs, or use a machine with more memory; the file itself may be right."
         ) from None
-    except Exception as error:  # a damaged file makes Pillow raise almost anything
-        raise ValueError(
+    except Exception as error:  # a damaged file makes Pillow and tifffile raise almost anything
+        if isinstance(error, OSError) and error.errno:
+            raise ImageError(_not_to_be_opened(path, error)) from None
+        raise ImageError(
             f"{path} cannot be read whole; it may be cut off or half downloaded: {error}. "
             "Download it again."
         ) from None
 
 
-def _as_grey(path, image):
-    if image.mode in ("1", "L"):
-        return np.asarray(image.convert("L"))
-    if image.mode == "P":
-        return _two_colours_as_mask(np.asarray(image.convert("L")))
-    if image.mode in ("PA", "RGB", "RGBA", "LA"):
-        colours = np.asarray(image.convert("RGB"))
-        if (colours != colours[..., :1]).any():
-            raise ValueError(
-                f"{path} must be a mask in black and white. Received: an image in colours. "
-                "Are the folders of images and masks swapped?"
-            )
-        return colours[..., 0]
-    return np.asarray(image)
+def _not_to_be_opened(path, error):
+    advice = "Ask its owner for the right to read it (chmod a+r)." * isinstance(
+        error, PermissionError
+    )
+    return f"{path} cannot be opened: {error.strerror}. {advice}".rstrip()
 
 
-def _two_colours_as_mask(grey):
-    """Takes the darker of two palette colours for 0: DRIVE's 2nd_manual has (4, 2, 4) for black."""
-    values = np.unique(grey)
-    if len(values) == 2 and values[1] > 1:
-        return np.where(grey == values[1], 255, 0)
-    return grey
+def _no_image(path):
+    """Says what a file is that no reader knows."""
+    content = Path(path).read_bytes()
+    if not content:
+        return f"{path} is empty (0 bytes). Copy or download it again."
+    start = content[:60].decode("ascii", "replace").strip()
+    is_text = start.replace("\n", " ").isprintable() and "\ufffd" not in start
+    held = f": a text that starts with {start!r}" if is_text else ""
+    return (
+        f"{path} is not an image that can be read ({len(content)} bytes{held}), whatever its name "
+        "says. Download or convert it again."
+    )
 
 
 def _list_values(values):
-    return f"{len(values)} values: {_shortened(values)}"
+    word = "value" if len(values) == 1 else "values"
+    return f"{len(values)} {word}: {_shortened(values)}"
 
 
 def _shortened(items, most=8):

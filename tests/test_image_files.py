@@ -114,9 +114,7 @@ def test_mask_of_other_values_lists_them(tmp_path, mask):
     mask[0, 0], mask[1, :2] = 7, (0, 255)
     with pytest.raises(ValueError, match="Received: 3 values: 0, 7, 255. Threshold it") as error:
         read_binary_mask(saved(tmp_path / "mask.png", mask))
-    assert f"{tmp_path / 'mask.png'} must have the values 0 and 255 (or 0 and 1)" in str(
-        error.value
-    )
+    assert f"{tmp_path / 'mask.png'} must have two values only, the lower for" in str(error.value)
 
 
 def test_mask_saved_with_loss_lists_the_first_of_its_values(tmp_path):
@@ -143,7 +141,7 @@ def test_alpha_channel_is_left_out(tmp_path, photograph):
 
 @pytest.mark.parametrize(
     ("dtype", "received"),
-    [(np.uint8, "a grey image (mode L)"), (np.uint16, "a grey image of 16 bits a pixel")],
+    [(np.uint8, "a grey image of 8 bits a pixel"), (np.uint16, "a grey image of 16 bits a pixel")],
 )
 def test_photograph_must_be_rgb_of_8_bits(tmp_path, dtype, received):
     path = saved(tmp_path / "photo.tif", np.zeros((HEIGHT, WIDTH), dtype))
@@ -220,15 +218,26 @@ def test_no_truncation_gives_other_pixels_in_silence(tmp_path, photograph, endin
     assert False not in outcomes
 
 
-@pytest.mark.parametrize("content", [b"", b"<html>404</html>"])
-def test_file_that_is_no_image_whatever_its_name(tmp_path, content):
-    path = tmp_path / "21_training.tif"
+@pytest.mark.parametrize(
+    ("content", "held"),
+    [(b"<html>\n404</html>", ": a text that starts with '<html>.*404</html>'"), (b"\0\1\xff", "")],
+)
+def test_file_that_is_no_image_whatever_its_name(tmp_path, content, held):
+    path = tmp_path / "21_training.jpg"
     path.write_bytes(content)
     with pytest.raises(
-        ValueError, match=rf"is not an image that can be read \({len(content)} bytes\)"
+        ValueError, match=rf"is not an image that can be read \({len(content)} bytes{held}\)"
     ) as error:
         read_photograph(path)
     assert "whatever its name says. Download or convert it again." in str(error.value)
+
+
+def test_empty_file(tmp_path):
+    (tmp_path / "21.tif").touch()
+    with pytest.raises(
+        ValueError, match=r"21.tif is empty \(0 bytes\). Copy or download it again."
+    ):
+        read_photograph(tmp_path / "21.tif")
 
 
 # ---------------------------------------------------------------- ids and folders

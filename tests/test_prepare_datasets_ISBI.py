@@ -153,7 +153,7 @@ def test_colour_and_16_bit_pages_are_refused(folder, stacks):
     write_stack(folder / "test-volume.tif", slices.astype(np.uint16) * 256)
     message = message_of(folder)
     assert "train-volume.tif, page 1 must be a grey image of 8 bits" in message
-    assert "in colours (mode RGB)" in message
+    assert "Received: an image in colours. Convert it to 8-bit grey." in message
     assert "test-volume.tif, page 1" in message
     assert "of 16 bits a pixel" in message
 
@@ -163,7 +163,7 @@ def test_grey_labels_are_listed(folder, stacks):
     grey[0, 0, :2] = 99, 7
     write_stack(folder / "train-labels.tif", grey)
     message = message_of(folder)
-    assert "must have the values 0 and 255 (or 0 and 1) only" in message
+    assert "must have two values only, the lower for background" in message
     assert "4 values: 0, 7, 99, 255" in message
 
 

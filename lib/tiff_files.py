@@ -1,0 +1,270 @@
+"""Reads TIFF files as their tags say, or refuses them by name.
+
+tifffile knows axes, samples, bits, palettes and the hyperstacks of ImageJ. What it decodes only
+with the package imagecodecs (LZW, JPEG, CCITT) is decoded by Pillow, page by page, where Pillow
+keeps every bit; DRIVE's photographs are such files.
+"""
+
+import contextlib
+import logging
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import tifffile
+from PIL import Image
+
+SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+# Pillow refuses images above this number of pixels as decompression bombs.
+MOST_PIXELS = 178_956_970
+# Every image is checked against it by check_size, which says what to do.
+Image.MAX_IMAGE_PIXELS = None
+
+_COLOURS = tifffile.PHOTOMETRIC
+_ALPHA = (tifffile.EXTRASAMPLE.ASSOCALPHA, tifffile.EXTRASAMPLE.UNASSALPHA)
+_ORIENTATION = 274
+# (bits, samples) of a page: what Pillow makes of it without losing any.
+_PILLOW_MODES = {
+    (1, 1): ("1",),
+    (8, 1): ("L", "P"),
+    (8, 2): ("LA",),
+    (8, 3): ("RGB",),
+    (8, 4): ("RGBA", "RGBX"),
+    (16, 1): ("I;16", "I;16B"),
+}
+
+
+class ImageError(ValueError):
+    """An image file that is not read; the message says why, and what to do."""
+
+
+class Picture(NamedTuple):
+    """One image of a file: (C, H, W) of the file's own type, and what else the file tells."""
+
+    pixels: np.ndarray
+    alpha: np.ndarray | None = None  # (H, W)
+    indices: np.ndarray | None = (
+        None  # (H, W): the numbers of the colours, where there is a palette
+    )
+    axes: str = ""  # "ZCYX, 4 x 2 x 256 x 256": how the file counts
+    is_array: bool = False  # three slices that tifffile wrote as the three colours of one page
+
+
+def is_tiff(path):
+    """Tells from its first bytes whether a file is a TIFF file."""
+    with Path(path).open("rb") as file:
+        return file.read(4) in SIGNATURES
+
+
+def check_size(path, height, width, most_pixels):
+    """Raises an ImageError for more pixels than most_pixels (None: any number)."""
+    if most_pixels and height * width > most_pixels:
+        raise ImageError(
+            f"{path} has {width} x {height} = {width * height:,} pixels; expected at most "
+            f"{most_pixels:,}. Cut it into parts or scale it down; run_prediction.py takes large "
+            "images as they are."
+        )
+
+
+def read_tiff(path, most_pixels=MOST_PIXELS):
+    """Reads all images of a TIFF file; thumbnails and the levels of a pyramid are no images.
+
+    Args:
+        path: a TIFF file.
+        most_pixels: of one image; None for any number.
+    Returns:
+        list of Picture, in the file's order.
+    Raises:
+        ImageError: for what is not read, by name. A damaged file raises almost anything.
+    """
+    with _complaints_raised(), tifffile.TiffFile(path) as tiff:
+        parts = _parts(path, tiff)
+        for part in parts:
+            _check_part(path, part, tiff.filehandle.size, most_pixels)
+        return [picture for part in parts for picture in _pictures(path, part)]
+
+
+@contextlib.contextmanager
+def _complaints_raised():
+    """Raises what tifffile only logs: a stack that is cut off would be read as its first slice."""
+    logger, records = logging.getLogger("tifffile"), []
+    keep = records.append  # returns None, which keeps a record from being logged
+    logger.addFilter(keep)
+    try:
+        yield
+    finally:
+        logger.removeFilter(keep)
+    for record in records:
+        if record.levelno >= logging.ERROR or "series" in record.getMessage():
+            raise tifffile.TiffFileError(record.getMessage())
+
+
+def _parts(path, tiff):
+    """Gives the pages of a file, or its series where metadata tell more than the pages do."""
+    pages = [page for page in tiff.pages if not (page.is_reduced or page.is_mask)]
+    series = [one for one in tiff.series if not one.keyframe.is_reduced]
+    if not pages:
+        raise tifffile.TiffFileError("it holds no page")
+    if all(one.kind in ("generic", "uniform") for one in series):
+        return pages
+    are_pages = all(one.shape == one.keyframe.shape for one in series)
+    if len(series) > 1 and not are_pages:
+        found = "; ".join(_layout(one) for one in series[:4])
+        raise ImageError(
+            f"{path} must hold one image or one stack. Received: {len(series)} ({found}). Save "
+            "each as a file of its own."
+        )
+    return series
+
+
+def _check_part(path, part, file_size, most_pixels):
+    """Checks the size of a page or series, its colours, and that the file holds all of it."""
+    page = part.keyframe
+    check_size(path, page.imagelength, page.imagewidth, most_pixels)
+    is_jpeg = page.compression == tifffile.COMPRESSION.JPEG
+    known = ("MINISBLACK", "MINISWHITE", "RGB", "PALETTE", *(("YCBCR",) if is_jpeg else ()))
+    if page.photometric.name not in known:
+        raise ImageError(
+            f"{path} must be grey or RGB. Received: a TIFF file of the kind "
+            f"{page.photometric.name}. Convert it to RGB, or to grey."
+        )
+    if page.photometric == _COLOURS.MINISWHITE and page.dtype.kind not in "bu":
+        raise ImageError(
+            f"{path} counts from white to black, in numbers that are not whole or below 0 "
+            f"({page.dtype}). Save it with 0 for black."
+        )
+    for one in _pages_of(part):
+        segments = () if one is None else zip(one.dataoffsets, one.databytecounts)
+        ends = [offset + count if offset and count else np.inf for offset, count in segments]
+        if not ends or max(ends) > file_size:
+            raise tifffile.TiffFileError("it ends before its last pixel")
+
+
+def _pictures(path, part):
+    """Decodes a page or series -> list of Picture."""
+    page = part.keyframe
+    planes, is_as_seen = _planes(path, part)
+    indices = planes if page.photometric == _COLOURS.PALETTE else None
+    if not is_as_seen and indices is None:
+        planes = _from_black_to_white(planes, page)
+    orientation = 1 if is_as_seen else page.tags.valueof(_ORIENTATION, 1)
+    planes = turned(_stacked(path, part, planes), orientation)
+    if indices is not None:
+        numbers = planes[:, 0]
+        colours = [coloured(page.colormap >> 8, image) for image in numbers]
+        return [Picture(c, None, n, _layout(part)) for c, n in zip(colours, numbers)]
+    is_array = getattr(part, "kind", "") == "shaped" and part.axes == "SYX"
+    return [_without_alpha(image, page, _layout(part), is_array) for image in planes]
+
+
+def _planes(path, part):
+    """Decodes -> (array of part.shape, whether it is turned and scaled as it is to be seen)."""
+    try:
+        return part.asarray(), False
+    except (ValueError, ImportError) as error:
+        if not isinstance(error, ImportError) and "imagecodecs" not in str(error):
+            raise
+    pages = _pages_of(part)
+    images = [_page_by_others(path, page.aspage(), len(pages)) for page in pages]
+    leading = part.shape[: len(part.shape) - images[0].ndim]
+    return np.stack(images).reshape(*leading, *images[0].shape), True
+
+
+def _page_by_others(path, page, num_pages):
+    """Decodes one page with Pillow; colours of 16 bits, which Pillow cuts to 8, with OpenCV."""
+    is_plain = page.planarconfig == tifffile.PLANARCONFIG.CONTIG and page.sampleformat == 1
+    key = (page.bitspersample, page.samplesperpixel)
+    if is_plain and key == (16, 3) and num_pages == 1:
+        return turned(colours_of_16_bits(path), page.tags.valueof(_ORIENTATION, 1), first=0)
+    with Image.open(path) as image:
+        image.seek(page.index)
+        if is_plain and image.mode in _PILLOW_MODES.get(key, ()):
+            image.load()
+            image = image.convert("L") if image.mode == "1" else image
+            pixels = np.asarray(image)
+            return pixels.astype(pixels.dtype.newbyteorder("="))
+    raise ImageError(
+        f"{path} is compressed with {page.compression.name}, {page.samplesperpixel} x "
+        f"{page.bitspersample} bits a pixel, which needs the package imagecodecs: pip install "
+        "imagecodecs. Or save it without compression."
+    )
+
+
+def _from_black_to_white(planes, page):
+    """Makes 0 black, and of 1, 2 or 4 bits a pixel 8: 0 to 255."""
+    most = 2**page.bitspersample - 1
+    planes = planes.astype(np.uint8) if page.bitspersample < 8 else planes
+    if page.photometric == _COLOURS.MINISWHITE:
+        planes = planes.dtype.type(most) - planes
+    return planes * np.uint8(255 // most) if page.bitspersample < 8 else planes
+
+
+def _stacked(path, part, planes):
+    """Orders the axes -> (num_images, C, H, W); more than one axis of images is refused."""
+    lengths = dict(zip(part.axes, planes.shape))
+    images = [axis for axis in part.axes if axis not in "SCYX" and lengths[axis] > 1]
+    channels = [axis for axis in part.axes if axis in "SC" and lengths[axis] > 1]
+    if len(images) > 1 or len(channels) > 1 or not {"Y", "X"} <= set(lengths):
+        raise ImageError(
+            f"{path} must hold one image or one stack. Received: {_layout(part)}. Save each stack "
+            "as a file of its own (ImageJ: Image > Hyperstacks > Reduce Dimensionality)."
+        )
+    single = [axis for axis in part.axes if lengths[axis] == 1 and axis not in "YX"]
+    order = [part.axes.index(axis) for axis in (*single, *images, *channels, "Y", "X")]
+    num_channels = lengths[channels[0]] if channels else 1
+    return planes.transpose(order).reshape(-1, num_channels, lengths["Y"], lengths["X"])
+
+
+def _without_alpha(image, page, layout, is_array):
+    """Takes the alpha channel out of (C, H, W); other extra channels stay."""
+    first = page.samplesperpixel - len(page.extrasamples)
+    alphas = [first + n for n, kind in enumerate(page.extrasamples) if kind in _ALPHA]
+    if not alphas or len(image) != page.samplesperpixel:
+        return Picture(image, axes=layout, is_array=is_array)
+    return Picture(np.delete(image, alphas, axis=0), image[alphas[0]], None, layout, is_array)
+
+
+def coloured(palette, indices):
+    """Looks the colours of a palette up.
+
+    Args:
+        palette: (3, num_colours) from 0 to 255.
+        indices: (H, W) numbers of colours.
+    Returns:
+        (3, H, W) uint8; (1, H, W) where all colours in use are greys.
+    """
+    used = np.unique(indices)
+    is_grey = (palette[:, used] == palette[:1, used]).all()
+    return palette.astype(np.uint8)[: 1 if is_grey else 3, indices]
+
+
+def colours_of_16_bits(path):
+    """Reads colours of 16 bits, of which Pillow keeps 8 -> (H, W, 3 or 4) uint16."""
+    pixels = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
+    if pixels is None or pixels.ndim != 3 or pixels.dtype != np.uint16:
+        raise ImageError(f"{path} has colours of 16 bits that cannot be decoded. Save it as PNG.")
+    return pixels[..., [2, 1, 0, *range(3, pixels.shape[2])]]  # OpenCV has blue first
+
+
+def turned(pixels, orientation, first=-2):
+    """Turns and flips as a camera's orientation 1 to 8 says (EXIF and TIFF tag 274).
+
+    Args:
+        pixels: array.
+        orientation: 6 for an image whose first row is the right side.
+        first: its axis of rows; that of columns follows.
+    """
+    rows, columns = first, first + 1
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.swapaxes(rows, columns)
+    flipped = [a for a, ns in ((rows, (3, 4, 7, 8)), (columns, (2, 3, 6, 7))) if orientation in ns]
+    return np.flip(pixels, flipped) if flipped else pixels
+
+
+def _pages_of(part):
+    return list(part.pages) if isinstance(part, tifffile.TiffPageSeries) else [part]
+
+
+def _layout(part):
+    return f"{part.axes}, {' x '.join(str(length) for length in part.shape)}"

@@ -1,0 +1,296 @@
+"""TIFF files are read as their tags say, or refused by name."""
+
+import cv2
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from lib.image_files import read_image, read_pages, read_photograph, read_stack
+
+HEIGHT, WIDTH = 6, 9
+
+
+@pytest.fixture
+def slices(rng):
+    return rng.integers(0, 256, (6, HEIGHT, WIDTH), dtype=np.uint8)
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "volume.tif"
+
+
+def colours(rng, dtype=np.uint8):
+    return rng.integers(0, 250, (HEIGHT, WIDTH, 3)).astype(dtype)
+
+
+# ---------------------------------------------------------------- stacks
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"imagej": True, "truncate": True, "metadata": {"axes": "ZYX"}},  # one directory
+        {"imagej": True, "metadata": {"axes": "ZYX"}},
+        {"imagej": True, "metadata": {"axes": "TYX"}},
+        {"metadata": {"axes": "ZYX"}, "ome": True},
+        {"metadata": None},
+        {"truncate": True},
+        {"bigtiff": True},
+        {"byteorder": ">"},
+        {"compression": "zlib", "predictor": True},
+        {"tile": (16, 16)},
+        {"rowsperstrip": 4},
+        {"volumetric": True, "tile": (16, 16, 16)},
+    ],
+    ids=str,
+)
+def test_six_slices_are_six_however_they_are_stored(path, slices, options):
+    tifffile.imwrite(path, slices, photometric="minisblack", **options)
+    np.testing.assert_array_equal(read_stack(path), slices)
+
+
+@pytest.mark.parametrize("contiguous", [False, True])
+def test_slices_that_were_written_one_after_the_other(path, slices, contiguous):
+    with tifffile.TiffWriter(path) as file:
+        for image in slices:
+            file.write(image, contiguous=contiguous)
+    np.testing.assert_array_equal(read_stack(path), slices)
+
+
+@pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_adobe_deflate", "packbits"])
+def test_stack_that_pillow_compressed(path, slices, compression):
+    first, *others = [Image.fromarray(image) for image in slices]
+    first.save(path, save_all=True, append_images=others, compression=compression)
+    np.testing.assert_array_equal(read_stack(path), slices)
+
+
+def test_two_channels_are_refused_by_name(path, slices):
+    stack = np.stack([slices, 255 - slices], 1)
+    tifffile.imwrite(path, stack, imagej=True, metadata={"axes": "ZCYX"})
+    with pytest.raises(ValueError, match="page 1 must be a grey image of 8 bits") as error:
+        read_stack(path)
+    assert "an image of 2 channels of 8 bits a pixel (ZCYX, 6 x 2 x 6 x 9)" in str(error.value)
+    assert "Save the channel that is wanted as a file of its own" in str(error.value)
+    np.testing.assert_array_equal(read_pages(path), stack)
+
+
+def test_a_stack_of_every_time_is_refused_by_name(path, slices):
+    times = slices.reshape(2, 3, HEIGHT, WIDTH)
+    tifffile.imwrite(path, times, imagej=True, metadata={"axes": "TZYX"})
+    with pytest.raises(ValueError, match=r"one stack. Received: TZYX, 2 x 3 x 6 x 9. Save each"):
+        read_stack(path)
+
+
+def test_series_of_several_stacks_are_refused_by_name(path, slices):
+    with tifffile.TiffWriter(path) as file:
+        file.write(slices, photometric="minisblack")
+        file.write(slices[:2, :4], photometric="minisblack")
+    with pytest.raises(ValueError, match=r"Received: 2 \(ZYX, 6 x 6 x 9|2 \(QYX, 6 x 6 x 9"):
+        read_stack(path)
+
+
+def test_three_slices_that_a_library_wrote_as_colours_are_slices(path, slices, capsys):
+    tifffile.imwrite(path, slices[:3], photometric="rgb", planarconfig="separate")
+    np.testing.assert_array_equal(read_stack(path), slices[:3])
+    assert "three slices that were written as one page in colours" in capsys.readouterr().out
+
+
+def test_a_photograph_is_no_stack(path, rng):
+    tifffile.imwrite(path, colours(rng), photometric="rgb")
+    with pytest.raises(ValueError, match="page 1 must be .* Received: an image in colours"):
+        read_stack(path)
+
+
+def test_pages_keep_their_order_where_sizes_change(path, slices):
+    pages = [slices[0], slices[1, :4], slices[2]]
+    first, *others = [Image.fromarray(page) for page in pages]
+    first.save(path, save_all=True, append_images=others)
+    for read, page in zip(read_pages(path), pages, strict=True):
+        np.testing.assert_array_equal(read, page[np.newaxis])
+
+
+def test_thumbnails_and_levels_of_a_pyramid_are_no_images(path, slices):
+    with tifffile.TiffWriter(path) as file:
+        file.write(slices[0], subifds=1, metadata=None)
+        file.write(slices[0, ::2, ::2], subfiletype=1, metadata=None)
+        file.write(slices[0, ::3, ::3], subfiletype=1, metadata=None)
+    np.testing.assert_array_equal(read_image(path), slices[:1])
+
+
+# ---------------------------------------------------------------- values
+
+
+@pytest.mark.parametrize("dtype", "uint8 int8 uint16 int16 uint32 float32 float64".split())
+@pytest.mark.parametrize("byteorder", "<>")
+def test_numbers_keep_their_type(path, rng, dtype, byteorder):
+    image = (rng.normal(0, 40, (HEIGHT, WIDTH))).astype(np.int8).astype(dtype)
+    tifffile.imwrite(path, image, byteorder=byteorder)
+    read = read_image(path)
+    np.testing.assert_array_equal(read, image[np.newaxis])
+    assert read.dtype == dtype
+    assert read.dtype.isnative
+
+
+@pytest.mark.parametrize(
+    ("dtype", "words"),
+    [
+        ("uint16", "a grey image of 16 bits a pixel"),
+        ("int8", "a grey image of signed numbers"),
+        ("float32", "a grey image of floating-point numbers"),
+    ],
+)
+def test_slices_of_other_types_are_refused_by_name(path, slices, dtype, words):
+    tifffile.imwrite(path, slices.astype(dtype), photometric="minisblack")
+    with pytest.raises(ValueError, match=f"8 bits a pixel. Received: {words}. Convert it to 8-bit"):
+        read_stack(path)
+
+
+@pytest.mark.parametrize("compression", [None, "tiff_lzw", "group4"])
+def test_one_bit(path, slices, compression):
+    image = Image.fromarray(slices[0] > 99)
+    if compression == "tiff_lzw":
+        image.save(path, compression=compression, tiffinfo={262: 1})
+    else:
+        image.save(path, compression=compression)
+    np.testing.assert_array_equal(read_image(path)[0], np.where(slices[0] > 99, 255, 0))
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+def test_white_may_be_0(path, slices, dtype):
+    image = slices[0].astype(dtype)
+    tifffile.imwrite(path, image, photometric="miniswhite")
+    np.testing.assert_array_equal(read_image(path)[0], np.iinfo(dtype).max - image)
+
+
+def test_white_may_be_0_in_one_bit(path, slices):
+    tifffile.imwrite(path, slices[0] > 99, photometric="miniswhite")
+    np.testing.assert_array_equal(read_image(path)[0], np.where(slices[0] > 99, 0, 255))
+
+
+def test_white_that_is_0_in_floating_point_is_refused(path, slices):
+    tifffile.imwrite(path, slices[0].astype(np.float32), photometric="miniswhite")
+    with pytest.raises(ValueError, match="counts from white to black.*Save it with 0 for black"):
+        read_image(path)
+
+
+@pytest.mark.parametrize("compression", [None, "tiff_lzw"])
+def test_palettes_are_expanded(path, rng, compression):
+    image = Image.fromarray(colours(rng)).quantize(8)
+    image.save(path, compression=compression)
+    expected = np.asarray(image.convert("RGB")).transpose(2, 0, 1)
+    np.testing.assert_array_equal(read_image(path), expected)
+
+
+@pytest.mark.parametrize("compression", [None, "zlib"])
+@pytest.mark.parametrize("planarconfig", ["contig", "separate"])
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+def test_colours_in_planes_or_pixel_by_pixel(path, rng, planarconfig, compression, dtype):
+    image = colours(rng, dtype)
+    stored = image if planarconfig == "contig" else image.transpose(2, 0, 1)
+    tifffile.imwrite(
+        path, stored, photometric="rgb", planarconfig=planarconfig, compression=compression
+    )
+    read = read_image(path)
+    np.testing.assert_array_equal(read, image.transpose(2, 0, 1))
+    assert read.dtype == dtype
+    if dtype == "uint8":
+        np.testing.assert_array_equal(read_photograph(path), read)
+
+
+def test_alpha_is_left_out_but_no_other_channel(path, rng):
+    image = np.dstack([colours(rng), np.full((HEIGHT, WIDTH, 2), 7, np.uint8)])
+    for kinds, left in (((2,), 3), ((1,), 3), ((0,), 4), ((0, 2), 4), ((2, 0), 4)):
+        stored = image[..., : 3 + len(kinds)]
+        tifffile.imwrite(path, stored, photometric="rgb", extrasamples=kinds)
+        assert read_image(path).shape == (left, HEIGHT, WIDTH), kinds
+
+
+def test_five_channels(path, slices):
+    tifffile.imwrite(path, slices[:5], photometric="minisblack", planarconfig="separate")
+    np.testing.assert_array_equal(read_image(path), slices[:5])
+
+
+@pytest.mark.parametrize("compression", [None, "tiff_lzw"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_turned_as_the_tag_says(path, rng, orientation, compression):
+    image = colours(rng)
+    # What is stored, by the turn that shows it: 6 is turned by 90 degrees clockwise, and so on.
+    shown = {
+        1: image, 2: image[:, ::-1], 3: image[::-1, ::-1], 4: image[::-1],
+        5: image.swapaxes(0, 1), 6: np.rot90(image, -1), 7: np.rot90(image, -1)[::-1],
+        8: np.rot90(image),
+    }[orientation]  # fmt: skip
+    Image.fromarray(image).save(path, tiffinfo={274: orientation}, compression=compression)
+    np.testing.assert_array_equal(read_image(path), shown.transpose(2, 0, 1))
+
+
+# ---------------------------------------------------------------- what tifffile decodes not alone
+
+
+@pytest.mark.parametrize("compression", ["tiff_lzw", "jpeg"])
+def test_photograph_that_pillow_must_decode(path, rng, compression):
+    image = Image.fromarray(np.full((16, 24, 3), (200, 100, 50), np.uint8))
+    image.save(path, compression=compression)
+    np.testing.assert_allclose(read_photograph(path)[:, 3, 5], (200, 100, 50), atol=3)
+
+
+def test_lzw_of_16_bits(path, rng):
+    grey = rng.integers(0, 2**16, (HEIGHT, WIDTH), dtype=np.uint16)
+    Image.fromarray(grey).save(path, compression="tiff_lzw")
+    np.testing.assert_array_equal(read_image(path), grey[np.newaxis])
+    image = rng.integers(0, 2**16, (HEIGHT, WIDTH, 3), dtype=np.uint16)
+    assert cv2.imwrite(str(path), image[..., ::-1])  # LZW is OpenCV's own choice
+    np.testing.assert_array_equal(read_image(path), image.transpose(2, 0, 1))
+
+
+def test_what_pillow_would_change_is_refused_with_a_way_out(path, rng):
+    if tifffile.TIFF.DECOMPRESSORS.get(5):
+        pytest.skip("imagecodecs is installed, which decodes it")
+    image = Image.fromarray(rng.normal(size=(HEIGHT, WIDTH)).astype(np.float32))
+    image.save(path, compression="tiff_lzw")
+    with pytest.raises(ValueError, match="compressed with LZW, 1 x 32 bits a pixel.*imagecodecs"):
+        read_image(path)
+
+
+@pytest.mark.parametrize("photometric", ["CMYK", "LAB"])
+def test_colours_of_print_are_refused_by_name(path, rng, photometric):
+    image = Image.fromarray(colours(rng)).convert("CMYK")
+    image = (
+        Image.frombytes("LAB", image.size, colours(rng).tobytes())
+        if photometric == "LAB"
+        else image
+    )
+    image.save(path)
+    with pytest.raises(ValueError, match="must be grey or RGB. Received: a TIFF file of the kind"):
+        read_image(path)
+
+
+# ---------------------------------------------------------------- damage
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"imagej": True, "truncate": True, "metadata": {"axes": "ZYX"}},
+        {"imagej": True, "metadata": {"axes": "ZYX"}},
+        {"metadata": None},
+        {"truncate": True},
+        {"compression": "zlib", "metadata": None},
+    ],
+    ids=str,
+)
+def test_no_truncation_gives_other_slices_in_silence(path, slices, options, caplog):
+    tifffile.imwrite(path, slices[:3], photometric="minisblack", **options)
+    whole = path.read_bytes()
+    outcomes = set()
+    for length in range(1, len(whole), 3):
+        path.write_bytes(whole[:length])
+        try:
+            outcomes.add(np.array_equal(read_stack(path), slices[:3]))
+        except ValueError:
+            outcomes.add("refused")
+    assert "refused" in outcomes
+    assert False not in outcomes
+    assert not caplog.records
