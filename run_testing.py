@@ -10,4 +10,4 @@ import sys
 from src.launch import launch
 
 if __name__ == "__main__":
-    sys.exit(launch("prediction"))
+    sys.exit(launch("testing"))

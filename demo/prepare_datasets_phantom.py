@@ -2,8 +2,8 @@
 
 They need no download and no permission: the demonstration and the tests run on them.
 
-    python demo/prepare_datasets_phantom.py [folder] [--num-training 8] [--num-test 4] [--num-slices 6]
-                                       [--seed 0] [--height pixels] [--width pixels]
+    python demo/prepare_datasets_phantom.py [folder] [--num-training 8] [--num-test 4]
+                   [--num-slices 6] [--seed 0] [--height pixels] [--width pixels]
 
 Expected result in the folder (default ./demo/phantom), after about 15 seconds on one CPU core:
     DRIVE/{training,test}/{images,1st_manual,mask}      21_training.tif, 01_test.tif ...

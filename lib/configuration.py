@@ -17,12 +17,12 @@ from types import SimpleNamespace
 from lib.errors import UserError, raise_if_any
 
 REQUIRED = object()
-# What a key decides. Weights are tested only with the values of NETWORK that they were trained with,
-# and on held-out images only with those of SPLIT; a training resumes only with those of TRAINING
-# besides; FREE keys may change at any time.
+# What a key decides. Weights are tested only with the values of NETWORK that they were trained
+# with, and on held-out images only with those of SPLIT; a training resumes only with those of
+# TRAINING besides; FREE keys may change at any time.
 NETWORK, SPLIT, TRAINING, FREE = "network", "split", "training", "free"
-# Folders of the project in which no experiment may lie, in any spelling: file systems of Windows and
-# macOS do not tell `src` from `Src`.
+# Folders of the project in which no experiment may lie, in any spelling: file systems of Windows
+# and macOS do not tell `src` from `Src`.
 PROJECT_FOLDERS = ("src", "lib", "tests", "docs", "benchmarks", "drive", "isbi", "ctc")
 # Folders that hold experiments and are none themselves.
 SHELVES = ("pretrained", "results", "demo")
@@ -43,6 +43,7 @@ class Key:
         default: the value where the key is left out; REQUIRED where it may not be.
         role: NETWORK, SPLIT, TRAINING or FREE.
         old_names: {name that the key had before: parser of its values}.
+        old_section: section in which the key stood before; read there too.
     """
 
     section: str
@@ -51,6 +52,7 @@ class Key:
     default: object = REQUIRED
     role: str = FREE
     old_names: dict = field(default_factory=dict)
+    old_section: str = ""
 
     @property
     def attribute(self):
@@ -388,7 +390,8 @@ def _unknown_names(file, parser, keys):
     problems = []
     known = {}
     for key in keys:
-        known.setdefault(key.section, []).extend([key.name, *key.old_names])
+        for section in filter(None, (key.section, key.old_section)):
+            known.setdefault(section, []).extend([key.name, *key.old_names])
     for section in parser.sections():
         if section not in known:
             problems.append(f"{file}: unknown section [{section}].{_nearest(section, known)}")
@@ -417,28 +420,29 @@ def _nearest(name, known):
 
 
 def _value(parser, key, task):
-    """Parses a key under its name, or under one that it had before; raises ValueError."""
+    """Parses a key at its place, or under a name or section of before; raises ValueError."""
     parsers = {key.name: key.parse, **key.old_names}
-    given = [name for name in parsers if parser.has_option(key.section, name)]
+    places = [(section, name) for section in (key.section, key.old_section) for name in parsers]
+    given = [place for place in places if parser.has_option(*place)]
     if len(given) > 1:
-        raise ValueError(f"{given[0]} is the same key as {given[1]}. Keep one of the two.")
+        words = [f"[{section}] {name}" for section, name in given]
+        raise ValueError(f"{words[0]} and {words[1]} are one key. Keep one of the two.")
     if not given:
         if key.default is REQUIRED:
             raise ValueError(f"{key.name} is missing. {task.template} has all keys as a template.")
         return key.default
-    received = parser.get(key.section, given[0]).strip()
+    name = given[0][1]
+    received = parser.get(*given[0]).strip()
     if "\n" in received:  # configparser joins an indented line to the value above it
         first, below = received.split("\n", 1)
         raise ValueError(
-            f"{given[0]} is followed by an indented line. Received: {first}, then {below.strip()}. "
+            f"{name} is followed by an indented line. Received: {first}, then {below.strip()}. "
             "Begin every key at the left margin."
         )
     try:
-        return _parsed(parsers[given[0]], received)
+        return _parsed(parsers[name], received)
     except ValueError as error:
-        raise ValueError(
-            f"{given[0]} must be {error}. Received: {received or 'nothing'}."
-        ) from None
+        raise ValueError(f"{name} must be {error}. Received: {received or 'nothing'}.") from None
 
 
 def _parsed(parse, received):

@@ -11,6 +11,7 @@ import keras
 
 from lib.errors import UserError
 
+
 @dataclass(frozen=True)
 class Devices:
     """The devices that share the batches of a training.

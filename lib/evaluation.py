@@ -1,4 +1,4 @@
-"""Figures of a binary segmentation, pooled over pixels and image by image."""
+"""Scores of a binary segmentation, pooled over pixels and image by image."""
 
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
@@ -35,8 +35,8 @@ def pred_only_FOV(probabilities, ground_truth, fov_masks):
     return probabilities[inside], ground_truth[inside]
 
 
-def binary_figures(ground_truth, probability, threshold=0.5, curves=None):
-    """Computes the figures of a segmentation in two classes.
+def binary_scores(ground_truth, probability, threshold=0.5, curves=None):
+    """Computes the scores of a segmentation in two classes.
 
     TP, FP, FN, TN are counted at probability >= threshold, as the original does.
 
@@ -55,22 +55,22 @@ def binary_figures(ground_truth, probability, threshold=0.5, curves=None):
         threshold.
     """
     ground_truth = np.asarray(ground_truth).astype(bool)
-    figures = confusion_figures(ground_truth, probability >= threshold)
-    figures.update(threshold=threshold, auc_roc=None, auc_pr=None)
+    scores = confusion_scores(ground_truth, probability >= threshold)
+    scores.update(threshold=threshold, auc_roc=None, auc_pr=None)
     if ground_truth.any() and not ground_truth.all():
         curves = curves or roc_and_pr_curves(rank_pixels(ground_truth, probability))
-        figures["auc_roc"], figures["auc_pr"] = areas_under_curves(curves)
-    return figures
+        scores["auc_roc"], scores["auc_pr"] = areas_under_curves(curves)
+    return scores
 
 
-def confusion_figures(ground_truth, prediction):
-    """Computes the figures of binary_figures that need no probability.
+def confusion_scores(ground_truth, prediction):
+    """Computes the scores of binary_scores that need no probability.
 
     Args:
         ground_truth: (num_pixels,) bool.
         prediction: (num_pixels,) bool.
     Returns:
-        dictionary as binary_figures, without areas and threshold.
+        dictionary as binary_scores, without areas and threshold.
     """
     tp = int(np.count_nonzero(ground_truth & prediction))
     fn = int(np.count_nonzero(ground_truth)) - tp
@@ -191,18 +191,18 @@ def best_f1_threshold(ranking):
     return float(ranking.thresholds[best]), float(f1[best])
 
 
-def spread(figures_of_images):
-    """Gives mean and standard deviation over images of every single figure.
+def spread(scores_of_images):
+    """Gives mean and standard deviation over images of every single score.
 
     Args:
-        figures_of_images: list of dictionaries as binary_figures gives them.
+        scores_of_images: list of dictionaries as binary_scores gives them.
     Returns:
-        {figure: {"mean": ..., "std": ...}}; the deviation is that of the population; images for
-        which a figure is None are left out of it, and a figure without any image is None.
+        {score: {"mean": ..., "std": ...}}; the deviation is that of the population; images for
+        which a score is None are left out of it, and a score without any image is None.
     """
     result = {}
     for name in ORIGINAL_NAMES:
-        values = [row[name] for row in figures_of_images if row[name] is not None]
+        values = [row[name] for row in scores_of_images if row[name] is not None]
         result[name] = None
         if values:
             result[name] = {"mean": float(np.mean(values)), "std": float(np.std(values))}
@@ -210,11 +210,11 @@ def spread(figures_of_images):
 
 
 def performances_text(performances):
-    """Words the figures as performances.txt has them: the original's lines first, in its order.
+    """Words the scores as performances.txt has them: the original's lines first, in its order.
 
     Args:
-        performances: {"inside_FOV": figures, "whole_image": figures or None, "per_image":
-            {"spread": ...}, "second_observer": figures or None, "best_f1": {"threshold", "f1"} or
+        performances: {"inside_FOV": scores, "whole_image": scores or None, "per_image":
+            {"spread": ...}, "second_observer": scores or None, "best_f1": {"threshold", "f1"} or
             None}.
     Returns:
         text of several lines.
@@ -245,12 +245,12 @@ def performances_text(performances):
     return "\n".join(lines) + "\n"
 
 
-def _original_line(figures, name):
-    return f"{ORIGINAL_NAMES[name]}: {_shown(figures[name])}"
+def _original_line(scores, name):
+    return f"{ORIGINAL_NAMES[name]}: {_shown(scores[name])}"
 
 
-def _confusion_lines(figures):
-    (tn, fp), (fn, tp) = figures["confusion_matrix"]
+def _confusion_lines(scores):
+    (tn, fp), (fn, tp) = scores["confusion_matrix"]
     width = max(len(str(count)) for count in (tn, fp, fn, tp))
     return (
         f"Confusion matrix:[[{tn:>{width}} {fp:>{width}}]\n [{fn:>{width}} {tp:>{width}}]]"
@@ -265,11 +265,11 @@ def _table(performances):
         "whole image": performances["whole_image"],
         "second observer": performances.get("second_observer"),
     }
-    columns = {title: figures for title, figures in columns.items() if figures}
+    columns = {title: scores for title, scores in columns.items() if scores}
     header = f"{'':12}" + "".join(f"{title:>17}" for title in columns) + f"{'mean of images':>22}"
     rows = [header]
     for name in ORIGINAL_NAMES:
-        cells = "".join(f"{_short(figures.get(name)):>17}" for figures in columns.values())
+        cells = "".join(f"{_short(scores.get(name)):>17}" for scores in columns.values())
         over_images = performances["per_image"]["spread"][name]
         mean = f"{over_images['mean']:.4f} +- {over_images['std']:.4f}" if over_images else "-"
         rows.append(f"{name:12}{cells}{mean:>22}")

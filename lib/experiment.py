@@ -153,7 +153,7 @@ class Experiment:
                 lock.write(str(os.getpid()).encode())
             for left in self.folder.glob(f".[0-9]*_{glob.escape(self.name)}_*.weights.h5*"):
                 left.unlink()
-            # The file stays: a process that waits has it open, and would lock a file without a name.
+            # The file stays: who has it open already would lock a file without a name.
             yield
 
     def remove_training(self):

@@ -117,7 +117,7 @@ def _open_hdf5(path):
     path = Path(path)
     if not path.is_file():
         raise UserError(
-            f"{path} does not exist. Prepare the data first, or mend path_local and the file "
+            f"{path} does not exist. Prepare the data first, or correct path_local and the file "
             "names in [data paths] of the configuration."
         )
     try:
@@ -153,7 +153,7 @@ def load_companion(path, images_path, data):
     if len(array) != len(images):
         problems.append(
             f"{path} holds {len(array)} arrays for the {len(images)} images of {images_path.name}. "
-            "Prepare the data again, or mend the file names in [data paths]."
+            "Prepare the data again, or correct the file names in [data paths]."
         )
     if array.shape[2:] != images.shape[2:]:
         problems.append(
@@ -164,7 +164,7 @@ def load_companion(path, images_path, data):
     if ids is not None and len(ids) == len(images) and ids != data["ids"]:
         problems.append(
             f"{path} belongs to other images (ids {ids[0]} to {ids[-1]}) than {images_path.name} "
-            f"(ids {data['ids'][0]} to {data['ids'][-1]}). Mend the file names in [data paths]."
+            f"(ids {data['ids'][0]} to {data['ids'][-1]}). Correct the file names in [data paths]."
         )
     return array, problems
 

@@ -1,11 +1,11 @@
-"""The five figures of the ISBI 2012 membrane challenge, as Fiji computes them.
+"""The five metrics of the ISBI 2012 membrane challenge, as Fiji computes them.
 
 Pixel, Rand and warping error are those of the first leader board (the U-Net paper's table 1);
 V_Rand and V_Info after border thinning are those of the second. All are defined by the
-Trainable_Segmentation plug-in of Fiji and tested against figures it gave.
+Trainable_Segmentation plug-in of Fiji and tested against values it gave.
 
 Common to all: 1 is cell, 0 is membrane. A pixel of the proposal is cell if its float32 probability
-is above the threshold, strictly. Objects are the 4-connected components of cell. A figure of the
+is above the threshold, strictly. Objects are the 4-connected components of cell. A metric of the
 challenge is the best over its thresholds; a threshold chosen on the images that are scored
 flatters, so membrane_metrics also gives the value at 0.5.
 """
@@ -49,7 +49,7 @@ class Overlap(NamedTuple):
 
 
 def membrane_metrics(ground_truth, probability, thresholds=None):
-    """Computes all five figures over all thresholds.
+    """Computes all five metrics over all thresholds.
 
     Args:
         ground_truth: (num_slices, height, width) uint8 in {0, 1}, 1 is cell.
@@ -60,7 +60,9 @@ def membrane_metrics(ground_truth, probability, thresholds=None):
         dict from 'pixel_error', 'rand_error', 'warping_error' (least is best), 'v_rand_thin' and
         'v_info_thin' (most is best) to a dict with 'best', 'threshold' (the first that gives the
         best), 'at_half' (the value at 0.5, whether or not 0.5 is among the thresholds),
-        'thresholds' and 'curve' (the values at them), all floats or lists of floats.
+        'thresholds' and 'curve' (the values at them), all floats or lists of floats. A threshold
+        at which nothing is a cell is never the best, though it has no warping error: best and
+        threshold are None where no other is left.
     Raises:
         ValueError: if a shape, a value or a threshold is not as above.
     """
@@ -74,8 +76,9 @@ def membrane_metrics(ground_truth, probability, thresholds=None):
     }
     for threshold in dict.fromkeys((*tried_warping, 0.5)):
         values[threshold]["warping_error"] = _warping_error(ground_truth, probability, threshold)
+    highest = probability.max()
     return {
-        name: _summary(name, values, tried_warping if name == "warping_error" else tried)
+        name: _summary(name, values, tried_warping if name == "warping_error" else tried, highest)
         for name in (*_ERRORS, *_SCORES)
     }
 
@@ -114,14 +117,7 @@ def rand_error(ground_truth, probability, threshold=0.5):
     with the sums pooled over the slices; also called adapted Rand error. 0/0: precision and recall
     are 1 where no pair is wrong, so without any cell the error is 0.
 
-    Args:
-        ground_truth: (num_slices, height, width) uint8 in {0, 1}, 1 is cell.
-        probability: (num_slices, height, width) float32 in [0, 1], probability of cell.
-        threshold: number in [0, 1]; cell is above it.
-    Returns:
-        float in [0, 1], 0 is best.
-    Raises:
-        ValueError: if a shape, a value or the threshold is not as above.
+    Arguments and errors as in pixel_error. Returns a float in [0, 1], 0 is best.
     """
     cells, proposal = _cells_and_proposal(ground_truth, probability, threshold)
     return _pooled_rand_error(_overlaps(cells, map(instances, proposal)))
@@ -133,14 +129,7 @@ def v_rand_thin(ground_truth, probability, threshold=0.5):
     Arganda-Carreras et al. 2015. The F of rand_error, with the proposal's membranes thinned first
     (thin_membrane), as a mean over the slices. 0/0: as in rand_error, slice by slice.
 
-    Args:
-        ground_truth: (num_slices, height, width) uint8 in {0, 1}, 1 is cell.
-        probability: (num_slices, height, width) float32 in [0, 1], probability of cell.
-        threshold: number in [0, 1]; cell is above it.
-    Returns:
-        float in [0, 1], 1 is best.
-    Raises:
-        ValueError: if a shape, a value or the threshold is not as above.
+    Arguments and errors as in pixel_error. Returns a float in [0, 1], 1 is best.
     """
     cells, proposal = _cells_and_proposal(ground_truth, probability, threshold)
     return _mean_rand_score(_overlaps(cells, map(thin_membrane, proposal)))
@@ -155,14 +144,7 @@ def v_info_thin(ground_truth, probability, threshold=0.5):
     themselves, as in rand_error. Also called normalised mutual information. 0/0: a slice with fewer
     than two cells (H(cells) = 0) or one object only (H(objects) = 0) scores 0.
 
-    Args:
-        ground_truth: (num_slices, height, width) uint8 in {0, 1}, 1 is cell.
-        probability: (num_slices, height, width) float32 in [0, 1], probability of cell.
-        threshold: number in [0, 1]; cell is above it.
-    Returns:
-        float in [0, 1], 1 is best.
-    Raises:
-        ValueError: if a shape, a value or the threshold is not as above.
+    Arguments and errors as in pixel_error. Returns a float in [0, 1], 1 is best.
     """
     cells, proposal = _cells_and_proposal(ground_truth, probability, threshold)
     return _mean_info_score(_overlaps(cells, map(thin_membrane, proposal)))
@@ -176,14 +158,7 @@ def warping_error(ground_truth, probability, threshold=0.5):
     a cell or merges two, over the pixels of all slices. Lost and extra cells cost nothing. 0/0 does
     not arise.
 
-    Args:
-        ground_truth: (num_slices, height, width) uint8 in {0, 1}, 1 is cell.
-        probability: (num_slices, height, width) float32 in [0, 1], probability of cell.
-        threshold: number in [0, 1]; cell is above it.
-    Returns:
-        float in [0, 1], 0 is best.
-    Raises:
-        ValueError: if a shape, a value or the threshold is not as above.
+    Arguments and errors as in pixel_error. Returns a float in [0, 1], 0 is best.
     """
     ground_truth, probability = _require_stacks(ground_truth, probability)
     (threshold,) = _require_thresholds([threshold])
@@ -315,7 +290,7 @@ def overlap(cells, objects):
 
 
 def _metrics_but_warping(ground_truth, cells, probability, threshold):
-    """Computes the four figures other than the warping error; thins once for the two that need it.
+    """Computes the four metrics other than the warping error; thins once for the two that need it.
 
     cells are the numbered cells of the ground truth, which are the same at every threshold.
     """
@@ -487,13 +462,16 @@ def _cuts_object(warped, row, column, radius):
     return len(set(around.ravel().tolist()) - {0}) > 1
 
 
-def _summary(name, values, thresholds):
-    """Collects one figure's curve, its best value and its value at 0.5."""
+def _summary(name, values, thresholds, highest):
+    """Collects one metric's curve, its best value and its value at 0.5."""
     curve = [values[threshold][name] for threshold in thresholds]
-    best = min(curve) if name in _ERRORS else max(curve)
+    has_cells = [
+        (threshold, value) for threshold, value in zip(thresholds, curve) if highest > threshold
+    ]
+    best = (min if name in _ERRORS else max)((value for _, value in has_cells), default=None)
     return {
         "best": best,
-        "threshold": thresholds[curve.index(best)],
+        "threshold": next((threshold for threshold, value in has_cells if value == best), None),
         "at_half": values[0.5][name],
         "thresholds": list(thresholds),
         "curve": curve,

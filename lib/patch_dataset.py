@@ -10,10 +10,10 @@ from lib.elastic_deformation import cut_tile
 class TileDataset(keras.utils.PyDataset):
     """Cuts batches of tiles with their labels and weights, changed at random if asked for.
 
-    retina-unet holds 190,000 patches and their one-hot masks in memory, 14 GB; this holds the images
-    and one batch. What an epoch shows, and in which order, follows from the seed and the number of
-    the epoch alone, so that a training resumed at any batch sees what an uninterrupted one would
-    have seen.
+    retina-unet holds 190,000 patches and their one-hot masks in memory, 14 GB; this holds the
+    images and one batch. What an epoch shows, and in which order, follows from the seed and the
+    number of the epoch alone, so that a training resumed at any batch sees what an uninterrupted
+    one would have seen.
 
     Args:
         images: list of (C, H, W) float32 in [0, 1], of any sizes.
@@ -85,7 +85,8 @@ class TileDataset(keras.utils.PyDataset):
         """Cuts one batch.
 
         Returns:
-            (B, C, H, W) float32 tiles, (B, H'*W') int32 labels, and with weights (B, H'*W') float32.
+            (B, C, H, W) float32 tiles, (B, H'*W') int32 labels, and (B, H'*W') float32 weights
+            where there are any.
         """
         index += self.first_batch
         numbers = batch_numbers(index, self.batch_size, self.num_tiles, self.devices)

@@ -62,11 +62,16 @@ def estimate_fov(photograph):
         (height, width) bool.
     """
     brightness = ndimage.median_filter(photograph.max(axis=0), 5)
-    parts, number = ndimage.label(brightness > FOV_BRIGHTNESS * np.percentile(brightness, 95))
-    if number == 0:  # black throughout
+    bright = largest_part(brightness > FOV_BRIGHTNESS * np.percentile(brightness, 95))
+    if not bright.any():  # black throughout
         return np.ones(brightness.shape, bool)
-    largest = 1 + np.argmax(np.bincount(parts.ravel())[1:])
-    return ndimage.binary_fill_holes(parts == largest)
+    return ndimage.binary_fill_holes(bright)
+
+
+def largest_part(mask):
+    """Keeps the largest connected part of a mask (height, width) bool."""
+    parts, number = ndimage.label(mask)
+    return parts == 1 + np.argmax(np.bincount(parts.ravel())[1:]) if number else mask
 
 
 def size_for_fov(fov_masks, fov_width):
@@ -84,8 +89,9 @@ def size_for_fov(fov_masks, fov_width):
         less than a tenth off, or no mask shows a FOV.
     """
     height, width = fov_masks.shape[2:]
-    columns = fov_masks[:, 0].any(axis=1)
-    widths = [np.ptp(np.flatnonzero(seen)) + 1 for seen in columns if seen.any()]
+    # Of the largest part: stray pixels of a mask say nothing about the camera.
+    columns = [np.flatnonzero(largest_part(mask > 0).any(axis=0)) for mask in fov_masks[:, 0]]
+    widths = [np.ptp(seen) + 1 for seen in columns if len(seen)]
     if not widths or not fov_width:
         return height, width
     scale = fov_width / np.median(widths)
@@ -150,6 +156,13 @@ def resized(images, size):
             for image in images
         ]
     )
+
+
+def resized_mask(masks, size):
+    """Scales masks (num_masks, 1, height, width) in {0, 1}; half of a pixel's area is in it."""
+    if masks.shape[2:] == tuple(size):
+        return masks
+    return (resized((masks > 0).astype(np.float32), size) >= 0.5).astype(np.uint8)
 
 
 def rgb2gray(images):

@@ -17,7 +17,7 @@ from lib.pictures import as_rgb, group_images, visualize
 LIST = ".testing_files.txt"
 # What a test may write, besides pictures that carry ids.
 NAMES = (
-    "predictions.hdf5",
+    "predictions*.hdf5",
     "performances.txt",
     "performances.json",
     "submission.tif",
@@ -109,7 +109,7 @@ def file_name(identity):
     Returns:
         text without slashes, control signs and dots in front; "image" for none.
     """
-    kept = "".join("_" if c in "/\\:*?\"<>|" or not c.isprintable() else c for c in str(identity))
+    kept = "".join("_" if c in '/\\:*?"<>|' or not c.isprintable() else c for c in str(identity))
     return kept.strip("._ ")[:150] or "image"
 
 

@@ -4,7 +4,6 @@ import contextlib
 import importlib.util
 import shutil
 import sys
-from pathlib import Path
 
 import keras
 
@@ -167,9 +166,9 @@ class TrainingRun:
         validated = [row for row in self.history if "val_loss" in row]
         if validated:
             best = min(validated, key=lambda row: row["val_loss"])
-            weights = self.experiment.weights("best")
             given = (
-                f"Lowest validation loss {best['val_loss']:.4f} in epoch {best['epoch']}: {weights}."
+                f"Lowest validation loss {best['val_loss']:.4f} in epoch {best['epoch']}: "
+                f"{self.experiment.weights('best')}."
             )
         return f"Trained. {given} Next: python run_testing.py {self.experiment.folder}"
 

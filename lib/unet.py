@@ -122,9 +122,7 @@ def get_unpadded_unet(
     """
     if variant not in ("paper", "release"):
         raise ValueError(f"variant must be paper or release. Received: {variant}")
-    net = _UnpaddedNetwork(
-        num_classes, data_format, dropout, (tile_height, tile_width), depth
-    )
+    net = _UnpaddedNetwork(num_classes, data_format, dropout, (tile_height, tile_width), depth)
     inputs, x = net.input(num_channels)
     skips = []
     for level in range(depth):

@@ -12,7 +12,6 @@ from functools import cached_property
 from pathlib import Path
 
 import h5py
-import keras
 
 from lib.configuration import FREE
 from lib.devices import this_host_alone
@@ -23,6 +22,11 @@ from lib.legacy_weights import explain_not_weights, is_legacy, load_legacy_weigh
 RECORD = "training_state"
 # The rule of scaling of weights from before it was recorded.
 FIRST_SCALING = "minmax_stack"
+_FOREIGN = (
+    "weights that Keras 3 wrote for another project: they do not tell whether it joins "
+    "[up, skip], as here, or [skip, up]. If it is the former, set [testing settings] skip_order = up_first; "
+    "else save its network there as HDF5 (model.save('network.h5')) and name that file"
+)
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,12 @@ class TrainedWeights:
     def scaling(self):
         """The rule by which images are scaled to [0, 1]: see lib.pre_processing.scale_to_unit."""
         return self.record.get("scaling", FIRST_SCALING)
+
+    @cached_property
+    def is_legacy(self):
+        """Whether Keras 1 or Keras 2 wrote the file."""
+        with self._open() as file:
+            return is_legacy(file)
 
     @cached_property
     def parameters(self):
@@ -166,7 +176,7 @@ class TrainedWeights:
         """
         if "settings" not in self.record:
             return f"{self.path} does not tell on which images it was trained: maybe on these."
-        sources = [("these weights were", self.record.get("images"))]
+        sources = [("these weights were", self.record.get("images", {"training": []}))]
         for ancestor in self.ancestors:
             words = f"the weights that they started from ({ancestor['weights']}) were"
             sources.append((words, ancestor.get("images")))
@@ -180,7 +190,9 @@ class TrainedWeights:
     @property
     def ancestors(self):
         """Lists the weights that these started from, one after the other."""
-        initial = self.record.get("settings", {}).get("training_settings", {}).get("initial_weights")
+        initial = (
+            self.record.get("settings", {}).get("training_settings", {}).get("initial_weights")
+        )
         unknown = [{"weights": initial, "images": None}] if initial else []
         return self.record.get("ancestors", unknown)
 
@@ -200,10 +212,12 @@ class TrainedWeights:
             "name] name; initial_weights)."
         )
         try:
-            with self._open() as file:
-                if is_legacy(file):
+            if self.is_legacy:
+                with h5py.File(self.path, "r") as file:
                     print(load_legacy_weights(model, file, self._architecture(), skip_order))
-                    return
+                return
+            if not self.record and skip_order != "up_first":
+                raise ValueError(_FOREIGN)
             found = sum(self.parameters.values())
             if found != model.count_params():
                 raise ValueError(f"it holds {found:,} parameters")
@@ -335,5 +349,3 @@ def _repack(path):
         target.attrs.update(source.attrs)
         for name in source:
             source.copy(name, target)
-
-

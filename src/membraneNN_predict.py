@@ -1,50 +1,45 @@
-"""Tests the paper's unpadded U-Net on membranes: probabilities, pictures, figures, a submission.
+"""Tests the paper's unpadded U-Net on membranes: probabilities, pictures, scores, a submission.
 
-    python src/membraneNN_predict.py [configuration_ISBI.txt]
+    python -m src.membraneNN_predict [configuration_ISBI.txt]
 
 The same as `python run_testing.py configuration_ISBI.txt`, without a log file. Expected result in
 the folder <name>/: predictions.hdf5, grids of pictures and performances.txt and .json of the
-held-out slices; submission.tif and segmentations/ of the slices without labels. docs/RESULTS.md
-gives figures.
+held-out slices; predictions_test.hdf5, submission.tif, probabilities/, segmentations/ and grids of
+the slices without labels. docs/RESULTS.md gives scores.
 """
 
-import json
 import sys
-from pathlib import Path
-
-if __name__ == "__main__":  # started by itself: lib lies beside src
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    from src.launch import launch
-
-    sys.exit(launch("prediction", "membrane"))
 
 import numpy as np
 from PIL import Image
 from skimage.color import label2rgb
 
+from lib.configuration import NETWORK, SPLIT
 from lib.devices import start_computing
 from lib.errors import UserError
-from lib.experiment import Experiment
-from lib.files import atomic_write, write_hdf5
+from lib.evaluation import confusion_scores
+from lib.extract_patches import average_orientations
+from lib.files import atomic_write
 from lib.membrane_metrics import membrane_metrics, thin_membrane
-from lib.overlap_tile import output_size, predict_overlap_tile, predict_symmetries, tile_starts
-from lib.pictures import group_images, visualize
+from lib.overlap_tile import output_size, predict_overlap_tile, tile_starts
 from lib.progress import Progress
-from lib.training import (
-    describe_origin,
-    load_weights,
-    require_same_images,
-    require_same_network,
+from lib.results import (
+    Results,
+    save_comparisons,
+    save_grids,
+    save_id_pictures,
+    save_performances,
+    save_predictions,
 )
-from src.membrane_data import (
+from lib.weights import read_weights
+from src.membrane_task import (
     load_labelled,
     load_test_slices,
     split_validation,
     test_slices_path,
 )
-from src.membraneNN_training import NETWORK_SETTINGS, build_network
+from src.membraneNN_training import build_network
 
-HELD_OUT_SETTINGS = [("training settings", "validation_images")]
 METRICS = {
     "pixel_error": "Pixel error",
     "rand_error": "Rand error",
@@ -54,187 +49,190 @@ METRICS = {
 }
 
 
-def main(configuration):
+def main(configuration, experiment):
     """Tests as a configuration says.
 
     Args:
         configuration: lib.configuration.Configuration of the membrane task.
+        experiment: lib.experiment.Experiment.
     Raises:
         UserError: for data, weights or settings that do not fit.
     """
-    settings, training_settings = configuration.testing_settings, configuration.training_settings
-    experiment = Experiment(configuration.experiment_name.name)
-
-    # 1. The device, the weights to test, the slices.
-    start_computing(training_settings.seed, training_settings.mixed_precision)
-    weights = experiment.find_weights(settings.best_last)
-    require_same_network(weights, configuration, NETWORK_SETTINGS)
-    labelled, test = load_labelled_slices(configuration, weights), load_test_slices(configuration)
-    if labelled is None and test is None:
-        raise UserError(
-            f"There is nothing to test: no labelled slices ([testing settings] labelled_slices = "
-            f"{settings.labelled_slices}) and no file of slices without labels "
-            f"({test_slices_path(configuration)}, [data paths] test_imgs_original)."
-        )
+    # 1. The device, the weights to test, the slices, the room for the results.
+    settings = configuration.training_settings
+    weights = read_weights(experiment.find_weights(configuration.testing_settings.best_last))
+    weights.require_settings(configuration, NETWORK)
+    start_computing(settings.seed, settings.mixed_precision, "none", settings.data_format)
+    labelled, test = load_slices(configuration, weights)
+    results = Results(experiment.results, experiment.name)
+    results.require_room(test["ids"] if test else [])
 
     # 2. The network, and the prediction of both.
-    model = build_network(configuration, settings.tile_size)
-    load_weights(model, weights)
-    if labelled is not None:
-        told = "" if settings.labelled_slices == "all" else "held-out "
-        print(f"Testing {weights} on the {told}slices {', '.join(labelled['ids'])}.")
-        probabilities = predict_slices(configuration, model, labelled["images"])
-    if test is not None:
-        print(f"Predicting the {len(test[0])} slices without labels.")
-        predicted = predict_slices(configuration, model, test[0])
-    experiment.remove_results()
+    predict = load_predictor(configuration, weights)
+    tested = labelled and predict("labelled slices", labelled["images"])
+    predicted = test and predict("slices without labels", test["images"])
+    results.remove()
 
-    # 3. Pictures and figures.
-    if labelled is None:
-        print("No labelled slices, so there are no figures.")
-    else:
-        write_hdf5(
-            experiment.results / "predictions.hdf5",
-            probabilities[:, np.newaxis],
-            ids=labelled["ids"],
-            settings=json.dumps(configuration.as_dict()),
-        )
-        save_pictures(experiment, labelled, probabilities, settings.N_group_visual)
-        figures = membrane_metrics(labelled["labels"], probabilities)
-        note = describe_origin(weights)
-        save_performances(experiment, figures, labelled["ids"], settings.labelled_slices, note)
-
-    # 4. The slices without labels, in the form of the challenge and as pictures.
-    if test is None:
-        print(f"{test_slices_path(configuration)} does not exist: no submission.tif.")
-        return
-    path = experiment.results / "submission.tif"
-    save_submission(predicted, path)
-    print(f"{path}: {len(predicted)} pages of 32-bit probabilities of cell, as the challenge asks.")
-    for name, probability in zip(test[1], predicted):
-        cells = (probability > 0.5).astype(np.float32)[..., np.newaxis]
-        visualize(cells, experiment.results / "segmentations" / f"{name}.png")
-    print(f"{experiment.results / 'segmentations'}: cells white, membranes black, of each slice.")
+    # 3. Pictures and scores; what has no labels, in the form of the challenge and as pictures.
+    if labelled:
+        save_labelled(results, configuration, labelled, tested, weights)
+    if test:
+        save_test(results, configuration, test, predicted)
 
 
-def load_labelled_slices(configuration, weights):
-    """Reads the labelled slices that labelled_slices asks for.
+def load_slices(configuration, weights):
+    """Reads the slices to test.
 
     Args:
         configuration: lib.configuration.Configuration of the membrane task.
-        weights: path of the weights, which tell how many slices were held out.
+        weights: lib.weights.TrainedWeights, which tell the scaling and which slices were held out.
     Returns:
-        dictionary as src.membrane_data.load_labelled gives it; None for none, or where none were
-        held out.
+        labelled slices, as src.membrane_task.load_labelled gives them, and slices without labels;
+        None for those that are not there or not asked for.
     Raises:
-        UserError: for data that do not fit, or other slices than were held out.
+        UserError: if there are neither, or other slices were held out.
     """
+    labelled = load_labelled_slices(configuration, weights)
+    test = load_test_slices(configuration, weights.scaling)
+    path, wanted = test_slices_path(configuration), configuration.testing_settings.labelled_slices
+    if labelled is None and test is None:
+        raise UserError(
+            f"There is nothing to test: no labelled slices ([testing settings] labelled_slices = "
+            f"{wanted}) and no file of slices without labels ({path}, [data paths] "
+            "test_imgs_original)."
+        )
+    if labelled is None:
+        print("No labelled slices, so there are no scores.")
+    if test is None:
+        print(f"{path} does not exist: no submission.tif.")
+    return labelled, test
+
+
+def load_labelled_slices(configuration, weights):
+    """Reads the labelled slices that labelled_slices asks for; see load_slices."""
     wanted = configuration.testing_settings.labelled_slices
     if wanted == "held_out":
-        require_same_network(weights, configuration, HELD_OUT_SETTINGS)
-        if configuration.training_settings.validation_images == 0:
-            return None
-    if wanted == "none":
+        weights.require_settings(configuration, SPLIT)
+    no_slices = wanted == "held_out" and configuration.training_settings.validation_split == 0
+    if wanted == "none" or no_slices:
         return None
-    data = load_labelled(configuration)
+    slices = load_labelled(configuration, weights.scaling)
     if wanted == "all":
-        return data
-    _, held_out = split_validation(configuration, len(data["images"]))
-    require_same_images(weights, {"validation": data["ids"][held_out]})
-    return {kind: values[held_out] for kind, values in data.items()}
+        return slices
+    held_out = split_validation(configuration, len(slices["ids"]))["validation"]
+    weights.require_images({"validation": slices["ids"][held_out]})
+    return {kind: values[held_out] for kind, values in slices.items()}
 
 
-def predict_slices(configuration, model, slices):
-    """Predicts slices tile by tile, without seams.
+def load_predictor(configuration, weights):
+    """Builds the network and loads its weights.
 
-    Args:
-        configuration: lib.configuration.Configuration.
-        model: network for tiles of [testing settings] tile_size.
-        slices: (N, H, W) float32 in [0, 1].
     Returns:
-        (N, H, W) float32, probability of cell.
+        function of a title and slices (N, H, W) float32 in [0, 1] -> (N, H, W) float32, probability
+        of cell, without seams.
     """
     settings = configuration.testing_settings
     depth = configuration.training_settings.depth
     side = output_size(settings.tile_size, depth)
-    turns = 8 if settings.symmetries else 1
-    num_tiles = np.prod([len(tile_starts(size, side, depth)) for size in slices.shape[1:]])
-    progress = Progress(int(num_tiles) * turns * len(slices))
+    model = build_network(configuration, settings.tile_size)
+    weights.load_into(model, settings.skip_order)
 
-    def predictor(tiles):
-        cell = np.asarray(model.predict_on_batch(tiles))[..., 1]
-        progress.add(len(tiles))
-        return cell.reshape(len(tiles), 1, side, side)
+    def predict(title, slices):
+        print(f"Testing {weights.path} on {len(slices)} {title}.")
+        num_tiles = np.prod([len(tile_starts(size, side, depth)) for size in slices.shape[1:]])
+        progress = Progress(int(num_tiles) * settings.average_flips * len(slices))
 
-    def predict(image):
-        return predict_overlap_tile(predictor, image, settings.tile_size, depth=depth)
+        def predictor(tiles):
+            cell = np.asarray(model.predict_on_batch(tiles))[..., 1]
+            progress.add(len(tiles))
+            return cell.reshape(len(tiles), 1, side, side)
 
-    images = slices[:, np.newaxis]
-    if settings.symmetries:
-        predicted = [predict_symmetries(predict, image) for image in images]
-    else:
-        predicted = [predict(image) for image in images]
-    progress.finish()
-    return np.concatenate(predicted)
+        def predict_one(image):
+            return predict_overlap_tile(predictor, image, settings.tile_size, depth)
+
+        predicted = [
+            average_orientations(predict_one, image, settings.average_flips)
+            for image in slices[:, np.newaxis]
+        ]
+        progress.finish()
+        return np.concatenate(predicted)
+
+    return predict
 
 
-def save_pictures(experiment, labelled, probabilities, num_in_row):
-    """Saves grids of slices, ground truths, probabilities and segmentations in colours.
-
-    The segmentation shows the objects that V_Rand(thin) compares: 4-connected cells at a
-    probability above 0.5, their membranes thinned to one pixel.
+def save_labelled(results, configuration, labelled, probabilities, weights):
+    """Saves predictions.hdf5, pictures and scores of the labelled slices.
 
     Args:
-        experiment: lib.experiment.Experiment.
-        labelled: with images (N, H, W) float32 in [0, 1] and labels (N, H, W), 1 = cell.
+        results: lib.results.Results.
+        configuration: lib.configuration.Configuration.
+        labelled: with images (N, H, W) float32 in [0, 1], labels (N, H, W), 1 = cell, and ids.
         probabilities: (N, H, W) float32, probability of cell.
-        num_in_row: slices side by side.
+        weights: lib.weights.TrainedWeights, for a note on the slices that trained them.
     """
-    slices = labelled["images"]
-    stacks = {
-        "originals": slices,
-        "groundTruths": labelled["labels"].astype(np.float32),
-        "predictions": probabilities,
-    }
-    grids = {name: stack[:, np.newaxis] for name, stack in stacks.items()}
-    grids["segmentations"] = np.stack([_coloured(p, s) for p, s in zip(probabilities, slices)])
-    for name, stack in grids.items():
-        visualize(group_images(stack, num_in_row), experiment.results / f"all_{name}.png")
-    rows = [np.broadcast_to(stack, (len(stack), 3, *stack.shape[2:])) for stack in grids.values()]
-    for number, first in enumerate(range(0, len(slices), num_in_row)):
-        stripes = [group_images(row[first : first + num_in_row], num_in_row) for row in rows]
-        ending = f"Original_GroundTruth_Prediction_Segmentation{number}.png"
-        visualize(np.concatenate(stripes), experiment.file(ending))
+    ids = labelled["ids"]
+    save_predictions(results, probabilities[:, np.newaxis], ids, configuration)
+    truth = labelled["labels"][:, np.newaxis].astype(np.float32)
+    stacks = _pictures(labelled["images"], probabilities, {"groundTruths": truth})
+    num_in_row = configuration.testing_settings.N_group_visual
+    save_grids(results, stacks, num_in_row)
+    save_comparisons(results, stacks, num_in_row, "Original_GroundTruth_Prediction_Segmentation")
+    metrics = membrane_metrics(labelled["labels"], probabilities)
+    truth = labelled["labels"].ravel() > 0
+    metrics["accuracy"] = confusion_scores(truth, probabilities.ravel() > 0.5)["accuracy"]
+    wanted = configuration.testing_settings.labelled_slices
+    text = performances_text(metrics, ids, wanted, weights.describe_origin(ids))
+    save_performances(results, text, {"slices": ids, **metrics})
 
 
-def save_performances(experiment, figures, ids, labelled_slices, note=""):
-    """Saves performances.txt and performances.json, and prints the figures.
+def save_test(results, configuration, test, probabilities):
+    """Saves the slices without labels: submission.tif, probabilities, segmentations and grids.
 
     Args:
-        experiment: lib.experiment.Experiment.
-        figures: as membrane_metrics gives them.
+        results: lib.results.Results.
+        configuration: lib.configuration.Configuration.
+        test: with images (M, H, W) float32 in [0, 1] and ids.
+        probabilities: (M, H, W) float32, probability of cell.
+    """
+    ids, planes = test["ids"], probabilities[:, np.newaxis]
+    save_predictions(results, planes, ids, configuration, "predictions_test.hdf5")
+    save_id_pictures(results, "probabilities", ids, planes)
+    save_id_pictures(results, "segmentations", ids, (planes > 0.5) * np.uint8(255))
+    stacks = _pictures(test["images"], probabilities)
+    save_grids(results, stacks, configuration.testing_settings.N_group_visual, "all_test")
+    path = results.file("submission.tif")
+    save_submission(probabilities, path)
+    print(f"{path}: {len(ids)} pages of 32-bit probabilities of cell, as the challenge asks.")
+    print(f"{results.folder / 'segmentations'}: cells white, membranes black, of each slice.")
+
+
+def performances_text(metrics, ids, labelled_slices, note=""):
+    """Words the scores as performances.txt has them.
+
+    Args:
+        metrics: as membrane_metrics gives them, and accuracy.
         ids: of the slices.
         labelled_slices: the setting: held_out or all.
-        note: a sentence about the weights that readers of the figures must know.
+        note: a sentence about the weights that readers of the scores must know.
     """
     title = "Held-out slices" if labelled_slices == "held_out" else "All labelled slices"
     lines = [f"{title}: {', '.join(ids)}", ""]
     lines.append(f"{'':16}{'best':>12}{'threshold':>12}{'at 0.5':>12}")
-    for name, title in METRICS.items():
-        row = figures[name]
-        lines.append(f"{title:16}{row['best']:12.6f}{row['threshold']:12.1f}{row['at_half']:12.6f}")
+    for name, words in METRICS.items():
+        row = metrics[name]
+        best = f"{'-':>12}{'-':>12}"
+        if row["best"] is not None:
+            best = f"{row['best']:12.6f}{row['threshold']:12.1f}"
+        lines.append(f"{words:16}{best}{row['at_half']:12.6f}")
     lines += [
         "",
         "Errors: lower is better; V_Rand(thin), V_Info(thin): higher is better. Each best is taken",
         "over the thresholds of the challenge, on these slices, as the challenge does.",
+        f"Accuracy at 0.5: {metrics['accuracy']:.6f} of all pixels. The weight map favours",
+        "membranes, which moves probabilities away from the highest accuracy.",
         *([note] if note else []),
     ]
-    written = "\n".join(lines) + "\n"
-    print("\n" + written)
-    with atomic_write(experiment.results / "performances.txt") as beside:
-        beside.write_text(written, encoding="utf-8")
-    with atomic_write(experiment.results / "performances.json") as beside:
-        beside.write_text(json.dumps({"slices": ids, **figures}, indent=1) + "\n")
+    return "\n".join(lines) + "\n"
 
 
 def save_submission(probabilities, path):
@@ -249,7 +247,24 @@ def save_submission(probabilities, path):
         first.save(beside, "TIFF", save_all=True, append_images=others)
 
 
+def _pictures(slices, probabilities, truth=None):
+    """Gives stacks of slices, ground truths, probabilities, and segmentations in colours.
+
+    The segmentation shows the objects that V_Rand(thin) compares: 4-connected cells at a
+    probability above 0.5, their membranes thinned to one pixel.
+    """
+    coloured = np.stack([_coloured(p, s) for p, s in zip(probabilities, slices)])
+    stacks = {"originals": slices[:, np.newaxis], **(truth or {})}
+    return {**stacks, "predictions": probabilities[:, np.newaxis], "segmentations": coloured}
+
+
 def _coloured(probability, image):
     """Colours the objects of a probability map over the slice: (3, H, W) float32 in [0, 1]."""
     objects = thin_membrane(probability > 0.5)
     return label2rgb(objects, image, bg_label=0, alpha=0.5).transpose(2, 0, 1).astype(np.float32)
+
+
+if __name__ == "__main__":
+    from src.launch import launch
+
+    sys.exit(launch("testing", "membrane"))

@@ -32,6 +32,7 @@ from lib.files import (
     numbered,
 )
 from lib.overlap_tile import margin, output_size, tile_starts
+from lib.pre_processing import scale_to_unit
 
 KEYS = (
     *data_keys(
@@ -92,11 +93,12 @@ def check(configuration):
     return problems
 
 
-def load_labelled(configuration):
+def load_labelled(configuration, scaling):
     """Reads the labelled slices.
 
     Args:
         configuration: lib.configuration.Configuration of the membrane task.
+        scaling: the rule of lib.pre_processing.scale_to_unit that the weights record.
     Returns:
         dictionary: images (N, H, W) float32 in [0, 1]; labels (N, H, W) uint8, 1 = cell; weights
         (N, H, W) float32; ids: list of N names.
@@ -115,19 +117,19 @@ def load_labelled(configuration):
     raise_if_any(problems + found + more)
     _require_context(configuration, data["images"])
     return {
-        "images": scale_to_unit(data["images"][:, 0]),
+        "images": scale_to_unit(data["images"][:, 0], scaling),
         "labels": labels[:, 0],
         "weights": weights[:, 0].astype(np.float32),
         "ids": data["ids"],
     }
 
 
-def load_test_slices(configuration):
-    """Reads the slices without labels.
+def load_test_slices(configuration, scaling):
+    """Reads the slices without labels; arguments as in load_labelled.
 
     Returns:
-        images (M, H, W) float32 in [0, 1] and their ids; None where prepare_datasets_ISBI.py found
-        no test slices.
+        dictionary: images (M, H, W) float32 in [0, 1] and their ids; None where
+        prepare_datasets_ISBI.py found no test slices.
     Raises:
         UserError: if the file is not whole, or the slices are smaller than the network's margin.
     """
@@ -137,7 +139,7 @@ def load_test_slices(configuration):
     data, problems = _load_slices(path)
     raise_if_any(problems)
     _require_context(configuration, data["images"])
-    return scale_to_unit(data["images"][:, 0]), data["ids"]
+    return {"images": scale_to_unit(data["images"][:, 0], scaling), "ids": data["ids"]}
 
 
 def test_slices_path(configuration):
@@ -153,28 +155,24 @@ def split_validation(configuration, num_slices):
         configuration: lib.configuration.Configuration of the membrane task.
         num_slices: number of labelled slices.
     Returns:
-        two slices of indices: training, validation; the second is empty with validation_images = 0.
+        {"training": slice of indices, "validation": slice of indices, empty with
+        validation_split = 0}.
     Raises:
         UserError: if no slice is left for training.
     """
-    held_out = configuration.training_settings.validation_images
+    split = configuration.training_settings.validation_split
+    held_out = split if split >= 1 else round(split * num_slices)
     if held_out >= num_slices:
         raise UserError(
             configuration.problem(
                 "training settings",
-                "validation_images",
+                "validation_split",
                 f"below {num_slices}, the number of labelled slices, or none is left to train on",
                 f"Use {num_slices // 5}.",
             )
         )
-    return slice(0, num_slices - held_out), slice(num_slices - held_out, num_slices)
-
-
-def scale_to_unit(stack):
-    """Scales a stack from its lowest and highest value to [0, 1], float32; a constant one to 0."""
-    stack = stack.astype(np.float32)
-    lowest, highest = float(stack.min()), float(stack.max())
-    return (stack - lowest) / (highest - lowest if highest > lowest else 1.0)
+    first = num_slices - held_out
+    return {"training": slice(0, first), "validation": slice(first, num_slices)}
 
 
 def _load_slices(path):

@@ -25,7 +25,7 @@ from lib.configuration import (
     share_or_number,
 )
 from lib.elastic_deformation import get_augmentation
-from lib.errors import raise_if_any
+from lib.errors import UserError, raise_if_any
 from lib.files import channels_problem, load_hdf5, load_hdf5_extra, load_masks, numbered
 
 KEYS = (
@@ -41,6 +41,7 @@ KEYS = (
     Key("data attributes", "patch_height", multiple_of_4, role=TRAINING),
     Key("data attributes", "patch_width", multiple_of_4, role=TRAINING),
     Key("data attributes", "equalization", choice("clahe", "histogram"), "clahe", NETWORK),
+    Key("data attributes", "fov_width", integer(0), 0, old_section="testing settings"),
     Key("training settings", "N_subimgs", integer(1, 100_000_000), role=SPLIT),
     Key("training settings", "validation_split", share_or_number, 0.1, SPLIT),
     Key("training settings", "inside_FOV", boolean, False, TRAINING),
@@ -63,7 +64,6 @@ KEYS = (
     Key("testing settings", "average_flips", orientations, 1),
     Key("testing settings", "images", choice("test", "validation", "training"), "test"),
     Key("testing settings", "threshold", real(0, 1), 0.5),
-    Key("testing settings", "fov_width", integer(0), 0),
 )
 
 
@@ -164,3 +164,36 @@ def _has_ground_truth(files):
     """Reads what prepare_datasets_DRIVE.py noted; files of retina-unet always have ground truth."""
     noted = load_hdf5_extra(files["images"], "has_ground_truth")
     return noted is None or bool(noted)
+
+
+def num_training_patches(configuration, num_images):
+    """Counts the patches that train; those after them validate.
+
+    Example: 20 images and 190,000 patches, 9,500 each; validation_split = 0.1, or 2 (images). The
+    first 171,000 train: images 0 ... 17.
+
+    Args:
+        configuration: lib.configuration.Configuration.
+        num_images: number of training images.
+    Raises:
+        UserError: if N_subimgs is no multiple of the number of images, or no image would train.
+    """
+    settings = configuration.training_settings
+    num_patches, split = settings.N_subimgs, settings.validation_split
+    if num_patches % num_images:
+        multiple = max(num_images, num_patches // num_images * num_images)
+        expected = f"a multiple of the {num_images} training images"
+        raise UserError(
+            configuration.problem("training settings", "N_subimgs", expected, f"Use {multiple}.")
+        )
+    if split >= num_images:
+        expected = f"below {num_images}, the number of training images, or a share"
+        raise UserError(configuration.problem("training settings", "validation_split", expected))
+    share = split / num_images if split >= 1 else split
+    return int(round(num_patches * (1 - share), 6))
+
+
+def validation_images(configuration, num_images):
+    """Gives the slice of training images that give patches for validation alone."""
+    per_image = configuration.training_settings.N_subimgs // num_images
+    return slice(-(-num_training_patches(configuration, num_images) // per_image), num_images)

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from demo import prepare_datasets_phantom as script
 import pytest
 from PIL import Image, ImageSequence
 from scipy import ndimage
 from skimage.morphology import skeletonize
 
+from demo import prepare_datasets_phantom as script
 from lib import phantom
 from lib.errors import UserError
 
