@@ -41,7 +41,6 @@ class TrainingRecorder(keras.callbacks.Callback):
         self.record = record
         self.stop = StopRequest(run.configuration.training_settings.time_limit)
         self.interval = run.configuration.training_settings.saving_interval
-        self.in_training = False
 
     def on_epoch_begin(self, epoch, logs=None):
         """Starts the data of the epoch and the clock, or takes up an epoch that was begun."""
@@ -49,17 +48,14 @@ class TrainingRecorder(keras.callbacks.Callback):
         self.training_data.start_epoch(epoch + 1, progress["batches"] if progress else 0)
         self.start = time.monotonic() - (progress["seconds"] if progress else 0)
         self.saved = time.monotonic()
-        self.in_training = True
-        if progress:
-            for metric in self.model.metrics:
-                for variable, value in zip(metric.variables, progress["metrics"][metric.name]):
-                    variable.assign(value)
+        self.earlier_sums = progress["metrics"] if progress else None
 
     def on_train_batch_end(self, batch, logs=None):
         """Saves and stops where that is due; after the last batch the epoch's end does."""
+        if self.earlier_sums:
+            self._add_earlier_sums()
         done = self.training_data.first_batch + batch + 1
         if done >= self.training_data.num_batches_of_epoch:
-            self.in_training = False
             return
         reason = self.stop.reason()
         if reason or time.monotonic() - self.saved >= self.interval:
@@ -95,8 +91,7 @@ class TrainingRecorder(keras.callbacks.Callback):
 
     def _save_progress(self, done):
         """Saves the weights in the middle of an epoch."""
-        if hasattr(self.model, "jax_state_sync"):  # JAX keeps them elsewhere while it trains
-            self.model.jax_state_sync()
+        self._sync()
         metrics = {
             metric.name: [keras.ops.convert_to_numpy(v).tolist() for v in metric.variables]
             for metric in self.model.metrics
@@ -106,6 +101,19 @@ class TrainingRecorder(keras.callbacks.Callback):
         if self.run.experiment.is_first_host:
             self._save_last(True, progress=progress)
         self.saved = time.monotonic()
+
+    def _add_earlier_sums(self):
+        """Adds what the metrics had summed up before the interruption, once they are built."""
+        self._sync()
+        for metric in self.model.metrics:
+            for variable, earlier in zip(metric.variables, self.earlier_sums[metric.name]):
+                variable.assign_add(keras.ops.convert_to_tensor(earlier, variable.dtype))
+        self.earlier_sums = None
+
+    def _sync(self):
+        """Brings the variables up to date: JAX keeps them elsewhere while it trains."""
+        if hasattr(self.model, "jax_state_sync"):
+            self.model.jax_state_sync()
 
     def _save_last(self, with_optimizer, **more):
         states = [keras.ops.convert_to_numpy(v).tolist() for v in dropout_states(self.model)]

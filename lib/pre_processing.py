@@ -116,25 +116,41 @@ def scale_to_unit(stack, rule=DEFAULT_SCALING):
     """
     stack = stack.astype(np.float32)
     if rule == "percentile":
-        lowest, highest = np.percentile(stack, ROBUST_PERCENTILES, axis=(1, 2), keepdims=True)
-    else:
-        lowest, highest = _range_of_stack(stack)
-    span = np.where(highest > lowest, highest - lowest, 1.0).astype(np.float32)
-    return np.clip((stack - np.float32(lowest)) / span, 0, 1)
+        return np.stack([_scaled(image, *_percentiles(image)) for image in stack])
+    lowest, highest = robust_limits(stack)
+    if (lowest, highest) != (stack.min(), stack.max()):
+        print(
+            f"Grey values from {stack.min():g} to {stack.max():g}, but all but 2 in 1,000 pixels "
+            f"lie between {lowest:g} and {highest:g}: scaled by the latter."
+        )
+    return _scaled(stack, lowest, highest)
 
 
-def _range_of_stack(stack):
-    """Gives lowest and highest value, or percentiles where these are outliers."""
-    extremes = float(stack.min()), float(stack.max())
-    robust = tuple(map(float, np.percentile(stack, ROBUST_PERCENTILES)))
+def robust_limits(values):
+    """Gives the lowest and the highest value, or percentiles where single pixels are far outside.
+
+    Args:
+        values: array of numbers.
+    Returns:
+        two floats: the extremes; ROBUST_PERCENTILES where an extreme lies outside these by more
+        than MOST_OUTSIDE of their range.
+    """
+    lowest, highest = float(values.min()), float(values.max())
+    robust = _percentiles(values)
     tolerance = MOST_OUTSIDE * (robust[1] - robust[0])
-    if extremes[0] >= robust[0] - tolerance and extremes[1] <= robust[1] + tolerance:
-        return extremes
-    print(
-        f"Grey values from {extremes[0]:g} to {extremes[1]:g}, but all but 2 in 1,000 pixels lie "
-        f"between {robust[0]:g} and {robust[1]:g}: scaled by the latter."
-    )
+    if robust[0] - lowest <= tolerance and highest - robust[1] <= tolerance:
+        return lowest, highest
     return robust
+
+
+def _percentiles(values):
+    """Gives ROBUST_PERCENTILES; the extremes where nearly all values are the same."""
+    lowest, highest = map(float, np.percentile(values, ROBUST_PERCENTILES))
+    return (lowest, highest) if highest > lowest else (float(values.min()), float(values.max()))
+
+
+def _scaled(values, lowest, highest):
+    return np.clip((values - lowest) / (highest - lowest if highest > lowest else 1.0), 0, 1)
 
 
 def resized(images, size):
@@ -189,7 +205,8 @@ def rgb2gray(images):
 def dataset_normalized(images, mean=None, deviation=None):
     """Standardises by mean and deviation, then scales each image to [0, 255].
 
-    A constant image has nothing to scale and becomes 0; the original divides by zero there.
+    A constant image has nothing to scale and becomes 0; the original divides by zero there. Where
+    single pixels are far darker or brighter than all others, they do not decide the scale.
 
     Args:
         images: (num_images, 1, height, width).
@@ -201,9 +218,7 @@ def dataset_normalized(images, mean=None, deviation=None):
     mean = np.mean(images) if mean is None else mean
     deviation = np.std(images) if deviation is None else deviation
     standardised = (images - mean) / (deviation if deviation > 0 else 1.0)
-    lowest = standardised.min(axis=(1, 2, 3), keepdims=True)
-    spread = standardised.max(axis=(1, 2, 3), keepdims=True) - lowest
-    return (standardised - lowest) / np.where(spread > 0, spread, 1.0) * 255
+    return np.stack([_scaled(image, *robust_limits(image)) * 255 for image in standardised])
 
 
 def histo_equalized(images):

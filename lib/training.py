@@ -69,9 +69,7 @@ class TrainingRun:
         self.progress = self.begun.progress if self.begun else None
         self.scaling = start.scaling if start else DEFAULT_SCALING
         self.image_ids = None
-        self.devices = start_computing(
-            settings.seed, settings.mixed_precision, settings.distribute, settings.data_format
-        )
+        self.devices = start_computing(settings.seed, settings.mixed_precision, settings.distribute)
         require_shareable_batches(configuration, self.devices)
 
     def require_images(self, image_ids):

@@ -62,7 +62,7 @@ def main(configuration, experiment):
     settings = configuration.training_settings
     weights = read_weights(experiment.find_weights(configuration.testing_settings.best_last))
     weights.require_settings(configuration, NETWORK)
-    start_computing(settings.seed, settings.mixed_precision, "none", settings.data_format)
+    start_computing(settings.seed, settings.mixed_precision)
     labelled, test = load_slices(configuration, weights)
     results = Results(experiment.results, experiment.name)
     results.require_room(test["ids"] if test else [])

@@ -100,7 +100,7 @@ def open_weights(configuration, experiment):
     weights.require_settings(configuration, NETWORK)
     if settings.images == "validation":
         weights.require_settings(configuration, SPLIT)
-    start_computing(training.seed, training.mixed_precision, "none", training.data_format)
+    start_computing(training.seed, training.mixed_precision)
     return weights
 
 
