@@ -26,6 +26,8 @@ NAMES = (
     "all_*.png",
     "*_Original_*Prediction*.png",
 )
+# Folders of pictures that are called like the images.
+ID_FOLDERS = ("segmentations", "probabilities")
 
 
 class Results:
@@ -49,7 +51,7 @@ class Results:
             UserError: that names them.
         """
         known = set(self._known())
-        pictures = [f"{kind}/{name}.png" for kind in ID_FOLDERS for name in map(file_name, ids)]
+        pictures = [f"{kind}/{name}.png" for kind in ID_FOLDERS for name in file_names(ids)]
         there = [p.relative_to(self.folder).as_posix() for n in NAMES for p in self.folder.glob(n)]
         there += [name for name in pictures if (self.folder / name).exists()]
         foreign = sorted(name for name in there if name not in known)
@@ -80,6 +82,68 @@ class Results:
             file.write(f"{name}\n")
         return self.folder / name
 
+    def save_predictions(self, probabilities, ids, configuration, name="predictions.hdf5"):
+        """Saves probabilities as HDF5 with the ids of the images and the settings.
+
+        Args:
+            probabilities: (N, K, H, W) float32.
+            ids: N names.
+            configuration: lib.configuration.Configuration.
+            name: of the file.
+        """
+        settings = json.dumps(configuration.as_dict())
+        write_hdf5(self.file(name), probabilities, ids=ids, settings=settings)
+
+    def save_pictures(self, folder, ids, stack):
+        """Saves a picture for each image: <folder>/<id>.png.
+
+        Args:
+            folder: one of ID_FOLDERS.
+            ids: N names.
+            stack: (N, channels, H, W) uint8, or floats in [0, 1].
+        """
+        for name, image in zip(file_names(ids), stack):
+            visualize(image.transpose(1, 2, 0), self.file(f"{folder}/{name}.png"))
+
+    def save_grids(self, stacks, num_in_row, prefix="all"):
+        """Saves every stack of images as a grid: all_<name>.png.
+
+        Args:
+            stacks: {name: (N, channels, H, W)} uint8, or floats in [0, 1].
+            num_in_row: images side by side.
+            prefix: of the files.
+        """
+        for name, stack in stacks.items():
+            visualize(group_images(stack, num_in_row), self.file(f"{prefix}_{name}.png"))
+
+    def save_comparisons(self, stacks, num_in_row, title):
+        """Saves the stacks below each other, num_in_row images side by side: <name>_<title><i>.png.
+
+        Args:
+            stacks: {name: (N, channels, H, W)}, channels 1 or 3; one type for all.
+            num_in_row: images side by side; the last picture may hold fewer.
+            title: of the files: Original_GroundTruth_Prediction.
+        """
+        channels = max(stack.shape[1] for stack in stacks.values())
+        rows = [as_rgb(stack) if channels == 3 else stack for stack in stacks.values()]
+        for number, first in enumerate(range(0, len(rows[0]), num_in_row)):
+            stripes = [group_images(row[first : first + num_in_row], num_in_row) for row in rows]
+            path = self.file(f"{self.name}_{title}{number}.png")
+            visualize(np.concatenate(stripes), path)
+
+    def save_performances(self, text, scores):
+        """Saves performances.txt and performances.json, and prints the text.
+
+        Args:
+            text: of several lines.
+            scores: dictionary of what JSON can hold.
+        """
+        print("\n" + text)
+        with atomic_write(self.file("performances.txt")) as beside:
+            beside.write_text(text, encoding="utf-8")
+        with atomic_write(self.file("performances.json")) as beside:
+            beside.write_text(json.dumps(scores, indent=1) + "\n", encoding="utf-8")
+
     def _known(self):
         """Lists the files of earlier tests, also of those from before there was a list."""
         if (self.folder / LIST).is_file():
@@ -96,93 +160,26 @@ class Results:
         return [path.relative_to(self.folder).as_posix() for path in found]
 
 
-ID_FOLDERS = ("segmentations", "probabilities")
+def file_names(ids):
+    """Makes names for files of ids, whatever a foreign HDF5 file calls its images.
 
-
-def file_name(identity):
-    """Makes a name for files of an id, whatever a foreign HDF5 file calls its images.
-
-    Example: "../../eye/7" becomes "eye_7".
+    Example: "../../eye/7" and "eye_7" become "eye_7" and "eye_7_2".
 
     Args:
-        identity: text.
+        ids: list of texts.
     Returns:
-        text without slashes, control signs and dots in front; "image" for none.
+        list of different texts without slashes, control signs and dots in front.
     """
-    kept = "".join("_" if c in '/\\:*?"<>|' or not c.isprintable() else c for c in str(identity))
-    return kept.strip("._ ")[:150] or "image"
-
-
-def save_predictions(results, probabilities, ids, configuration, name="predictions.hdf5"):
-    """Saves probabilities as HDF5 with the ids of the images and the settings.
-
-    Args:
-        results: Results.
-        probabilities: (N, K, H, W) float32.
-        ids: N names.
-        configuration: lib.configuration.Configuration.
-        name: of the file.
-    """
-    settings = json.dumps(configuration.as_dict())
-    write_hdf5(results.file(name), probabilities, ids=ids, settings=settings)
-
-
-def save_id_pictures(results, folder, ids, stack):
-    """Saves a picture for each image: <folder>/<id>.png.
-
-    Args:
-        results: Results.
-        folder: one of ID_FOLDERS.
-        ids: N names.
-        stack: (N, channels, H, W) uint8, or floats in [0, 1].
-    """
-    for name, image in zip(ids, stack):
-        visualize(image.transpose(1, 2, 0), results.file(f"{folder}/{file_name(name)}.png"))
-
-
-def save_grids(results, stacks, num_in_row, prefix="all"):
-    """Saves every stack of images as a grid: all_<name>.png.
-
-    Args:
-        results: Results.
-        stacks: {name: (N, channels, H, W)} uint8, or floats in [0, 1].
-        num_in_row: images side by side.
-        prefix: of the files.
-    """
-    for name, stack in stacks.items():
-        visualize(group_images(stack, num_in_row), results.file(f"{prefix}_{name}.png"))
-
-
-def save_comparisons(results, stacks, num_in_row, title):
-    """Saves the stacks below each other, num_in_row images side by side: <name>_<title><i>.png.
-
-    Args:
-        results: Results.
-        stacks: {name: (N, channels, H, W)}, channels 1 or 3; one type for all.
-        num_in_row: images side by side; the last picture may hold fewer.
-        title: of the files: Original_GroundTruth_Prediction.
-    """
-    channels = max(stack.shape[1] for stack in stacks.values())
-    rows = [as_rgb(stack) if channels == 3 else stack for stack in stacks.values()]
-    for number, first in enumerate(range(0, len(rows[0]), num_in_row)):
-        stripes = [group_images(row[first : first + num_in_row], num_in_row) for row in rows]
-        path = results.file(f"{results.name}_{title}{number}.png")
-        visualize(np.concatenate(stripes), path)
-
-
-def save_performances(results, text, scores):
-    """Saves performances.txt and performances.json, and prints the text.
-
-    Args:
-        results: Results.
-        text: of several lines.
-        scores: dictionary of what JSON can hold.
-    """
-    print("\n" + text)
-    with atomic_write(results.file("performances.txt")) as beside:
-        beside.write_text(text, encoding="utf-8")
-    with atomic_write(results.file("performances.json")) as beside:
-        beside.write_text(json.dumps(scores, indent=1) + "\n", encoding="utf-8")
+    names = []
+    for identity in map(str, ids):
+        kept = "".join(c if c.isprintable() and c not in '/\\:*?"<>|' else "_" for c in identity)
+        base = name = kept.strip("._ ")[:150] or "image"
+        number = 1
+        while name.lower() in map(str.lower, names):
+            number += 1
+            name = f"{base}_{number}"
+        names.append(name)
+    return names
 
 
 def _written_by_a_test(path):

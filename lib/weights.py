@@ -24,8 +24,8 @@ RECORD = "training_state"
 FIRST_SCALING = "minmax_stack"
 _FOREIGN = (
     "weights that Keras 3 wrote for another project: they do not tell whether it joins "
-    "[up, skip], as here, or [skip, up]. If it is the former, set [testing settings] skip_order = up_first; "
-    "else save its network there as HDF5 (model.save('network.h5')) and name that file"
+    "[up, skip], as here, or [skip, up]. If it is the former, set [testing settings] skip_order = "
+    "up_first; else save its network there as HDF5 (model.save('network.h5')) and name that file"
 )
 
 

@@ -23,14 +23,7 @@ from lib.files import atomic_write
 from lib.membrane_metrics import membrane_metrics, thin_membrane
 from lib.overlap_tile import output_size, predict_overlap_tile, tile_starts
 from lib.progress import Progress
-from lib.results import (
-    Results,
-    save_comparisons,
-    save_grids,
-    save_id_pictures,
-    save_performances,
-    save_predictions,
-)
+from lib.results import Results
 from lib.weights import read_weights
 from src.membrane_task import (
     load_labelled,
@@ -50,14 +43,7 @@ METRICS = {
 
 
 def main(configuration, experiment):
-    """Tests as a configuration says.
-
-    Args:
-        configuration: lib.configuration.Configuration of the membrane task.
-        experiment: lib.experiment.Experiment.
-    Raises:
-        UserError: for data, weights or settings that do not fit.
-    """
+    """Tests as a configuration says; arguments and errors as in src.retinaNN_predict.main."""
     # 1. The device, the weights to test, the slices, the room for the results.
     settings = configuration.training_settings
     weights = read_weights(experiment.find_weights(configuration.testing_settings.best_last))
@@ -171,18 +157,18 @@ def save_labelled(results, configuration, labelled, probabilities, weights):
         weights: lib.weights.TrainedWeights, for a note on the slices that trained them.
     """
     ids = labelled["ids"]
-    save_predictions(results, probabilities[:, np.newaxis], ids, configuration)
+    results.save_predictions(probabilities[:, np.newaxis], ids, configuration)
     truth = labelled["labels"][:, np.newaxis].astype(np.float32)
     stacks = _pictures(labelled["images"], probabilities, {"groundTruths": truth})
     num_in_row = configuration.testing_settings.N_group_visual
-    save_grids(results, stacks, num_in_row)
-    save_comparisons(results, stacks, num_in_row, "Original_GroundTruth_Prediction_Segmentation")
+    results.save_grids(stacks, num_in_row)
+    results.save_comparisons(stacks, num_in_row, "Original_GroundTruth_Prediction_Segmentation")
     metrics = membrane_metrics(labelled["labels"], probabilities)
     truth = labelled["labels"].ravel() > 0
     metrics["accuracy"] = confusion_scores(truth, probabilities.ravel() > 0.5)["accuracy"]
     wanted = configuration.testing_settings.labelled_slices
     text = performances_text(metrics, ids, wanted, weights.describe_origin(ids))
-    save_performances(results, text, {"slices": ids, **metrics})
+    results.save_performances(text, {"slices": ids, **metrics})
 
 
 def save_test(results, configuration, test, probabilities):
@@ -195,11 +181,11 @@ def save_test(results, configuration, test, probabilities):
         probabilities: (M, H, W) float32, probability of cell.
     """
     ids, planes = test["ids"], probabilities[:, np.newaxis]
-    save_predictions(results, planes, ids, configuration, "predictions_test.hdf5")
-    save_id_pictures(results, "probabilities", ids, planes)
-    save_id_pictures(results, "segmentations", ids, (planes > 0.5) * np.uint8(255))
+    results.save_predictions(planes, ids, configuration, "predictions_test.hdf5")
+    results.save_pictures("probabilities", ids, planes)
+    results.save_pictures("segmentations", ids, (planes > 0.5) * np.uint8(255))
     stacks = _pictures(test["images"], probabilities)
-    save_grids(results, stacks, configuration.testing_settings.N_group_visual, "all_test")
+    results.save_grids(stacks, configuration.testing_settings.N_group_visual, "all_test")
     path = results.file("submission.tif")
     save_submission(probabilities, path)
     print(f"{path}: {len(ids)} pages of 32-bit probabilities of cell, as the challenge asks.")

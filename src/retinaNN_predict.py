@@ -38,14 +38,7 @@ from lib.pictures import as_grey_levels
 from lib.plots import draw_precision_recall, draw_roc
 from lib.pre_processing import preprocess, resized, size_for_fov
 from lib.progress import Progress
-from lib.results import (
-    Results,
-    save_comparisons,
-    save_grids,
-    save_id_pictures,
-    save_performances,
-    save_predictions,
-)
+from lib.results import Results
 from lib.unet import NETWORKS
 from lib.weights import read_weights
 from src.retina_task import load_subset, validation_images
@@ -75,7 +68,7 @@ def main(configuration, experiment):
     # 2. The prediction.
     images, probabilities = predict_images(configuration, weights, data)
     results.remove()
-    save_predictions(results, probabilities, data["ids"], configuration)
+    results.save_predictions(probabilities, data["ids"], configuration)
 
     # 3. The pictures.
     save_segmentations(results, configuration, probabilities, data)
@@ -308,15 +301,15 @@ def save_pictures(results, configuration, images, probabilities, data):
         stacks["groundTruths"] = data["ground_truth"] * np.uint8(255)
     stacks["predictions"] = as_grey_levels(probabilities) * data["fov_masks"]
     num_in_row = configuration.testing_settings.N_group_visual
-    save_grids(results, stacks, num_in_row)
-    save_comparisons(results, stacks, num_in_row, "Original_GroundTruth_Prediction")
+    results.save_grids(stacks, num_in_row)
+    results.save_comparisons(stacks, num_in_row, "Original_GroundTruth_Prediction")
 
 
 def save_segmentations(results, configuration, probabilities, data):
     """Saves what counts as vessel inside the FOV, white on black: segmentations/<id>.png."""
     vessels = probabilities >= configuration.testing_settings.threshold
     inside = (vessels & (data["fov_masks"] > 0)) * np.uint8(255)
-    save_id_pictures(results, "segmentations", data["ids"], inside)
+    results.save_pictures("segmentations", data["ids"], inside)
 
 
 def save_scores(results, configuration, probabilities, data, weights):
@@ -339,7 +332,7 @@ def save_scores(results, configuration, probabilities, data, weights):
     performances, curves = evaluate(probabilities, data, settings)
     note = "" if settings.images == "test" else weights.describe_origin(data["ids"])
     text = performances_text(performances) + (f"\n{note}\n" if note else "")
-    save_performances(results, text, performances)
+    results.save_performances(text, performances)
     if curves is None:
         print("The ground truth holds one class only: areas and curves are undefined.")
         return
