@@ -357,7 +357,8 @@ def _grey_slices(places, pictures, is_label):
 def _how_to_grey(picture):
     if len(picture.pixels) in (1, 3):
         return "Convert it to 8-bit grey."
-    return "Save the channel that is wanted as a file of its own (ImageJ: Image > Color > Split)."
+    split = "(ImageJ: Image > Color > Split Channels)"
+    return f"Save the channel that is wanted as a file of its own {split}."
 
 
 def _as_grey(path, picture):
@@ -368,19 +369,25 @@ def _as_grey(path, picture):
     if (colours == colours[:1]).all():
         return colours[0]
     if len(colours) == 3 and colours.dtype == np.uint8:
-        found, inverse = np.unique(colours.reshape(3, -1), axis=1, return_inverse=True)
-        if found.shape[1] == 2:
-            luma = np.array([299, 587, 114]) @ found  # ITU-R BT.601: the darker is background
-            return (inverse.reshape(colours.shape[1:]) == np.argmax(luma)).astype(np.uint8)
-        if found.shape[1] <= MOST_CLASSES:
+        numbers = _colour_numbers(colours)
+        num_colours = len(np.unique(numbers))
+        if num_colours == 2:
+            return (numbers == numbers.max()).astype(np.uint8)
+        if num_colours <= MOST_CLASSES:
             raise ImageError(
-                f"{path} must be a mask in black and white. Received: {found.shape[1]} colours. If "
+                f"{path} must be a mask in black and white. Received: {num_colours} colours. If "
                 "they are classes, `task = segmentation` takes them."
             )
     raise ImageError(
         f"{path} must be a mask in black and white. Received: {_kind(picture)}. "
         "Are the folders of images and masks swapped?"
     )
+
+
+def _colour_numbers(colours):
+    """Numbers colours (3, H, W) uint8 by their luma (ITU-R BT.601), the darker the lower."""
+    red, green, blue = colours.astype(np.int64)
+    return (299 * red + 587 * green + 114 * blue) << 24 | red << 16 | green << 8 | blue
 
 
 def _kind(picture):
