@@ -177,7 +177,8 @@ def read_binary_mask(path):
 def read_stack(path, is_label=False):
     """Reads a TIFF file of any number of grey slices of 8 bits and one size.
 
-    Three slices that a library wrote as the colours of one page are read as three, and said so.
+    Three or four slices that a library wrote as the colours of one page are read as slices, which
+    is said.
 
     Args:
         path: a TIFF file, for example train-volume.tif of ISBI 2012.
@@ -189,8 +190,10 @@ def read_stack(path, is_label=False):
     """
     pictures = _pictures(path)
     if len(pictures) == 1 and pictures[0].is_array:
-        print(f"{path}: three slices that were written as one page in colours; read as slices.")
-        pictures = [Picture(plane[np.newaxis]) for plane in pictures[0].pixels]
+        pixels, alpha, *_ = pictures[0]
+        planes = [*pixels, *([] if alpha is None else [alpha])]
+        print(f"{path}: {len(planes)} slices that were written as one page in colours; read so.")
+        pictures = [Picture(plane[np.newaxis]) for plane in planes]
     slices = _grey_slices(
         [f"{path}, page {n + 1}" for n in range(len(pictures))], pictures, is_label
     )
@@ -355,10 +358,13 @@ def _grey_slices(places, pictures, is_label):
 
 
 def _how_to_grey(picture):
-    if len(picture.pixels) in (1, 3):
+    if not picture.has_planes:
         return "Convert it to 8-bit grey."
-    split = "(ImageJ: Image > Color > Split Channels)"
-    return f"Save the channel that is wanted as a file of its own {split}."
+    return (
+        "If these are slices, save them as such (ImageJ: Image > Properties; tifffile: photometric="
+        "'minisblack', metadata={'axes': 'ZYX'}). If they are channels, save the wanted one as a "
+        "file of its own (ImageJ: Image > Color > Split Channels)."
+    )
 
 
 def _as_grey(path, picture):
@@ -399,7 +405,7 @@ def _kind(picture):
         return "an image with a palette"
     if channels == 1:
         return f"a grey image {numbers}"
-    if channels == 3 and dtype == np.uint8:
+    if channels == 3 and dtype == np.uint8 and not picture.has_planes:
         return "an image in colours"
     return f"an image of {channels} channels {numbers}{_in_brackets(picture.axes)}"
 

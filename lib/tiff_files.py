@@ -48,7 +48,13 @@ class Picture(NamedTuple):
         None  # (H, W): the numbers of the colours, where there is a palette
     )
     axes: str = ""  # "ZCYX, 4 x 2 x 256 x 256": how the file counts
-    is_array: bool = False  # three slices that tifffile wrote as the three colours of one page
+    is_array: bool = False  # 3 or 4 slices that tifffile wrote as the colours of one page
+
+    @property
+    def has_planes(self):
+        """Tells whether the channels lie behind each other, as slices would."""
+        axes = self.axes.partition(",")[0]
+        return len(self.pixels) > 1 and ("C" in axes or axes.startswith("S"))
 
 
 def is_tiff(path):

@@ -72,7 +72,7 @@ def test_two_channels_are_refused_by_name(path, slices):
     with pytest.raises(ValueError, match="page 1 must be a grey image of 8 bits") as error:
         read_stack(path)
     assert "an image of 2 channels of 8 bits a pixel (ZCYX, 6 x 2 x 6 x 9)" in str(error.value)
-    assert "Save the channel that is wanted as a file of its own" in str(error.value)
+    assert "If they are channels, save the wanted one as a file of its own" in str(error.value)
     np.testing.assert_array_equal(read_pages(path), stack)
 
 
@@ -91,10 +91,26 @@ def test_series_of_several_stacks_are_refused_by_name(path, slices):
         read_stack(path)
 
 
-def test_three_slices_that_a_library_wrote_as_colours_are_slices(path, slices, capsys):
-    tifffile.imwrite(path, slices[:3], photometric="rgb", planarconfig="separate")
-    np.testing.assert_array_equal(read_stack(path), slices[:3])
-    assert "three slices that were written as one page in colours" in capsys.readouterr().out
+@pytest.mark.parametrize("number", [3, 4])
+def test_slices_that_a_library_wrote_as_colours_are_slices(path, slices, number, capsys):
+    tifffile.imwrite(path, slices[:number], photometric="rgb", planarconfig="separate")
+    np.testing.assert_array_equal(read_stack(path), slices[:number])
+    said = f"{path}: {number} slices that were written as one page in colours; read so."
+    assert said in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"imagej": True},  # tifffile: CYX
+        {"photometric": "rgb", "planarconfig": "separate", "metadata": None},
+    ],
+)
+def test_slices_that_were_written_as_channels_are_refused_with_a_way_out(path, slices, options):
+    tifffile.imwrite(path, slices[:3], **options)
+    with pytest.raises(ValueError, match="Received: an image of 3 channels of 8 bits a pixel") as e:
+        read_stack(path)
+    assert "If these are slices, save them as such (ImageJ: Image > Properties" in str(e.value)
 
 
 def test_a_photograph_is_no_stack(path, rng):
