@@ -29,9 +29,9 @@ MOST_VESSEL_OUTSIDE_FOV = 0.05
 MOST_VESSEL_IN_FOV = 0.5
 # A round field of view covers at most pi / 4 of an image, a little more where it is cut off.
 MOST_ESTIMATED_FOV = 0.95
-# Masks are inverted where the estimated FOV overlaps (intersection over union) with what is black
-# in them by more, and with what is white by less.
-LEAST_OVERLAP_INVERTED, MOST_OVERLAP_INVERTED = 0.8, 0.4
+# Masks are inverted where what is black in them overlaps the estimated FOV by more than this
+# (intersection over union).
+MOST_OVERLAP_OUTSIDE = 0.8
 # The check of the masks takes every n-th pixel, so that about this number of rows is left.
 ROWS_TO_CHECK = 100
 MOST_PROBLEMS_OF_A_FOLDER = 5
@@ -283,12 +283,8 @@ def _seems_inverted(photograph, fov):
     if estimate.mean() > MOST_ESTIMATED_FOV or fov.all() or not fov.any():
         return False
     is_even = photograph[:, fov].std() < photograph[:, ~fov].std()
-    overlap, inverted = (_overlap(estimate, one) for one in (fov, ~fov))
-    return is_even and overlap < MOST_OVERLAP_INVERTED and inverted > LEAST_OVERLAP_INVERTED
-
-
-def _overlap(first, second):
-    return np.count_nonzero(first & second) / np.count_nonzero(first | second)
+    overlap = np.count_nonzero(estimate & ~fov) / np.count_nonzero(estimate | ~fov)
+    return is_even and overlap > MOST_OVERLAP_OUTSIDE
 
 
 def _look_of_vessels(vessels, fov):

@@ -50,7 +50,19 @@ def list_images(folder):
     Raises:
         ValueError: if the folder is missing or empty, or two files have the same id.
     """
-    folder = Path(folder)
+    by_id = {}
+    for path in sorted(_image_files(Path(folder)), key=lambda path: _natural_key(path.name)):
+        if image_id(path) in by_id:
+            raise ValueError(
+                f"{path} and {by_id[image_id(path)].name} both have the id {image_id(path)}. "
+                "Remove or rename one of them."
+            )
+        by_id[image_id(path)] = path
+    return dict(sorted(by_id.items(), key=lambda item: _natural_key(item[0])))
+
+
+def _image_files(folder):
+    """Lists what is named like an image and is a file; says what else is passed over."""
     if not folder.is_dir():
         raise ValueError(f"The folder {folder} does not exist.")
     with _readable(folder):
@@ -64,15 +76,7 @@ def list_images(folder):
         print(f"{folder}: passed over {_shortened(others)} (no image file by its name).")
     if not files:
         raise ValueError(f"The folder {folder} holds no image ({', '.join(IMAGE_ENDINGS)}).")
-    by_id = {}
-    for path in sorted(files, key=lambda path: _natural_key(path.name)):
-        if image_id(path) in by_id:
-            raise ValueError(
-                f"{path} and {by_id[image_id(path)].name} both have the id {image_id(path)}. "
-                "Remove or rename one of them."
-            )
-        by_id[image_id(path)] = path
-    return dict(sorted(by_id.items(), key=lambda item: _natural_key(item[0])))
+    return files
 
 
 def image_id(path):

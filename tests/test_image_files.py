@@ -223,6 +223,14 @@ def test_mask_saved_with_loss_lists_the_first_of_its_values(tmp_path):
         read_binary_mask(saved(tmp_path / "mask.png", greys))
 
 
+def test_single_pixels_of_many_greys_are_no_objects():
+    greys = np.zeros((100, 100), np.uint8)
+    greys[50:] = 255
+    greys[50, 10:60] = np.arange(100, 150)
+    with pytest.raises(ValueError, match="Received: 52 values: .* Threshold it"):
+        two_values("mask.jpg", greys)
+
+
 # ---------------------------------------------------------------- photographs
 
 

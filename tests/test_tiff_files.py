@@ -310,3 +310,17 @@ def test_no_truncation_gives_other_slices_in_silence(path, slices, options, capl
     assert "refused" in outcomes
     assert False not in outcomes
     assert not caplog.records
+
+
+def test_a_tile_that_was_never_written_is_no_black_one(path, slices):
+    tiles = [np.full((16, 16), 9, np.uint8), None]
+    tifffile.imwrite(path, iter(tiles), shape=(16, 32), dtype=np.uint8, tile=(16, 16))
+    with pytest.raises(ValueError, match="cannot be read whole; .* it ends before its last pixel"):
+        read_image(path)
+
+
+def test_a_hyperstack_whose_numbers_cannot_be_is_not_read_as_one_slice(path, slices):
+    tifffile.imwrite(path, slices, imagej=True, truncate=True, metadata={"axes": "ZYX"})
+    path.write_bytes(path.read_bytes().replace(b"slices=6", b"slices=0"))
+    with pytest.raises(ValueError, match="ImageJ series metadata invalid"):
+        read_stack(path)
