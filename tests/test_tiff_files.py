@@ -59,7 +59,7 @@ def test_slices_that_were_written_one_after_the_other(path, slices, contiguous):
     np.testing.assert_array_equal(read_stack(path), slices)
 
 
-@pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_adobe_deflate", "packbits"])
+@pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_adobe_deflate", "packbits", "zstd"])
 def test_stack_that_pillow_compressed(path, slices, compression):
     first, *others = [Image.fromarray(image) for image in slices]
     first.save(path, save_all=True, append_images=others, compression=compression)
@@ -267,6 +267,23 @@ def test_what_pillow_would_change_is_refused_with_a_way_out(path, rng):
     image = Image.fromarray(rng.normal(size=(HEIGHT, WIDTH)).astype(np.float32))
     image.save(path, compression="tiff_lzw")
     with pytest.raises(ValueError, match="compressed with LZW, 1 x 32 bits a pixel.*imagecodecs"):
+        read_image(path)
+
+
+@pytest.mark.parametrize(("number", "name"), [(50002, "JPEGXL"), (50001, "WEBP")])
+def test_compressions_that_nothing_here_knows_are_refused_by_name(path, slices, number, name):
+    tifffile.imwrite(path, slices[0])
+    with tifffile.TiffFile(path, mode="r+b") as file:
+        file.pages[0].tags["Compression"].overwrite(number)
+    with pytest.raises(ValueError, match=f"compressed with {name}, 1 x 8 bits .* imagecodecs"):
+        read_image(path)
+
+
+def test_kinds_that_nothing_here_knows_are_refused_by_name(path, slices):
+    tifffile.imwrite(path, slices[0])
+    with tifffile.TiffFile(path, mode="r+b") as file:
+        file.pages[0].tags["PhotometricInterpretation"].overwrite(777)
+    with pytest.raises(ValueError, match="must be grey or RGB. Received: .* of the kind 777"):
         read_image(path)
 
 
