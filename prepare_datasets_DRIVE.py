@@ -12,14 +12,15 @@ out and said so.
 
 import argparse
 import sys
-from pathlib import Path
 
-import numpy as np
+from lib.errors import raise_if_any, run_script, tell_missing_packages
 
-from lib.errors import raise_if_any, run_script
-from lib.files import write_hdf5
-from lib.image_files import list_images, read_binary_mask, read_photograph
-from lib.pre_processing import estimate_fov
+with tell_missing_packages():
+    import numpy as np
+
+    from lib.files import absolute_path, write_hdf5
+    from lib.image_files import list_images, read_binary_mask, read_photograph
+    from lib.pre_processing import estimate_fov
 
 OUTPUT_FOLDER = "DRIVE_datasets_training_testing"
 SUBSETS = {"training": "train", "test": "test"}  # folder: what its files are called
@@ -28,6 +29,11 @@ MOST_VESSEL_OUTSIDE_FOV = 0.05
 MOST_VESSEL_IN_FOV = 0.5
 # A round field of view covers at most pi / 4 of an image, a little more where it is cut off.
 MOST_ESTIMATED_FOV = 0.95
+# Masks are inverted where what is black in them overlaps the estimated FOV by more than this
+# (intersection over union).
+MOST_OVERLAP_OUTSIDE = 0.8
+# The check of the masks takes every n-th pixel, so that about this number of rows is left.
+ROWS_TO_CHECK = 100
 MOST_PROBLEMS_OF_A_FOLDER = 5
 
 
@@ -42,8 +48,8 @@ def main():
     )
     arguments = parser.parse_args()
     prepare(
-        Path(arguments.folder),
-        Path(arguments.output),
+        absolute_path(arguments.folder),
+        absolute_path(arguments.output),
         subsets=[arguments.only] if arguments.only else SUBSETS,
         has_masks=not arguments.no_masks,
     )
@@ -229,17 +235,13 @@ def _estimated_masks(folder, arrays):
 
 
 def _check_masks(files, arrays):
-    """Lists empty FOV masks, and vessels that cannot be vessels: signs of swapped files."""
+    """Lists empty or inverted FOV masks, and vessels that cannot be vessels: swapped files."""
     fovs = [mask > 0 for mask in arrays["mask"]]
     if "mask" not in files:  # an estimate refuses nobody's ground truth
         fovs = [np.ones(fov.shape, bool) for fov in fovs]
-    problems = [
-        f"{files['mask'][identity]} must show the FOV in white; it is black."
-        for identity, fov in zip(arrays["ids"], fovs)
-        if not fov.any()
-    ]
-    if problems:
+    elif problems := _problems_of_fovs(files, arrays, fovs):
         return _counted(problems, files["mask"][arrays["ids"][0]].parent)
+    problems = []
     for kind in ("1st_manual", "2nd_manual"):
         if kind in files:
             paths = [files[kind][identity] for identity in arrays["ids"]]
@@ -252,6 +254,37 @@ def _check_masks(files, arrays):
             ]
             problems += _counted(found, paths[0].parent)
     return problems
+
+
+def _problems_of_fovs(files, arrays, fovs):
+    """Lists FOV masks that are black, throughout or where the photograph shows the eye."""
+    problems = []
+    for identity, photograph, fov in zip(arrays["ids"], arrays["images"], fovs):
+        path, image = files["mask"][identity], files["images"][identity]
+        if not fov.any():
+            problems.append(f"{path} must show the FOV in white; it is black.")
+        elif _seems_inverted(photograph, fov):
+            problems.append(
+                f"{path} must show the FOV in white. Received: black where {image} shows the eye. "
+                "Are the masks inverted? Invert them, or leave them out with --no-masks."
+            )
+    return problems
+
+
+def _seems_inverted(photograph, fov):
+    """Tells whether a FOV mask (height, width) bool fits the photograph far better inverted.
+
+    A photograph without a dark surround tells nothing. The surround must be the more even part,
+    too: a bright one is no FOV.
+    """
+    step = max(1, len(fov) // ROWS_TO_CHECK)
+    photograph, fov = photograph[:, ::step, ::step], fov[::step, ::step]
+    estimate = estimate_fov(photograph)
+    if estimate.mean() > MOST_ESTIMATED_FOV or fov.all() or not fov.any():
+        return False
+    is_even = photograph[:, fov].std() < photograph[:, ~fov].std()
+    overlap = np.count_nonzero(estimate & ~fov) / np.count_nonzero(estimate | ~fov)
+    return is_even and overlap > MOST_OVERLAP_OUTSIDE
 
 
 def _look_of_vessels(vessels, fov):

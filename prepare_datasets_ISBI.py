@@ -12,14 +12,15 @@ nearly all of it for the weight maps.
 
 import argparse
 import sys
-from pathlib import Path
 
-import numpy as np
+from lib.errors import UserError, raise_if_any, run_script, tell_missing_packages
 
-from lib.errors import UserError, raise_if_any, run_script
-from lib.files import write_hdf5
-from lib.image_files import read_grey_images, read_stack, two_values
-from lib.weight_map import class_weights, instances, weight_map
+with tell_missing_packages():
+    import numpy as np
+
+    from lib.files import absolute_path, write_hdf5
+    from lib.image_files import read_grey_images, read_stack, two_values
+    from lib.weight_map import class_weights, instances, weight_map
 
 OUTPUT_FOLDER = "ISBI_datasets_training_testing"
 # What each kind of data is called as a stack, and as a folder of images.
@@ -44,8 +45,8 @@ def main():
     )
     arguments = parser.parse_args()
     prepare(
-        Path(arguments.folder),
-        Path(arguments.output),
+        absolute_path(arguments.folder),
+        absolute_path(arguments.output),
         only_test=arguments.only == "test",
         w0=arguments.w0,
         sigma=arguments.sigma,
@@ -130,7 +131,7 @@ def read_folder(folder, only_test=False):
             )
             continue
         try:
-            found[kind] = _read_numbered(folder / name)
+            found[kind] = _read_numbered(folder / name, is_label=kind == "labels")
         except ValueError as error:
             problems.append(str(error))
     raise_if_any(problems)
@@ -157,11 +158,11 @@ def weight_maps(labels, w0, sigma):
     return np.stack(maps)
 
 
-def _read_numbered(path):
-    """Reads a stack or a folder of images -> (ids, (N, H, W) uint8)."""
+def _read_numbered(path, is_label):
+    """Reads a stack or a folder of images -> (ids, (N, H, W) uint8, of labels any type)."""
     if path.suffix != ".tif":
-        return read_grey_images(path)
-    stack = read_stack(path)
+        return read_grey_images(path, is_label)
+    stack = read_stack(path, is_label)
     return [f"{number:02d}" for number in range(len(stack))], stack
 
 

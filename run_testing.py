@@ -7,7 +7,10 @@ Starts the prediction script of src/, which writes probabilities, pictures and f
 
 import sys
 
-from src.launch import launch
+from lib.errors import tell_missing_packages
+
+with tell_missing_packages():
+    from src.launch import launch
 
 if __name__ == "__main__":
     sys.exit(launch("testing"))

@@ -8,7 +8,10 @@ Started again after an interruption, it goes on from the last finished epoch.
 
 import sys
 
-from src.launch import launch
+from lib.errors import tell_missing_packages
+
+with tell_missing_packages():
+    from src.launch import launch
 
 if __name__ == "__main__":
     sys.exit(launch("training"))

@@ -19,15 +19,17 @@ import argparse
 import sys
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the project lies above
 
-import prepare_datasets_DRIVE  # noqa: E402
-import prepare_datasets_ISBI  # noqa: E402
-from lib import phantom  # noqa: E402
-from lib.errors import UserError, run_script  # noqa: E402
+from lib.errors import UserError, run_script, tell_missing_packages  # noqa: E402
+
+with tell_missing_packages():
+    import numpy as np
+    from PIL import Image
+
+    import prepare_datasets_DRIVE
+    import prepare_datasets_ISBI
+    from lib import phantom
 
 MARKER = "PHANTOM"
 FIRST_TRAINING_ID, FIRST_TEST_ID = 21, 1

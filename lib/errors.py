@@ -1,7 +1,16 @@
-"""What a script says, and how it ends, when its user made a mistake."""
+"""What a script says, and how it ends, when its user made a mistake.
 
+Imports nothing but the standard library: what it says where packages are missing can be said.
+"""
+
+import contextlib
+import importlib.util
 import signal
 import sys
+
+_PACKAGES = ("numpy", "h5py", "keras", "PIL", "cv2", "scipy", "skimage", "tifffile")
+_OWN = ("lib", "src", "benchmarks", "demo")
+_BACKENDS = ("tensorflow", "jax", "torch", "openvino")
 
 
 class UserError(Exception):
@@ -46,11 +55,47 @@ def raise_if_any(problems):
         raise UserError(problems)
 
 
+def missing_package(error):
+    """Words that a package of the project is not installed.
+
+    Args:
+        error: the ModuleNotFoundError.
+    Returns:
+        UserError, to be raised.
+    Raises:
+        ModuleNotFoundError: the error itself, if a module of the project is missing: a defect.
+    """
+    name = (error.name or str(error)).partition(".")[0]
+    if name in _OWN:
+        raise error
+    missing = [package for package in _PACKAGES if importlib.util.find_spec(package) is None]
+    backend = ", or choose a backend of Keras that is there: KERAS_BACKEND=tensorflow"
+    return UserError(
+        f"{sys.executable} lacks {', '.join(dict.fromkeys([*missing, name]))}. Start the scripts "
+        "with the Python that has the project's packages: `make demo` installs them into .venv, "
+        f"then `source .venv/bin/activate`{backend if name in _BACKENDS else ''}."
+    )
+
+
+@contextlib.contextmanager
+def tell_missing_packages():
+    """Ends a script whose imports, the body of this `with`, lack a package: status 1, no traceback.
+
+    Raises:
+        SystemExit: after the message.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        print_problems(missing_package(error).problems)
+        raise SystemExit(1) from None
+
+
 def run_script(main):
     """Runs a script's main function and gives its exit status.
 
-    A user's mistake ends with status 1 and its messages on standard error, without a traceback.
-    Every other exception is a defect of the project and keeps its traceback.
+    A user's mistake ends with status 1 and its messages on standard error, without a traceback; so
+    does a package that is not installed. Every other exception is a defect and keeps its traceback.
 
     Args:
         main: function without arguments.
@@ -59,10 +104,15 @@ def run_script(main):
         them); the status of Stopped.
     """
     signal.signal(signal.SIGTERM, _leave)
+    with contextlib.suppress(AttributeError):  # a stream of another kind, in tests
+        sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be UTF-8
     try:
         main()
     except UserError as error:
         print_problems(error.problems)
+        return 1
+    except ModuleNotFoundError as error:
+        print_problems(missing_package(error).problems)
         return 1
     except Stopped as error:
         print(f"\n{error}", flush=True)

@@ -11,6 +11,11 @@ import numpy as np
 from lib.errors import UserError
 
 
+def absolute_path(path):
+    """Gives the absolute path of what a user wrote, for reading and for messages; ~ is the home."""
+    return Path(os.path.abspath(os.path.expanduser(path)))
+
+
 @contextlib.contextmanager
 def atomic_write(path):
     """Gives a path to write to; the file appears at its place only when all went well.
@@ -117,13 +122,18 @@ def _open_hdf5(path):
     path = Path(path)
     if not path.is_file():
         raise UserError(
-            f"{path} does not exist. Prepare the data first, or correct path_local and the file "
+            f"{path} does not exist. Prepare the data first, or fix path_local and the file "
             "names in [data paths] of the configuration."
         )
     try:
         with h5py.File(path, "r") as file:
             yield file
     except (OSError, RuntimeError, KeyError) as error:  # h5py: cut off, or damaged inside
+        if isinstance(error, BlockingIOError) or "unable to lock file" in str(error):
+            raise UserError(
+                f"{path} is in use: another program has it open for writing. Wait until that has "
+                "ended, or close the file there, and start again."
+            ) from error
         raise UserError(
             f"{path} is not a whole HDF5 file; it may be cut off, damaged or half downloaded "
             f"({path.stat().st_size} bytes). Prepare the data again. HDF5 says: {error}"

@@ -50,7 +50,19 @@ def list_images(folder):
     Raises:
         ValueError: if the folder is missing or empty, or two files have the same id.
     """
-    folder = Path(folder)
+    by_id = {}
+    for path in sorted(_image_files(Path(folder)), key=lambda path: _natural_key(path.name)):
+        if image_id(path) in by_id:
+            raise ValueError(
+                f"{path} and {by_id[image_id(path)].name} both have the id {image_id(path)}. "
+                "Remove or rename one of them."
+            )
+        by_id[image_id(path)] = path
+    return dict(sorted(by_id.items(), key=lambda item: _natural_key(item[0])))
+
+
+def _image_files(folder):
+    """Lists what is named like an image and is a file; says what else is passed over."""
     if not folder.is_dir():
         raise ValueError(f"The folder {folder} does not exist.")
     with _readable(folder):
@@ -64,15 +76,7 @@ def list_images(folder):
         print(f"{folder}: passed over {_shortened(others)} (no image file by its name).")
     if not files:
         raise ValueError(f"The folder {folder} holds no image ({', '.join(IMAGE_ENDINGS)}).")
-    by_id = {}
-    for path in sorted(files, key=lambda path: _natural_key(path.name)):
-        if image_id(path) in by_id:
-            raise ValueError(
-                f"{path} and {by_id[image_id(path)].name} both have the id {image_id(path)}. "
-                "Remove or rename one of them."
-            )
-        by_id[image_id(path)] = path
-    return dict(sorted(by_id.items(), key=lambda item: _natural_key(item[0])))
+    return files
 
 
 def image_id(path):
@@ -177,7 +181,8 @@ def read_binary_mask(path):
 def read_stack(path, is_label=False):
     """Reads a TIFF file of any number of grey slices of 8 bits and one size.
 
-    Three slices that a library wrote as the colours of one page are read as three, and said so.
+    Three or four slices that a library wrote as the colours of one page are read as slices, which
+    is said.
 
     Args:
         path: a TIFF file, for example train-volume.tif of ISBI 2012.
@@ -189,8 +194,10 @@ def read_stack(path, is_label=False):
     """
     pictures = _pictures(path)
     if len(pictures) == 1 and pictures[0].is_array:
-        print(f"{path}: three slices that were written as one page in colours; read as slices.")
-        pictures = [Picture(plane[np.newaxis]) for plane in pictures[0].pixels]
+        pixels, alpha, *_ = pictures[0]
+        planes = [*pixels, *([] if alpha is None else [alpha])]
+        print(f"{path}: {len(planes)} slices that were written as one page in colours; read so.")
+        pictures = [Picture(plane[np.newaxis]) for plane in planes]
     slices = _grey_slices(
         [f"{path}, page {n + 1}" for n in range(len(pictures))], pictures, is_label
     )
@@ -355,9 +362,13 @@ def _grey_slices(places, pictures, is_label):
 
 
 def _how_to_grey(picture):
-    if len(picture.pixels) in (1, 3):
+    if not picture.has_planes:
         return "Convert it to 8-bit grey."
-    return "Save the channel that is wanted as a file of its own (ImageJ: Image > Color > Split)."
+    return (
+        "If these are slices, save them as such (ImageJ: Image > Properties; tifffile: photometric="
+        "'minisblack', metadata={'axes': 'ZYX'}). If they are channels, save the wanted one as a "
+        "file of its own (ImageJ: Image > Color > Split Channels)."
+    )
 
 
 def _as_grey(path, picture):
@@ -368,19 +379,25 @@ def _as_grey(path, picture):
     if (colours == colours[:1]).all():
         return colours[0]
     if len(colours) == 3 and colours.dtype == np.uint8:
-        found, inverse = np.unique(colours.reshape(3, -1), axis=1, return_inverse=True)
-        if found.shape[1] == 2:
-            luma = np.array([299, 587, 114]) @ found  # ITU-R BT.601: the darker is background
-            return (inverse.reshape(colours.shape[1:]) == np.argmax(luma)).astype(np.uint8)
-        if found.shape[1] <= MOST_CLASSES:
+        numbers = _colour_numbers(colours)
+        num_colours = len(np.unique(numbers))
+        if num_colours == 2:
+            return (numbers == numbers.max()).astype(np.uint8)
+        if num_colours <= MOST_CLASSES:
             raise ImageError(
-                f"{path} must be a mask in black and white. Received: {found.shape[1]} colours. If "
+                f"{path} must be a mask in black and white. Received: {num_colours} colours. If "
                 "they are classes, `task = segmentation` takes them."
             )
     raise ImageError(
         f"{path} must be a mask in black and white. Received: {_kind(picture)}. "
         "Are the folders of images and masks swapped?"
     )
+
+
+def _colour_numbers(colours):
+    """Numbers colours (3, H, W) uint8 by their luma (ITU-R BT.601), the darker the lower."""
+    red, green, blue = colours.astype(np.int64)
+    return (299 * red + 587 * green + 114 * blue) << 24 | red << 16 | green << 8 | blue
 
 
 def _kind(picture):
@@ -392,7 +409,7 @@ def _kind(picture):
         return "an image with a palette"
     if channels == 1:
         return f"a grey image {numbers}"
-    if channels == 3 and dtype == np.uint8:
+    if channels == 3 and dtype == np.uint8 and not picture.has_planes:
         return "an image in colours"
     return f"an image of {channels} channels {numbers}{_in_brackets(picture.axes)}"
 

@@ -24,6 +24,8 @@ Image.MAX_IMAGE_PIXELS = None
 _COLOURS = tifffile.PHOTOMETRIC
 _ALPHA = (tifffile.EXTRASAMPLE.ASSOCALPHA, tifffile.EXTRASAMPLE.UNASSALPHA)
 _ORIENTATION = 274
+# The numbers of CCITT's three, LZW, JPEG and ZSTD, which every Pillow decodes.
+_PILLOW_COMPRESSIONS = (2, 3, 4, 5, 7, 50000)
 # (bits, samples) of a page: what Pillow makes of it without losing any.
 _PILLOW_MODES = {
     (1, 1): ("1",),
@@ -48,7 +50,13 @@ class Picture(NamedTuple):
         None  # (H, W): the numbers of the colours, where there is a palette
     )
     axes: str = ""  # "ZCYX, 4 x 2 x 256 x 256": how the file counts
-    is_array: bool = False  # three slices that tifffile wrote as the three colours of one page
+    is_array: bool = False  # 3 or 4 slices that tifffile wrote as the colours of one page
+
+    @property
+    def has_planes(self):
+        """Tells whether the channels lie behind each other, as slices would."""
+        axes = self.axes.partition(",")[0]
+        return len(self.pixels) > 1 and ("C" in axes or axes.startswith("S"))
 
 
 def is_tiff(path):
@@ -124,10 +132,10 @@ def _check_part(path, part, file_size, most_pixels):
     check_size(path, page.imagelength, page.imagewidth, most_pixels)
     is_jpeg = page.compression == tifffile.COMPRESSION.JPEG
     known = ("MINISBLACK", "MINISWHITE", "RGB", "PALETTE", *(("YCBCR",) if is_jpeg else ()))
-    if page.photometric.name not in known:
+    if _name(page.photometric) not in known:
         raise ImageError(
             f"{path} must be grey or RGB. Received: a TIFF file of the kind "
-            f"{page.photometric.name}. Convert it to RGB, or to grey."
+            f"{_name(page.photometric)}. Convert it to RGB, or to grey."
         )
     if page.photometric == _COLOURS.MINISWHITE and page.dtype.kind not in "bu":
         raise ImageError(
@@ -163,7 +171,8 @@ def _planes(path, part):
     try:
         return part.asarray(), False
     except (ValueError, ImportError) as error:
-        if not isinstance(error, ImportError) and "imagecodecs" not in str(error):
+        is_codec = any(sign in str(error) for sign in ("imagecodecs", "not supported"))
+        if not is_codec and not isinstance(error, ImportError):
             raise
     pages = _pages_of(part)
     images = [_page_by_others(path, page.aspage(), len(pages)) for page in pages]
@@ -177,13 +186,13 @@ def _page_by_others(path, page, num_pages):
     key = (page.bitspersample, page.samplesperpixel)
     if is_plain and key == (16, 3) and num_pages == 1:
         return turned(colours_of_16_bits(path), page.tags.valueof(_ORIENTATION, 1), first=0)
-    with Image.open(path) as image:
-        image.seek(page.index)
-        if is_plain and image.mode in _PILLOW_MODES.get(key, ()):
-            image.load()
-            image = image.convert("L") if image.mode == "1" else image
-            pixels = np.asarray(image)
-            return pixels.astype(pixels.dtype.newbyteorder("="))
+    if is_plain and key in _PILLOW_MODES and page.compression in _PILLOW_COMPRESSIONS:
+        with Image.open(path) as image:
+            image.seek(page.index)
+            if image.mode in _PILLOW_MODES[key]:
+                image.load()
+                pixels = np.asarray(image.convert("L") if image.mode == "1" else image)
+                return pixels.astype(pixels.dtype.newbyteorder("="))
     raise ImageError(
         f"{path} is compressed with {page.compression.name}, {page.samplesperpixel} x "
         f"{page.bitspersample} bits a pixel, which needs the package imagecodecs: pip install "
@@ -264,6 +273,10 @@ def turned(pixels, orientation, first=-2):
 
 def _pages_of(part):
     return list(part.pages) if isinstance(part, tifffile.TiffPageSeries) else [part]
+
+
+def _name(value):
+    return getattr(value, "name", value)  # tifffile gives numbers that it does not know as they are
 
 
 def _layout(part):

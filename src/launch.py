@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lib.backends import is_first_host, quietly, require_backend
 from lib.configuration import read_configuration
-from lib.errors import UserError, missing_package, run_script
+from lib.errors import UserError, run_script
 from lib.experiment import Experiment, locate, writable_folder
 from lib.log_file import output_in
 from src.tasks import TASKS
@@ -132,8 +132,5 @@ def _read_command_line(step, default):
 
 
 def _load_script(name):
-    try:
-        with quietly():
-            return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        raise missing_package(error) from error
+    with quietly():
+        return importlib.import_module(name)

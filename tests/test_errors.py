@@ -1,8 +1,15 @@
 """Tests of how a script ends when its user made a mistake."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
-from lib.errors import UserError, raise_if_any, run_script
+from lib.errors import UserError, missing_package, raise_if_any, run_script, tell_missing_packages
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def raising(error):
@@ -46,3 +53,59 @@ def test_no_problem_raises_nothing():
     assert raise_if_any([]) is None
     with pytest.raises(UserError, match="^one\ntwo$"):
         raise_if_any(["one", "two"])
+
+
+# ---------------------------------------------------------------- packages
+
+
+def test_missing_package_names_the_python_and_what_it_lacks(monkeypatch):
+    error = ModuleNotFoundError("No module named 'numpy.linalg'", name="numpy.linalg")
+    (problem,) = missing_package(error).problems
+    assert problem.startswith(f"{sys.executable} lacks numpy. Start the scripts with the Python")
+    assert "KERAS_BACKEND" not in problem
+
+
+@pytest.mark.parametrize("name", ["jax", "torch.nn"])
+def test_missing_backend_may_be_replaced(name):
+    (problem,) = missing_package(ModuleNotFoundError(name=name)).problems
+    assert f"lacks {name[:5].rstrip('.')}. Start" in problem
+    assert "choose a backend of Keras that is there: KERAS_BACKEND=tensorflow." in problem
+
+
+def test_package_that_is_missed_later_ends_the_script_with_status_1(capsys):
+    assert run_script(raising(ModuleNotFoundError(name="jax"))) == 1
+    assert " lacks jax. Start the scripts" in capsys.readouterr().err
+
+
+def test_missing_module_of_the_project_is_a_defect():
+    with pytest.raises(ModuleNotFoundError), tell_missing_packages():
+        raise ModuleNotFoundError(name="lib.gone")
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "prepare_datasets_DRIVE.py",
+        "prepare_datasets_ISBI.py",
+        "run_training.py",
+        "run_testing.py",
+        "demo/prepare_datasets_phantom.py",
+    ],
+)
+def test_python_without_the_packages_gets_the_same_message_from_every_script(tmp_path, script):
+    # -S: no site-packages, so that nothing but the standard library is there.
+    command = [sys.executable, "-S", str(ROOT / script)]
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert ended.returncode == 1
+    expected = f"ERROR: {sys.executable} lacks numpy, h5py, keras, PIL, cv2, scipy, skimage, tiff"
+    assert ended.stderr.strip().startswith(expected)
+    assert "Traceback" not in ended.stderr
+
+
+def test_names_that_are_not_utf_8_can_be_printed(tmp_path):
+    code = "from lib.errors import run_script; run_script(lambda: print('M\\udcfcller'))"
+    environment = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
+    command = [sys.executable, "-c", code]
+    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert ended.stdout == "M\\udcfcller\n"

@@ -1,5 +1,6 @@
 """Tests of HDF5 files, PNG grids and of files that appear whole or not at all."""
 
+import fcntl
 import os
 
 import h5py
@@ -8,7 +9,7 @@ import pytest
 from PIL import Image
 
 from lib.errors import UserError
-from lib.files import atomic_write, load_hdf5, load_hdf5_extra, write_hdf5
+from lib.files import absolute_path, atomic_write, load_hdf5, load_hdf5_extra, write_hdf5
 from lib.pictures import group_images, visualize
 
 IMAGES = np.arange(2 * 3 * 4 * 5, dtype=np.uint8).reshape(2, 3, 4, 5)
@@ -71,6 +72,14 @@ def test_file_where_a_folder_should_be(tmp_path):
     assert problem.startswith(f"Cannot write {tmp_path / 'results' / 'images.hdf5'}: ")
 
 
+def test_paths_are_absolute_and_know_the_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link").symlink_to("elsewhere")
+    assert absolute_path("~/a") == absolute_path("b/../a") == tmp_path / "a"
+    assert absolute_path("link") == tmp_path / "link"  # the name that the user knows
+
+
 # ---------------------------------------------------------------- HDF5
 
 
@@ -120,6 +129,17 @@ def test_text_in_place_of_hdf5(tmp_path):
     path = tmp_path / "images.hdf5"
     path.write_text("<html>404</html>")
     assert "is not a whole HDF5 file" in problem_of(load_hdf5, path)
+
+
+@pytest.mark.parametrize("load", [load_hdf5, lambda path: load_hdf5_extra(path, "ids")])
+def test_hdf5_that_another_program_writes_is_in_use(tmp_path, load):
+    path = tmp_path / "images.hdf5"
+    write_hdf5(path, IMAGES)
+    with path.open("r+b") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)  # as HDF5 does
+        problem = problem_of(load, path)
+    assert problem.startswith(f"{path} is in use: another program has it open for writing. Wait")
+    np.testing.assert_array_equal(load_hdf5(path), IMAGES)
 
 
 def test_hdf5_without_the_data_set(tmp_path):

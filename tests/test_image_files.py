@@ -1,17 +1,25 @@
 """Tests of reading photographs, masks and stacks, and of what is said about unreadable ones."""
 
+import unicodedata
+
 import cv2
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
+from lib import image_files
 from lib.image_files import (
     image_id,
     list_images,
     read_binary_mask,
     read_grey_images,
+    read_image,
+    read_labels,
+    read_pages,
     read_photograph,
     read_stack,
+    two_values,
 )
 
 HEIGHT, WIDTH = 6, 9
@@ -102,6 +110,98 @@ def test_mask_of_16_bits_with_two_values_0_and_255(tmp_path, mask):
     np.testing.assert_array_equal(read_binary_mask(path), mask)
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "dtype"),
+    [
+        (0, 128, "uint8"), (2, 4, "uint8"), (254, 255, "uint8"), (0, 65535, "uint16"),
+        (7, 300, "uint16"), (-1, 1, "int8"), (0, 1, "float32"),
+    ],
+)  # fmt: skip
+def test_of_any_two_values_the_lower_is_background(tmp_path, mask, low, high, dtype):
+    path = tmp_path / "mask.tif"
+    tifffile.imwrite(path, np.where(mask, high, low).astype(dtype))
+    np.testing.assert_array_equal(read_binary_mask(path), mask)
+
+
+def test_mask_of_16_bits_that_is_white_throughout(tmp_path):
+    path = saved(tmp_path / "mask.png", np.full((HEIGHT, WIDTH), 65535, np.uint16))
+    assert (read_binary_mask(path) == 255).all()
+
+
+def test_one_value_that_may_be_either_is_refused():
+    with pytest.raises(ValueError, match="Received: 1 value: 128"):
+        two_values("mask.png", np.full((2, 3), 128, np.uint8))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_two_values_are_numbers(bad):
+    with pytest.raises(ValueError, match="must have two values only"):
+        two_values("mask.tif", np.array([[0, bad]], np.float32))
+
+
+@pytest.mark.parametrize(("colours", "mode"), [(0, "RGBA"), (255, "RGBA"), (255, "LA")])
+def test_the_shape_may_lie_in_the_alpha_channel(tmp_path, mask, colours, mode):
+    planes = [np.full_like(mask, colours)] * (len(mode) - 1)
+    path = saved(tmp_path / "mask.png", np.dstack([*planes, mask]))
+    np.testing.assert_array_equal(read_binary_mask(path), mask)
+
+
+def test_the_shape_may_lie_in_the_alpha_channel_of_a_tiff_file(tmp_path, mask):
+    planes = np.dstack([np.full((HEIGHT, WIDTH, 3), 255, np.uint8), mask])
+    tifffile.imwrite(tmp_path / "mask.tif", planes, photometric="rgb", extrasamples=[2])
+    np.testing.assert_array_equal(read_binary_mask(tmp_path / "mask.tif"), mask)
+
+
+def test_a_transparent_colour_of_a_palette_is_the_background(tmp_path, mask):
+    image = palette_image(mask, (255, 255, 255), (255, 255, 255))
+    image.info["transparency"] = 0
+    path = saved(tmp_path / "mask.png", image, transparency=0)
+    np.testing.assert_array_equal(read_binary_mask(path), mask)
+
+
+def test_where_colours_tell_the_shape_alpha_does_not(tmp_path, mask):
+    path = saved(tmp_path / "mask.png", np.dstack([mask, mask, mask, 255 - mask]))
+    np.testing.assert_array_equal(read_binary_mask(path), mask)
+
+
+def test_two_colours_are_a_mask_and_the_darker_is_background(tmp_path, mask):
+    colours = np.where(mask[..., None], (255, 0, 0), (0, 0, 255)).astype(np.uint8)
+    np.testing.assert_array_equal(read_binary_mask(saved(tmp_path / "mask.png", colours)), mask)
+
+
+def test_more_colours_may_be_classes(tmp_path, mask):
+    colours = np.where(mask[..., None], (255, 0, 0), (0, 0, 255)).astype(np.uint8)
+    colours[0, 0] = 0, 255, 0
+    with pytest.raises(ValueError, match="Received: 3 colours. If they are classes, `task = seg"):
+        read_binary_mask(saved(tmp_path / "mask.png", colours))
+
+
+def blocks(size=12):
+    """Numbers 1 to 20 in blocks of size x size pixels that touch each other."""
+    return np.kron(np.arange(1, 21).reshape(4, 5), np.ones((size, size), int))
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int32"])
+@pytest.mark.parametrize("has_background", [False, True])
+def test_numbers_of_objects_are_for_the_task_cells(dtype, has_background):
+    numbers = blocks().astype(dtype)
+    numbers[::12] = 0 if has_background else numbers[::12]
+    with pytest.raises(ValueError, match="the numbers of objects: `task = cells` takes those"):
+        two_values("labels.tif", np.stack([np.zeros_like(numbers), numbers]))
+
+
+def test_classes_are_for_the_task_segmentation():
+    classes = (blocks() % 3 * 100).astype(np.uint8)  # three values, each in many places
+    with pytest.raises(ValueError, match="if they are classes, `task = segmentation` takes them"):
+        two_values("labels.tif", classes)
+
+
+def test_greys_are_neither_objects_nor_classes(rng):
+    greys = rng.integers(0, 100, (60, 60), dtype=np.uint8)
+    with pytest.raises(ValueError, match=r"Threshold it and save it without loss \(PNG.*TIFF\)\.$"):
+        two_values("mask.jpg", greys)
+
+
 def test_mask_in_colours(tmp_path, photograph):
     path = saved(tmp_path / "mask.png", photograph)
     with pytest.raises(ValueError, match="must be a mask in black and white") as error:
@@ -121,6 +221,14 @@ def test_mask_saved_with_loss_lists_the_first_of_its_values(tmp_path):
     greys = np.arange(60, dtype=np.uint8).reshape(6, 10)
     with pytest.raises(ValueError, match=r"60 values: 0, 1, 2, 3, 4, 5, 6, 7, \.\.\."):
         read_binary_mask(saved(tmp_path / "mask.png", greys))
+
+
+def test_single_pixels_of_many_greys_are_no_objects():
+    greys = np.zeros((100, 100), np.uint8)
+    greys[50:] = 255
+    greys[50, 10:60] = np.arange(100, 150)
+    with pytest.raises(ValueError, match="Received: 52 values: .* Threshold it"):
+        two_values("mask.jpg", greys)
 
 
 # ---------------------------------------------------------------- photographs
@@ -240,6 +348,115 @@ def test_empty_file(tmp_path):
         read_photograph(tmp_path / "21.tif")
 
 
+def test_a_folder_a_broken_link_and_a_missing_file_are_told_apart(tmp_path):
+    (tmp_path / "old.tif").mkdir()
+    (tmp_path / "gone.png").symlink_to("nowhere.png")
+    for name, words in (
+        ("old.tif", "is a folder, but is named like an image. Rename it or move it elsewhere."),
+        ("gone.png", "is a link to nowhere.png, which does not exist. Copy the file itself."),
+        ("none.png", "does not exist."),
+    ):
+        with pytest.raises(ValueError) as error:
+            read_image(tmp_path / name)
+        assert str(error.value) == f"{tmp_path / name} {words}"
+    with pytest.raises(ValueError, match="gone.png is a link to .*old.tif is a folder"):
+        list_images(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (
+            PermissionError(13, "Permission denied"),
+            "cannot be opened: Permission denied. Ask its o",
+        ),
+        (OSError(5, "Input/output error"), "cannot be opened: Input/output error.$"),
+        (MemoryError("Unable to allocate 9 GiB"), "does not fit into the memory .*allocate 9 GiB"),
+        (OSError("image file is truncated"), "cut off or half downloaded: image file is truncated"),
+    ],
+)
+def test_what_keeps_a_file_from_being_read_is_told_apart(tmp_path, mask, monkeypatch, error, words):
+    def fail(path):
+        raise error
+
+    path = saved(tmp_path / "mask.png", mask)
+    monkeypatch.setattr(image_files, "is_tiff", fail)
+    with pytest.raises(ValueError, match=words) as raised:
+        read_image(path)
+    assert ("Download it again" in str(raised.value)) == ("truncated" in str(error))
+
+
+@pytest.mark.parametrize("ending", ["png", "tif"])
+def test_large_images_are_for_run_prediction(tmp_path, mask, ending):
+    path = saved(tmp_path / f"large.{ending}", mask)
+    with pytest.raises(
+        ValueError, match="has 9 x 6 = 54 pixels; expected at most 53. Cut"
+    ) as error:
+        read_image(path, most_pixels=53)
+    assert "run_prediction.py takes large images" in str(error.value)
+    assert read_image(path, most_pixels=None).shape == (1, HEIGHT, WIDTH)
+
+
+def test_pillows_limit_is_worded(tmp_path):
+    Image.new("1", (14000, 14000)).save(tmp_path / "huge.png")
+    with pytest.raises(
+        ValueError, match="has 14000 x 14000 = 196,000,000 pixels; expected at most"
+    ):
+        read_binary_mask(tmp_path / "huge.png")
+
+
+# ---------------------------------------------------------------- any image
+
+
+@pytest.mark.parametrize(("mode", "channels"), [("L", 1), ("LA", 1), ("RGB", 3), ("RGBA", 3)])
+def test_any_image_has_channels_first_and_no_alpha(tmp_path, photograph, mode, channels):
+    image = Image.fromarray(photograph).convert(mode)
+    expected = np.asarray(image).reshape(HEIGHT, WIDTH, -1).transpose(2, 0, 1)[:channels]
+    np.testing.assert_array_equal(read_image(saved(tmp_path / "image.png", image)), expected)
+
+
+def test_any_image_of_16_bits(tmp_path, rng):
+    colours = rng.integers(0, 2**16, (HEIGHT, WIDTH, 4), dtype=np.uint16)
+    for channels, kept in ((1, 1), (3, 3), (4, 3)):
+        path = tmp_path / f"{channels}.png"
+        assert cv2.imwrite(str(path), colours[..., [2, 1, 0, 3][:channels]])
+        first = [2] if channels == 1 else range(kept)
+        np.testing.assert_array_equal(read_image(path), colours[..., first].transpose(2, 0, 1))
+
+
+def test_pages_of_a_gif(tmp_path, mask):
+    frames = [Image.fromarray(frame) for frame in (mask, 255 - mask)]
+    path = saved(tmp_path / "two.gif", frames[0], save_all=True, append_images=frames[1:])
+    first, second = read_pages(path)
+    np.testing.assert_array_equal(first[0], mask)
+    np.testing.assert_array_equal(second[0], 255 - mask)
+
+
+@pytest.mark.parametrize("ending", ["png", "tif", "gif"])
+def test_labels_of_a_palette_are_its_numbers(tmp_path, mask, ending):
+    image = palette_image(mask, (128, 0, 0), (0, 128, 0))
+    path = saved(tmp_path / f"classes.{ending}", image)
+    np.testing.assert_array_equal(read_labels(path), mask // 255)
+    np.testing.assert_array_equal(read_image(path)[0], np.where(mask, 0, 128))
+
+
+def test_labels_in_colours_are_refused(tmp_path, photograph, mask):
+    grey = saved(tmp_path / "grey.png", np.dstack([mask] * 3))
+    np.testing.assert_array_equal(read_labels(grey), mask)
+    with pytest.raises(
+        ValueError, match="must hold a number for each pixel. Received: an image in"
+    ):
+        read_labels(saved(tmp_path / "colours.png", photograph))
+
+
+def test_colours_of_print_are_refused(tmp_path, photograph):
+    path = saved(tmp_path / "photo.jpg", Image.fromarray(photograph).convert("CMYK"))
+    with pytest.raises(
+        ValueError, match="must be grey or RGB. Received: an image of the mode CMYK"
+    ):
+        read_photograph(path)
+
+
 # ---------------------------------------------------------------- ids and folders
 
 
@@ -264,6 +481,27 @@ def test_empty_file(tmp_path):
 )
 def test_id_is_what_the_files_of_one_picture_have_in_common(name, identity):
     assert image_id(name) == identity
+
+
+@pytest.mark.parametrize(
+    ("name", "identity"),
+    [
+        ("M\udcfcller_mask.png", "Müller"),  # the byte 0xFC: Latin-1
+        ("a\udc81b.png", "a_b"),  # no character of Latin-1
+        ("a\\b\nc\x1b[2J\u202e.png", "a_b_c_[2J_"),
+        (unicodedata.normalize("NFD", "Müller_mask.png"), unicodedata.normalize("NFC", "Müller")),
+    ],
+)
+def test_ids_can_be_printed_and_lead_nowhere(name, identity):
+    assert image_id(name) == identity
+    assert image_id(name).encode()
+
+
+def test_both_ways_to_write_an_accent_are_one_id(tmp_path):
+    for form in ("NFC", "NFD"):
+        (tmp_path / form).mkdir()
+        (tmp_path / form / unicodedata.normalize(form, "é_mask.png")).touch()
+    assert list(list_images(tmp_path / "NFC")) == list(list_images(tmp_path / "NFD"))
 
 
 def test_images_are_sorted_by_number_and_other_files_left_out(tmp_path):

@@ -6,6 +6,7 @@ import shutil
 import signal
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import h5py
@@ -13,7 +14,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import prepare_datasets_ISBI
 from lib.phantom import membranes
 from src import launch
 from tests.processes import TIMEOUT, run, start
@@ -383,6 +383,6 @@ def test_files_of_other_slices_are_refused(call, kind):
 
 
 def test_the_sources_run_by_themselves(finished):
-    module = prepare_datasets_ISBI.Path(launch.__file__).parent / "membraneNN_predict.py"
+    module = Path(launch.__file__).parent / "membraneNN_predict.py"
     ended = run(module, "configuration.txt", cwd=finished.folder)
     assert ended.returncode == 0, ended.output

@@ -13,6 +13,7 @@ import prepare_datasets_DRIVE
 from lib.errors import UserError
 from lib.files import load_hdf5, load_hdf5_extra
 from prepare_datasets_DRIVE import prepare
+from tests.small_data import draw_fundus
 
 SIX_FILES = {
     f"DRIVE_dataset_{kind}_{subset}.hdf5"
@@ -244,6 +245,92 @@ def test_black_fov_mask(drive_folder, output):
     replace_image(path, np.zeros((20, 24), np.uint8))
     (problem,) = problems_of(drive_folder, output)
     assert problem == f"{path} must show the FOV in white; it is black."
+
+
+def write_eyes(folder, rng, change=lambda photograph, fov: (photograph, fov), ground_truth=False):
+    """Writes two photographs of a test half with masks, changed; gives the masks' paths."""
+    masks = []
+    for name in ("eye1", "eye2"):
+        photograph, vessels, fov = draw_fundus(rng)
+        arrays = dict(zip(("images", "mask"), change(photograph, fov)))
+        arrays.update({"1st_manual": vessels} if ground_truth else {})
+        for kind, array in arrays.items():
+            (folder / "test" / kind).mkdir(parents=True, exist_ok=True)
+            replace_image(folder / "test" / kind / f"{name}.png", array)
+        masks.append(folder / "test" / "mask" / f"{name}.png")
+    return masks
+
+
+@pytest.mark.parametrize("ground_truth", [False, True])
+def test_inverted_fov_masks_are_refused(tmp_path, output, rng, ground_truth):
+    masks = write_eyes(tmp_path, rng, lambda image, fov: (image, 255 - fov), ground_truth)
+    with pytest.raises(UserError) as error:
+        prepare(tmp_path, output, subsets=["test"])
+    for mask, problem in zip(masks, error.value.problems, strict=True):
+        assert problem.startswith(f"{mask} must show the FOV in white. Received: black where ")
+        assert f"{tmp_path / 'test' / 'images' / mask.name} shows the eye" in problem
+        assert "Are the masks inverted? Invert them, or leave them out with --no-masks" in problem
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda image, fov: (image, fov),
+        lambda image, fov: (np.maximum(image, 255 - fov[..., None]), fov),  # a white surround
+        lambda image, fov: (np.maximum(image // 9, 255 - fov[..., None]), fov),  # and a dark eye
+        # A white surround that the image's edge cuts in two: no hole of it is the eye.
+        lambda image, fov: tuple(
+            a[:, 8:40] for a in (np.maximum(image // 9, 255 - fov[..., None]), fov)
+        ),
+        lambda image, fov: (image[16:48, 24:56], fov[16:48, 24:56]),  # no surround
+        lambda image, fov: (image, fov * (np.arange(fov.shape[1]) < 50).astype(np.uint8)),  # a part
+        lambda image, fov: (image, np.full_like(fov, 255)),
+        lambda image, fov: (np.zeros_like(image), fov),
+    ],
+)
+def test_masks_of_unusual_photographs_are_not_refused(tmp_path, output, rng, change):
+    write_eyes(tmp_path, rng, change)
+    prepare(tmp_path, output, subsets=["test"])
+    assert load_hdf5(output / "DRIVE_dataset_borderMasks_test.hdf5").any()
+
+
+def test_names_that_are_not_utf_8_and_either_way_to_write_an_accent(tmp_path, output, rng):
+    write_eyes(tmp_path, rng)
+    for kind, accent in (("images", "e\u0301"), ("mask", "\u00e9")):  # NFD, NFC
+        folder = tmp_path / "test" / kind
+        (folder / "eye1.png").rename(folder / "M\udcfcller.png")
+        (folder / "eye2.png").rename(folder / f"{accent}.png")
+    prepare(tmp_path, output, subsets=["test"])
+    ids = load_hdf5_extra(output / "DRIVE_dataset_imgs_test.hdf5", "ids")
+    assert sorted(ids) == ["M\u00fcller", "\u00e9"]
+
+
+def test_photographs_in_jpeg_and_masks_of_one_bit_as_in_chase(tmp_path, output, rng):
+    for name in ("Image_01L", "Image_01R"):
+        photograph, vessels, _ = draw_fundus(rng)
+        for kind, ending, image in (
+            ("images", ".jpg", Image.fromarray(photograph)),
+            ("1st_manual", "_1stHO.png", Image.fromarray(vessels).convert("1")),
+            ("2nd_manual", "_2ndHO.png", Image.fromarray(vessels).convert("1")),
+        ):
+            (tmp_path / "test" / kind).mkdir(parents=True, exist_ok=True)
+            image.save(tmp_path / "test" / kind / f"{name}{ending}")
+    prepare(tmp_path, output, subsets=["test"], has_masks=False)
+    path = output / "DRIVE_dataset_groundTruth_test.hdf5"
+    np.testing.assert_array_equal(load_hdf5(path)[1, 0], vessels)
+    assert load_hdf5_extra(path, "ids") == ["Image_01L", "Image_01R"]
+
+
+def test_paths_may_start_with_the_home_and_are_said_in_full(drive_folder, monkeypatch, capsys):
+    home = drive_folder.parent
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setattr(sys, "argv", ["prepare", "~/DRIVE", "--output=~/prepared"])
+    prepare_datasets_DRIVE.main()
+    assert f"Written to {home / 'prepared'}" in capsys.readouterr().out
+    monkeypatch.chdir(home)
+    monkeypatch.setattr(sys, "argv", ["prepare", "nowhere"])
+    with pytest.raises(UserError, match=f"The folder {home / 'nowhere' / 'training'} does not"):
+        prepare_datasets_DRIVE.main()
 
 
 def test_ground_truth_without_a_vessel_is_allowed(drive_folder, output):

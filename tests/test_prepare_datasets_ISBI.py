@@ -5,12 +5,13 @@ import sys
 import h5py
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 import prepare_datasets_ISBI
 from lib.errors import UserError, run_script
 from lib.phantom import membranes
-from lib.weight_map import class_weights, weight_map
+from lib.weight_map import class_weights, instances, weight_map
 
 NUM_SLICES = 4
 
@@ -165,6 +166,35 @@ def test_grey_labels_are_listed(folder, stacks):
     message = message_of(folder)
     assert "must have two values only, the lower for background" in message
     assert "4 values: 0, 7, 99, 255" in message
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_numbered_cells_are_for_another_task(folder, stacks, dtype):
+    numbers = np.stack([instances(label > 0) for label in stacks[1]]).astype(dtype)
+    write_stack(folder / "train-labels.tif", numbers)
+    assert "the numbers of objects: `task = cells` takes those" in message_of(folder)
+
+
+@pytest.mark.parametrize("in_folders", [False, True])
+def test_labels_may_have_16_bits_and_any_two_values(folder, stacks, in_folders):
+    labels = np.where(stacks[1], 65535, 7).astype(np.uint16)
+    if in_folders:
+        for name, stack in (("image", stacks[0]), ("label", labels)):
+            (folder / "train" / name).mkdir(parents=True)
+            for number, page in enumerate(stack):
+                Image.fromarray(page).save(folder / "train" / name / f"{number}.png")
+    else:
+        write_stack(folder / "train-labels.tif", labels)
+    np.testing.assert_array_equal(prepared(folder)["groundTruth_train"][:, 0], stacks[1])
+
+
+def test_two_channels_of_a_hyperstack_are_no_slices(folder, stacks):
+    channels = np.stack([stacks[0], 255 - stacks[0]], 1)
+    path = folder / "test-volume.tif"
+    tifffile.imwrite(path, channels, imagej=True, metadata={"axes": "ZCYX"})
+    message = message_of(folder)
+    assert f"{path}, page 1 must be a grey image of 8 bits a pixel" in message
+    assert "an image of 2 channels of 8 bits a pixel (ZCYX, 4 x 2 x 96 x 112)" in message
 
 
 @pytest.mark.parametrize(("value", "word"), [(255, "white"), (0, "black")])

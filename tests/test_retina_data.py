@@ -92,7 +92,7 @@ def test_ground_truth_that_should_be_there_is_missed(configuration):
     path = data_files(configuration, "test")["ground_truth"]
     path.unlink()
     (problem,) = problems_of(configuration, "test")
-    assert problem.startswith(f"{path} does not exist. Prepare the data first, or mend path_local")
+    assert problem.startswith(f"{path} does not exist. Prepare the data first, or fix path_local")
 
 
 def test_all_missing_files_are_listed_at_once(configuration):

@@ -59,7 +59,7 @@ def test_slices_that_were_written_one_after_the_other(path, slices, contiguous):
     np.testing.assert_array_equal(read_stack(path), slices)
 
 
-@pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_adobe_deflate", "packbits"])
+@pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_adobe_deflate", "packbits", "zstd"])
 def test_stack_that_pillow_compressed(path, slices, compression):
     first, *others = [Image.fromarray(image) for image in slices]
     first.save(path, save_all=True, append_images=others, compression=compression)
@@ -72,7 +72,7 @@ def test_two_channels_are_refused_by_name(path, slices):
     with pytest.raises(ValueError, match="page 1 must be a grey image of 8 bits") as error:
         read_stack(path)
     assert "an image of 2 channels of 8 bits a pixel (ZCYX, 6 x 2 x 6 x 9)" in str(error.value)
-    assert "Save the channel that is wanted as a file of its own" in str(error.value)
+    assert "If they are channels, save the wanted one as a file of its own" in str(error.value)
     np.testing.assert_array_equal(read_pages(path), stack)
 
 
@@ -91,10 +91,26 @@ def test_series_of_several_stacks_are_refused_by_name(path, slices):
         read_stack(path)
 
 
-def test_three_slices_that_a_library_wrote_as_colours_are_slices(path, slices, capsys):
-    tifffile.imwrite(path, slices[:3], photometric="rgb", planarconfig="separate")
-    np.testing.assert_array_equal(read_stack(path), slices[:3])
-    assert "three slices that were written as one page in colours" in capsys.readouterr().out
+@pytest.mark.parametrize("number", [3, 4])
+def test_slices_that_a_library_wrote_as_colours_are_slices(path, slices, number, capsys):
+    tifffile.imwrite(path, slices[:number], photometric="rgb", planarconfig="separate")
+    np.testing.assert_array_equal(read_stack(path), slices[:number])
+    said = f"{path}: {number} slices that were written as one page in colours; read so."
+    assert said in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"imagej": True},  # tifffile: CYX
+        {"photometric": "rgb", "planarconfig": "separate", "metadata": None},
+    ],
+)
+def test_slices_that_were_written_as_channels_are_refused_with_a_way_out(path, slices, options):
+    tifffile.imwrite(path, slices[:3], **options)
+    with pytest.raises(ValueError, match="Received: an image of 3 channels of 8 bits a pixel") as e:
+        read_stack(path)
+    assert "If these are slices, save them as such (ImageJ: Image > Properties" in str(e.value)
 
 
 def test_a_photograph_is_no_stack(path, rng):
@@ -254,6 +270,23 @@ def test_what_pillow_would_change_is_refused_with_a_way_out(path, rng):
         read_image(path)
 
 
+@pytest.mark.parametrize(("number", "name"), [(50002, "JPEGXL"), (50001, "WEBP")])
+def test_compressions_that_nothing_here_knows_are_refused_by_name(path, slices, number, name):
+    tifffile.imwrite(path, slices[0])
+    with tifffile.TiffFile(path, mode="r+b") as file:
+        file.pages[0].tags["Compression"].overwrite(number)
+    with pytest.raises(ValueError, match=f"compressed with {name}, 1 x 8 bits .* imagecodecs"):
+        read_image(path)
+
+
+def test_kinds_that_nothing_here_knows_are_refused_by_name(path, slices):
+    tifffile.imwrite(path, slices[0])
+    with tifffile.TiffFile(path, mode="r+b") as file:
+        file.pages[0].tags["PhotometricInterpretation"].overwrite(777)
+    with pytest.raises(ValueError, match="must be grey or RGB. Received: .* of the kind 777"):
+        read_image(path)
+
+
 @pytest.mark.parametrize("photometric", ["CMYK", "LAB"])
 def test_colours_of_print_are_refused_by_name(path, rng, photometric):
     image = Image.fromarray(colours(rng)).convert("CMYK")
@@ -294,3 +327,17 @@ def test_no_truncation_gives_other_slices_in_silence(path, slices, options, capl
     assert "refused" in outcomes
     assert False not in outcomes
     assert not caplog.records
+
+
+def test_a_tile_that_was_never_written_is_no_black_one(path, slices):
+    tiles = [np.full((16, 16), 9, np.uint8), None]
+    tifffile.imwrite(path, iter(tiles), shape=(16, 32), dtype=np.uint8, tile=(16, 16))
+    with pytest.raises(ValueError, match="cannot be read whole; .* it ends before its last pixel"):
+        read_image(path)
+
+
+def test_a_hyperstack_whose_numbers_cannot_be_is_not_read_as_one_slice(path, slices):
+    tifffile.imwrite(path, slices, imagej=True, truncate=True, metadata={"axes": "ZYX"})
+    path.write_bytes(path.read_bytes().replace(b"slices=6", b"slices=0"))
+    with pytest.raises(ValueError, match="ImageJ series metadata invalid"):
+        read_stack(path)
