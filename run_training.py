@@ -1,9 +1,10 @@
 """Trains the experiment that configuration.txt describes.
 
-    python run_training.py [configuration file] [--overwrite]
+    python run_training.py [configuration file or experiment's folder] [--data folder] [--overwrite]
 
 Makes the folder <name>/, copies the configuration into it and starts the training script of src/.
-Started again after an interruption, it goes on from the last finished epoch.
+Started again after an interruption, it resumes where it was; a shipped experiment in a copy,
+results/<name>/.
 """
 
 import sys

@@ -39,16 +39,6 @@ class Stopped(Exception):
         super().__init__(message)
 
 
-def missing_package(error):
-    """Words a ModuleNotFoundError of one of the project's packages as a UserError."""
-    return UserError(
-        f"{sys.executable} lacks the package {error.name}. Start the scripts with the Python that "
-        "has it: `make demo` installs the project's packages into .venv, then `source "
-        ".venv/bin/activate`. If it is a backend of Keras, choose one that is there: "
-        "KERAS_BACKEND=tensorflow."
-    )
-
-
 def raise_if_any(problems):
     """Raises one UserError that lists all problems; does nothing for an empty list."""
     if problems:
