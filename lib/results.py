@@ -170,6 +170,15 @@ def save_comparisons(results, stacks, num_in_row, title):
         visualize(np.concatenate(stripes), path)
 
 
+def save_all_pictures(results, stacks, num_in_row, title):
+    """Saves every stack as a grid, and all of them below each other.
+
+    Arguments as in save_grids and save_comparisons.
+    """
+    save_grids(results, stacks, num_in_row)
+    save_comparisons(results, stacks, num_in_row, title)
+
+
 def save_performances(results, text, scores):
     """Saves performances.txt and performances.json, and prints the text.
 

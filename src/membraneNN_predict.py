@@ -25,7 +25,7 @@ from lib.overlap_tile import output_size, predict_overlap_tile, tile_starts
 from lib.progress import Progress
 from lib.results import (
     Results,
-    save_comparisons,
+    save_all_pictures,
     save_grids,
     save_id_pictures,
     save_performances,
@@ -175,8 +175,8 @@ def save_labelled(results, configuration, labelled, probabilities, weights):
     truth = labelled["labels"][:, np.newaxis].astype(np.float32)
     stacks = _pictures(labelled["images"], probabilities, {"groundTruths": truth})
     num_in_row = configuration.testing_settings.N_group_visual
-    save_grids(results, stacks, num_in_row)
-    save_comparisons(results, stacks, num_in_row, "Original_GroundTruth_Prediction_Segmentation")
+    title = "Original_GroundTruth_Prediction_Segmentation"
+    save_all_pictures(results, stacks, num_in_row, title)
     metrics = membrane_metrics(labelled["labels"], probabilities)
     truth = labelled["labels"].ravel() > 0
     metrics["accuracy"] = confusion_scores(truth, probabilities.ravel() > 0.5)["accuracy"]

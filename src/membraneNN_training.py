@@ -30,12 +30,8 @@ def main(configuration, experiment, overwrite=False):
 
     Ronneberger, Fischer, Brox 2015, section 3. What the paper leaves open: docs/DIFFERENCES.md.
 
-    Args:
-        configuration: lib.configuration.Configuration of the membrane task.
-        experiment: lib.experiment.Experiment.
-        overwrite: whether to start anew where there is an earlier training of the same name.
-    Raises:
-        UserError: for data or settings that do not fit.
+    Args and errors are those of lib.training.training_run; data that do not fit are a UserError
+    too.
     """
     with training_run(configuration, experiment, overwrite) as run:
         # 1. Tiles for training and validation, and a look at what is fed.

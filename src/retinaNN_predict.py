@@ -40,8 +40,7 @@ from lib.pre_processing import preprocess, resized, size_for_fov
 from lib.progress import Progress
 from lib.results import (
     Results,
-    save_comparisons,
-    save_grids,
+    save_all_pictures,
     save_id_pictures,
     save_performances,
     save_predictions,
@@ -308,8 +307,7 @@ def save_pictures(results, configuration, images, probabilities, data):
         stacks["groundTruths"] = data["ground_truth"] * np.uint8(255)
     stacks["predictions"] = as_grey_levels(probabilities) * data["fov_masks"]
     num_in_row = configuration.testing_settings.N_group_visual
-    save_grids(results, stacks, num_in_row)
-    save_comparisons(results, stacks, num_in_row, "Original_GroundTruth_Prediction")
+    save_all_pictures(results, stacks, num_in_row, "Original_GroundTruth_Prediction")
 
 
 def save_segmentations(results, configuration, probabilities, data):
