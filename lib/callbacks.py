@@ -86,9 +86,10 @@ class TrainingRecorder(keras.callbacks.Callback):
         if experiment.is_first_host:
             if row.get("val_loss", math.inf) < best:
                 save_weights(self.model, experiment.weights("best"), self.record)
-            self._save_last(can_resume(self.run.configuration, len(self.history)))
             write_log(self.history, experiment.file("log.csv"))
             draw_loss_curves(self.history, experiment.file("loss_curves.png"))
+            # Last, because a training whose weights are complete is never started again.
+            self._save_last(can_resume(self.run.configuration, len(self.history)))
         reason = self.stop.reason()
         if reason and len(self.history) < self.run.num_epochs:
             self.stop.leave(f"{reason}: epoch {epoch + 1} is saved. Start again to resume.")
