@@ -4,7 +4,7 @@ import json
 
 import h5py
 
-from tests.small_data import write_configuration
+from tests.small_data import hashes, write_configuration
 
 NUM_EPOCHS = 3
 TRAINED = {
@@ -42,3 +42,10 @@ def read_predictions(folder):
     """Gives the probabilities (N, H, W) of a folder of results, and the ids."""
     with h5py.File(folder / "predictions.hdf5") as file:
         return file["image"][:, 0], list(file["ids"].asstr()[...])
+
+
+def kept(folder):
+    """Gives the hashes of all files but the locks, which name the process that had them last."""
+    return {
+        name: content for name, content in hashes(folder).items() if ".training.lock" not in name
+    }
