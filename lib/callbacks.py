@@ -41,7 +41,6 @@ class TrainingRecorder(keras.callbacks.Callback):
         self.record = record
         self.stop = StopRequest(run.configuration.training_settings.time_limit)
         self.interval = run.configuration.training_settings.saving_interval
-        self.in_training = False
 
     def on_epoch_begin(self, epoch, logs=None):
         """Starts the data of the epoch and the clock, or takes up an epoch that was begun."""
@@ -49,17 +48,16 @@ class TrainingRecorder(keras.callbacks.Callback):
         self.training_data.start_epoch(epoch + 1, progress["batches"] if progress else 0)
         self.start = time.monotonic() - (progress["seconds"] if progress else 0)
         self.saved = time.monotonic()
-        self.in_training = True
         if progress:
             for metric in self.model.metrics:
-                for variable, value in zip(metric.variables, progress["metrics"][metric.name]):
+                sums = progress["metrics"][metric.name]
+                for variable, value in zip(metric.variables, sums, strict=True):
                     variable.assign(value)
 
     def on_train_batch_end(self, batch, logs=None):
         """Saves and stops where that is due; after the last batch the epoch's end does."""
         done = self.training_data.first_batch + batch + 1
         if done >= self.training_data.num_batches_of_epoch:
-            self.in_training = False
             return
         reason = self.stop.reason()
         if reason or time.monotonic() - self.saved >= self.interval:
@@ -282,9 +280,10 @@ class PlateauDetector(keras.callbacks.Callback):
 
 
 def write_log(history, path):
-    """Writes the epochs as CSV."""
+    """Writes the epochs as CSV; a column that earlier epochs did not have is empty there."""
+    columns = dict.fromkeys(name for row in history for name in row)
     with atomic_write(path) as beside, open(beside, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(history[0]), lineterminator="\n")
+        writer = csv.DictWriter(file, list(columns), lineterminator="\n")
         writer.writeheader()
         writer.writerows(history)
 

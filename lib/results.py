@@ -46,10 +46,17 @@ class Results:
         Args:
             ids: of the images, whose pictures will be written.
         Raises:
-            UserError: that names them.
+            UserError: that names them, or ids whose pictures would be one file.
         """
+        names = [file_name(identity) for identity in ids]
+        twice = [identity for identity, name in zip(ids, names) if names.count(name) > 1]
+        if twice:
+            raise UserError(
+                f"Images with the ids {', '.join(twice)} would share a picture in the results. "
+                "Prepare the data again with an id of its own for each image."
+            )
         known = set(self._known())
-        pictures = [f"{kind}/{name}.png" for kind in ID_FOLDERS for name in map(file_name, ids)]
+        pictures = [f"{kind}/{name}.png" for kind in ID_FOLDERS for name in names]
         there = [p.relative_to(self.folder).as_posix() for n in NAMES for p in self.folder.glob(n)]
         there += [name for name in pictures if (self.folder / name).exists()]
         foreign = sorted(name for name in there if name not in known)

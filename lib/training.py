@@ -6,6 +6,7 @@ import shutil
 import sys
 
 import keras
+import numpy as np
 
 from lib.backends import require_training_backend
 from lib.callbacks import PlateauDetector, ProgressLines, TrainingRecorder
@@ -103,7 +104,8 @@ class TrainingRun:
         with self.devices.scope():
             model = make_network()
             if self.initial:
-                self.initial.load_into(model)
+                skip_order = self.configuration.testing_settings.skip_order
+                self.initial.load_into(model, skip_order)
             model.compile(
                 optimizer=get_optimizer(settings, num_steps=settings.N_epochs * num_batches),
                 loss=loss,
@@ -193,6 +195,8 @@ class TrainingRun:
         states = self.begun.record.get("dropout_states", [])
         for variable, state in zip(dropout_states(model), states):
             variable.assign(state)
+        if self.progress and self.devices.num_devices == 1:  # of several, Keras's fit does it
+            make_metrics(model)
 
     def _record(self):
         record = {
@@ -203,7 +207,8 @@ class TrainingRun:
         if self.begun:
             record["ancestors"] = self.begun.ancestors
         elif self.initial:
-            record["ancestors"] = self.initial.as_ancestors()
+            name = self.configuration.training_settings.initial_weights
+            record["ancestors"] = self.initial.as_ancestors(name)
         return record
 
     def _reporters(self, num_batches):
@@ -232,6 +237,19 @@ def get_optimizer(settings, num_steps):
     if settings.optimizer == "adam":
         return keras.optimizers.Adam(rate)
     return keras.optimizers.SGD(rate, momentum=settings.momentum)
+
+
+def make_metrics(model):
+    """Makes the variables of a compiled network's metrics, for the sums of an epoch that was begun.
+
+    With TensorFlow, Keras makes them with the first batch.
+
+    Args:
+        model: keras.Model with the output (H*W, K).
+    """
+    num_pixels, num_classes = model.output_shape[1:]
+    labels = np.zeros((1, num_pixels), np.int32)
+    model.compute_metrics(None, labels, np.zeros((1, num_pixels, num_classes), np.float32))
 
 
 def find_initial_weights(experiment, configuration):
