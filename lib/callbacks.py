@@ -82,9 +82,10 @@ class TrainingRecorder(keras.callbacks.Callback):
         if experiment.is_first_host:
             if row.get("val_loss", math.inf) < best:
                 save_weights(self.model, experiment.weights("best"), self.record)
-            self._save_last(can_resume(self.run.configuration, len(self.history)))
             write_log(self.history, experiment.file("log.csv"))
             draw_loss_curves(self.history, experiment.file("loss_curves.png"))
+            # Last, because a training whose weights are complete is never started again.
+            self._save_last(can_resume(self.run.configuration, len(self.history)))
         reason = self.stop.reason()
         if reason and len(self.history) < self.run.num_epochs:
             self.stop.leave(f"{reason}: epoch {epoch + 1} is saved. Start again to resume.")
@@ -106,7 +107,8 @@ class TrainingRecorder(keras.callbacks.Callback):
         """Adds what the metrics had summed up before the interruption, once they are built."""
         self._sync()
         for metric in self.model.metrics:
-            for variable, earlier in zip(metric.variables, self.earlier_sums[metric.name]):
+            sums = self.earlier_sums[metric.name]
+            for variable, earlier in zip(metric.variables, sums, strict=True):
                 variable.assign_add(keras.ops.convert_to_tensor(earlier, variable.dtype))
         self.earlier_sums = None
 
@@ -289,9 +291,10 @@ class PlateauDetector(keras.callbacks.Callback):
 
 
 def write_log(history, path):
-    """Writes the epochs as CSV."""
+    """Writes the epochs as CSV; a column that earlier epochs did not have is empty there."""
+    columns = dict.fromkeys(name for row in history for name in row)
     with atomic_write(path) as beside, open(beside, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(history[0]), lineterminator="\n")
+        writer = csv.DictWriter(file, list(columns), lineterminator="\n")
         writer.writeheader()
         writer.writerows(history)
 

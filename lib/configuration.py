@@ -139,7 +139,7 @@ def share_or_number(text):
 
 
 def orientations(text):
-    """Parses over how many orientations is averaged: False or 1, True or 4 (mirrored), or 8."""
+    """Parses over how many orientations is averaged: False (1), True or 4 (mirrored), or 8."""
     if text in ("4", "8"):
         return int(text)
     try:
@@ -351,7 +351,8 @@ def _parse(file):
             f"Configuration file {file.absolute()} {what}. Start the script in the project's "
             "folder, or give the file as its argument."
         )
-    parser = configparser.ConfigParser(interpolation=None)
+    # No section gives its keys to all others: [DEFAULT] is as unknown as any.
+    parser = configparser.ConfigParser(interpolation=None, default_section=None)
     try:
         parser.read_string(file.read_text(encoding="utf-8-sig"), source=str(file))
     except UnicodeDecodeError:
@@ -422,7 +423,8 @@ def _nearest(name, known):
 def _value(parser, key, task):
     """Parses a key at its place, or under a name or section of before; raises ValueError."""
     parsers = {key.name: key.parse, **key.old_names}
-    places = [(section, name) for section in (key.section, key.old_section) for name in parsers]
+    sections = filter(None, (key.section, key.old_section))
+    places = [(section, name) for section in sections for name in parsers]
     given = [place for place in places if parser.has_option(*place)]
     if len(given) > 1:
         words = [f"[{section}] {name}" for section, name in given]

@@ -188,21 +188,24 @@ class Experiment:
 def writable_folder(folder):
     """Makes a folder and checks that files can be written to it.
 
-    A folder that is still empty at the end, because of an error, is removed again.
+    A folder that was made here and is still empty at the end, because of an error, is removed
+    again. One that was there stays with the lock in it: another process may hold that.
 
     Args:
         folder: where an experiment or its results belong.
     Raises:
         UserError: if the folder cannot be written to.
     """
+    is_new = not folder.exists()
     _require_writable(folder)
     try:
         yield
     finally:
         with contextlib.suppress(OSError):
-            if os.listdir(folder) == [LOCK]:
+            if is_new and os.listdir(folder) == [LOCK]:
                 (folder / LOCK).unlink()
-            folder.rmdir()  # refuses a folder that holds anything
+            if is_new:
+                folder.rmdir()  # refuses a folder that holds anything
 
 
 def _require_writable(folder):

@@ -234,7 +234,8 @@ def full_image_tile(image_size, margin, multiple=4, largest=LARGEST_TILE):
     sides = []
     for size in image_size:
         shown = size - 2 * margin
-        num_tiles = -(-shown // (largest // multiple * multiple - 2 * margin))
+        # A side of two margins or less is one tile.
+        num_tiles = max(1, -(-shown // (largest // multiple * multiple - 2 * margin)))
         part = -(-shown // (multiple * num_tiles)) * multiple + 2 * margin
         sides.append(size if size <= largest else part)
     return tuple(sides)

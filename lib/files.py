@@ -170,8 +170,8 @@ def load_companion(path, images_path, data):
             f"{path} holds arrays of {array.shape[3]} x {array.shape[2]} pixels for images of "
             f"{images.shape[3]} x {images.shape[2]} in {images_path.name}. Prepare the data again."
         )
-    ids = load_hdf5_extra(path, "ids")
-    if ids is not None and len(ids) == len(images) and ids != data["ids"]:
+    ids, _ = load_ids(path, data["ids"])
+    if len(ids) == len(images) and ids != data["ids"]:
         problems.append(
             f"{path} belongs to other images (ids {ids[0]} to {ids[-1]}) than {images_path.name} "
             f"(ids {data['ids'][0]} to {data['ids'][-1]}). Correct the file names in [data paths]."
@@ -199,6 +199,24 @@ def channels_problem(path, expected, array):
         f"{path} must hold {'RGB images' if expected == 3 else 'masks'} of {expected} channel(s). "
         f"Received: {array.shape[1]}. Are files swapped in [data paths]?"
     )
+
+
+def load_ids(path, instead):
+    """Reads the ids of the images in a file.
+
+    Args:
+        path: the file.
+        instead: ids for a file that has none: files of retina-unet.
+    Returns:
+        list of names; and a list of problems: there must be one for each image.
+    """
+    stored = load_hdf5_extra(path, "ids")
+    if stored is None:
+        return list(instead), []
+    ids = [str(name) for name in np.atleast_1d(stored)]
+    if len(ids) == len(instead):
+        return ids, []
+    return ids, [f"{path} holds {len(ids)} ids for {len(instead)} images. Prepare the data again."]
 
 
 def numbered(images):

@@ -33,9 +33,14 @@ def output_in(log):
     _open_log(log)
     try:
         yield
-    except (UserError, Stopped) as error:
+    except UserError as error:
         with contextlib.suppress(OSError):  # the disk of the log may be full
-            print_problems(getattr(error, "problems", [str(error)]))
+            print_problems(error.problems)
+        _redirect(terminal)
+        raise
+    except Stopped as error:
+        with contextlib.suppress(OSError):
+            print(f"\n{error}", flush=True)
         _redirect(terminal)
         raise
     except Exception as error:

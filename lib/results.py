@@ -73,11 +73,12 @@ class Results:
             print(f"Removed the results of an earlier test in {self.folder}.")
 
     def file(self, name):
-        """Puts a file on the list and gives its path.
+        """Puts a file on the list and gives its path; the folder is made if need be.
 
         Args:
             name: relative to the folder.
         """
+        self.folder.mkdir(parents=True, exist_ok=True)
         with open(self.folder / LIST, "a", encoding="utf-8") as file:
             file.write(f"{name}\n")
         return self.folder / name

@@ -101,7 +101,8 @@ class TrainingRun:
         with self.devices.scope():
             model = make_network()
             if self.initial:
-                self.initial.load_into(model)
+                skip_order = self.configuration.testing_settings.skip_order
+                self.initial.load_into(model, skip_order)
             model.compile(
                 optimizer=get_optimizer(settings, num_steps=settings.N_epochs * num_batches),
                 loss=loss,
@@ -201,7 +202,8 @@ class TrainingRun:
         if self.begun:
             record["ancestors"] = self.begun.ancestors
         elif self.initial:
-            record["ancestors"] = self.initial.as_ancestors()
+            name = self.configuration.training_settings.initial_weights
+            record["ancestors"] = self.initial.as_ancestors(name)
         return record
 
     def _reporters(self, num_batches):

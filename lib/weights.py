@@ -176,16 +176,19 @@ class TrainedWeights:
         """
         if "settings" not in self.record:
             return f"{self.path} does not tell on which images it was trained: maybe on these."
-        sources = [("these weights were", self.record.get("images", {"training": []}))]
+        sources = [("these weights were", self.record.get("images"))]
         for ancestor in self.ancestors:
             words = f"the weights that they started from ({ancestor['weights']}) were"
             sources.append((words, ancestor.get("images")))
         return " ".join(_overlap(words, images, ids) for words, images in sources).strip()
 
-    def as_ancestors(self):
-        """Gives the record's ancestors and these weights, for the record of what starts here."""
-        own = {"weights": self.path.as_posix(), "images": self.record.get("images")}
-        return [*self.ancestors, own]
+    def as_ancestors(self, name):
+        """Gives the record's ancestors and these weights, for the record of what starts here.
+
+        Args:
+            name: the file as the configuration has it; it may be relative.
+        """
+        return [*self.ancestors, {"weights": name, "images": self.record.get("images")}]
 
     @property
     def ancestors(self):

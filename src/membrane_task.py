@@ -1,7 +1,5 @@
 """The membrane experiment: its keys, their checks, and its data."""
 
-from pathlib import Path
-
 import numpy as np
 
 from lib.configuration import (
@@ -23,11 +21,12 @@ from lib.configuration import (
     share_or_number,
 )
 from lib.errors import UserError, raise_if_any
+from lib.experiment import locate
 from lib.files import (
     channels_problem,
     load_companion,
     load_hdf5,
-    load_hdf5_extra,
+    load_ids,
     load_masks,
     numbered,
 )
@@ -107,7 +106,7 @@ def load_labelled(configuration, scaling):
             where the slices cannot be read, with that alone.
     """
     paths = configuration.data_paths
-    folder = Path(paths.path_local)
+    folder = locate(paths.path_local)
     images_path, weights_path = folder / paths.train_imgs_original, folder / paths.train_weight_maps
     data, problems = _load_slices(images_path)
     labels, found = load_masks(folder / paths.train_groundTruth, images_path, data)
@@ -145,7 +144,7 @@ def load_test_slices(configuration, scaling):
 def test_slices_path(configuration):
     """Gives the path of the slices without labels."""
     paths = configuration.data_paths
-    return Path(paths.path_local) / paths.test_imgs_original
+    return locate(paths.path_local) / paths.test_imgs_original
 
 
 def split_validation(configuration, num_slices):
@@ -156,12 +155,12 @@ def split_validation(configuration, num_slices):
         num_slices: number of labelled slices.
     Returns:
         {"training": slice of indices, "validation": slice of indices, empty with
-        validation_split = 0}.
+        validation_split = 0; a share holds out one slice at least}.
     Raises:
         UserError: if no slice is left for training.
     """
     split = configuration.training_settings.validation_split
-    held_out = split if split >= 1 else round(split * num_slices)
+    held_out = split if split >= 1 or not split else max(1, round(split * num_slices))
     if held_out >= num_slices:
         raise UserError(
             configuration.problem(
@@ -177,8 +176,9 @@ def split_validation(configuration, num_slices):
 
 def _load_slices(path):
     images = load_hdf5(path)
-    ids = load_hdf5_extra(path, "ids") or numbered(images)
-    problems = [] if images.shape[1] == 1 else [channels_problem(path, 1, images)]
+    ids, problems = load_ids(path, numbered(images))
+    if images.shape[1] != 1:
+        problems.append(channels_problem(path, 1, images))
     return {"images": images, "ids": ids}, problems
 
 

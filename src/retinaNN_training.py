@@ -31,12 +31,8 @@ def main(configuration, experiment, overwrite=False):
 
     retina-unet src/retinaNN_training.py. Differs: docs/DIFFERENCES.md.
 
-    Args:
-        configuration: lib.configuration.Configuration of the retina task.
-        experiment: lib.experiment.Experiment.
-        overwrite: whether to start anew where there is an earlier training of the same name.
-    Raises:
-        UserError: for data or settings that do not fit.
+    Args and errors are those of lib.training.training_run; data that do not fit are a UserError
+    too.
     """
     with training_run(configuration, experiment, overwrite) as run:
         # 1. Patches, and a look at what is fed.

@@ -1,7 +1,5 @@
 """The retina experiment: its keys, their checks, and its data."""
 
-from pathlib import Path
-
 import numpy as np
 
 from lib.configuration import (
@@ -26,7 +24,15 @@ from lib.configuration import (
 )
 from lib.elastic_deformation import get_augmentation
 from lib.errors import UserError, raise_if_any
-from lib.files import channels_problem, load_hdf5, load_hdf5_extra, load_masks, numbered
+from lib.experiment import locate
+from lib.files import (
+    channels_problem,
+    load_hdf5,
+    load_hdf5_extra,
+    load_ids,
+    load_masks,
+    numbered,
+)
 
 KEYS = (
     *data_keys(
@@ -130,13 +136,10 @@ def load_subset(configuration, subset):
     images = load_hdf5(files["images"])
     if images.dtype not in (np.uint8, np.float32, np.float64):
         images = images.astype(np.float64)  # other types cannot be scaled to another size
-    data = {
-        "images": images,
-        "ids": load_hdf5_extra(files["images"], "ids") or numbered(images),
-        "ground_truth": None,
-        "second_observer": None,
-    }
-    problems = [] if images.shape[1] == 3 else [channels_problem(files["images"], 3, images)]
+    ids, problems = load_ids(files["images"], numbered(images))
+    data = {"images": images, "ids": ids, "ground_truth": None, "second_observer": None}
+    if images.shape[1] != 3:
+        problems.append(channels_problem(files["images"], 3, images))
     masks = {"fov_masks": files["fov_masks"], "ground_truth": files["ground_truth"]}
     if subset == "test" and not _has_ground_truth(files):
         del masks["ground_truth"]
@@ -145,9 +148,22 @@ def load_subset(configuration, subset):
         problems += found
     raise_if_any(problems)
     if "ground_truth" in masks:
-        second = load_hdf5_extra(files["ground_truth"], "second_observer")
-        data["second_observer"] = None if second is None else (second > 0).astype(np.uint8)
+        data["second_observer"] = _load_second_observer(files["ground_truth"], data)
     return data
+
+
+def _load_second_observer(path, data):
+    """Reads the masks of a second observer, which lie in the file of the ground truth, or None."""
+    second = load_hdf5_extra(path, "second_observer")
+    if second is None:
+        return None
+    expected, received = data["ground_truth"].shape, np.shape(second)
+    if received != expected:
+        raise UserError(
+            f"{path}: `second_observer` must hold masks like `image`, of the shape {expected}. "
+            f"Received: {received}. Prepare the data again."
+        )
+    return (second > 0).astype(np.uint8)
 
 
 def data_files(configuration, subset):
@@ -155,7 +171,7 @@ def data_files(configuration, subset):
     paths = configuration.data_paths
     keys = {"images": "imgs_original", "fov_masks": "border_masks", "ground_truth": "groundTruth"}
     return {
-        kind: Path(paths.path_local) / getattr(paths, f"{subset}_{key}")
+        kind: locate(paths.path_local) / getattr(paths, f"{subset}_{key}")
         for kind, key in keys.items()
     }
 

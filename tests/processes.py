@@ -1,14 +1,20 @@
 """Runs the scripts of the repository, or code, in processes of their own."""
 
+import functools
+import multiprocessing
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
+
+from tests.small_data import mentions
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 # Longest a script may take before a test calls it stuck; the machine may be busy.
 TIMEOUT = 300
+ON_THE_CPU = {"CUDA_VISIBLE_DEVICES": "", "PYTHONUNBUFFERED": "1"}
 
 
 def start(*words, cwd, output=None, **changes):
@@ -24,7 +30,7 @@ def start(*words, cwd, output=None, **changes):
         subprocess.Popen.
     """
     first, *others = map(str, words)
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "PYTHONUNBUFFERED": "1", **changes}
+    environment = {**os.environ, **ON_THE_CPU, **changes}
     if first.endswith(".py"):
         first = str(REPOSITORY / first)
     else:
@@ -59,3 +65,84 @@ def finish(process):
 def run(*words, cwd, **changes):
     """Runs Python in a folder to its end; see start and finish."""
     return finish(start(*words, cwd=cwd, **changes))
+
+
+def require_success(done):
+    """Requires status 0; gives the output."""
+    assert done.returncode == 0, done.output
+    return done.output
+
+
+def require_refusal(done, *words):
+    """Requires status 1 and one readable message that holds all words."""
+    assert done.returncode == 1, done.output
+    assert "Traceback" not in done.output
+    assert done.output.count("ERROR: ") == 1, done.output
+    assert mentions(done.output.partition("ERROR: ")[2], *words), done.output
+
+
+# ---------------------------------------------------------------- many starts of a training
+
+
+@functools.cache
+def _loaded():
+    """Gives what starts processes in which TensorFlow is loaded: they are forks of one that is."""
+    loaded = multiprocessing.get_context("forkserver")
+    loaded.set_forkserver_preload(["src.launch", "src.retinaNN_training", "src.retinaNN_predict"])
+    return loaded
+
+
+def fork_training(*words, cwd, output):
+    """Starts run_training.py like `start`, some seconds sooner, for a test that starts it often.
+
+    Args:
+        words: arguments of the script.
+        cwd: the folder.
+        output: file for all that is printed.
+    Returns:
+        Forked.
+    """
+    return Forked(_loaded().Process(target=_train, args=(cwd, words, output)))
+
+
+class Forked:
+    """A process of multiprocessing, with the methods of subprocess.Popen that the tests use."""
+
+    def __init__(self, process):
+        self.process = process
+        process.start()
+
+    def poll(self):
+        return self.process.exitcode
+
+    def wait(self, timeout=TIMEOUT):
+        self.process.join(timeout)
+        if self.process.exitcode is None:
+            self.process.kill()
+            raise subprocess.TimeoutExpired("run_training.py", timeout)
+        return self.process.exitcode
+
+    def send_signal(self, number):
+        os.kill(self.process.pid, number)
+
+
+def _train(folder, words, output):
+    from src.launch import launch
+
+    with open(output, "w") as file:
+        for descriptor in (1, 2):
+            os.dup2(file.fileno(), descriptor)
+    sys.stdout.reconfigure(line_buffering=True)
+    os.environ.update(ON_THE_CPU)
+    os.chdir(folder)
+    sys.argv = ["run_training.py", *map(str, words)]
+    sys.exit(launch("training"))
+
+
+def wait_until(condition, process):
+    """Waits for something that a process brings about; fails if it ends before."""
+    latest = time.monotonic() + TIMEOUT
+    while not condition():
+        assert process.poll() is None, f"ended with status {process.poll()}"
+        assert time.monotonic() < latest, "waited too long"
+        time.sleep(0.01)

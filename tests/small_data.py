@@ -9,47 +9,51 @@ import h5py
 import numpy as np
 from PIL import Image
 
-from lib.configuration import RETINA_KEYS
+from src.tasks import TASKS
 
 HEIGHT, WIDTH = 64, 80
 IDS = {"training": ("21", "22", "23"), "test": ("01", "02")}
 DATA_FOLDER = "DRIVE_datasets_training_testing"
 
-CONFIGURATION = f"""\
+# The one configuration of each task that tests vary: what has no default, and what makes it quick.
+CONFIGURATIONS = {
+    "retina": f"""\
 [data paths]
 path_local = ./{DATA_FOLDER}/
-train_imgs_original = DRIVE_dataset_imgs_train.hdf5
-train_groundTruth = DRIVE_dataset_groundTruth_train.hdf5
-train_border_masks = DRIVE_dataset_borderMasks_train.hdf5
-test_imgs_original = DRIVE_dataset_imgs_test.hdf5
-test_groundTruth = DRIVE_dataset_groundTruth_test.hdf5
-test_border_masks = DRIVE_dataset_borderMasks_test.hdf5
-
 [experiment name]
 name = small
-
 [data attributes]
 patch_height = 16
 patch_width = 16
-
 [training settings]
 N_subimgs = 60
-inside_FOV = False
 N_epochs = 5
 batch_size = 8
-nohup = False
 seed = 7
 learning_rate = 0.1
-
 [testing settings]
-best_last = best
-full_images_to_test = 2
-N_group_visual = 1
-average_mode = True
 stride_height = 8
 stride_width = 8
-nohup = False
-"""
+""",
+    "membrane": """\
+[data paths]
+path_local = ./ISBI_datasets_training_testing/
+[experiment name]
+name = small
+task = membrane
+[data attributes]
+tile_size = 44
+[training settings]
+N_subimgs = 6
+validation_split = 1
+N_epochs = 2
+batch_size = 2
+base_filters = 2
+depth = 2
+[testing settings]
+tile_size = 44
+""",
+}
 
 
 # ---------------------------------------------------------------- pictures
@@ -92,32 +96,31 @@ def write_drive(folder, seed=0):
 # ---------------------------------------------------------------- configuration
 
 
-def write_configuration(folder, file_name="configuration.txt", **changes):
-    """Writes CONFIGURATION with changed values; keys that it lacks are added to their section.
+def write_configuration(folder, file_name="configuration.txt", task="retina", **changes):
+    """Writes a task's configuration with changed values; further keys are added to their section.
 
     Args:
         folder: where the file goes.
         file_name: its name.
+        task: "retina" or "membrane".
         changes: values by key; a key that two sections have is written section__key (nohup).
     """
-    lines = CONFIGURATION.splitlines()
+    lines = CONFIGURATIONS[task].splitlines()
     for key, value in changes.items():
         section, _, name = key.rpartition("__")
-        section = section or _section_of(name)
-        start = lines.index(f"[{section.replace('_', ' ')}]")
-        end = next((i for i in range(start + 1, len(lines)) if lines[i][:1] == "["), len(lines))
+        section = section or _section_of(name, TASKS[task].keys)
+        start = lines.index(f"[{section.replace('_', ' ')}]") + 1
+        end = next((i for i in range(start, len(lines)) if lines[i][:1] == "["), len(lines))
         old = [i for i in range(start, end) if lines[i].partition("=")[0].strip() == name]
-        lines[slice(old[0], old[0] + 1) if old else slice(start + 1, start + 1)] = [
-            f"{name} = {value}"
-        ]
+        lines[slice(old[0], old[0] + 1) if old else slice(start, start)] = [f"{name} = {value}"]
     path = Path(folder) / file_name
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
 
 
-def _section_of(name):
-    """Finds the section of a key; unknown ones go to the training settings."""
-    sections = (key.section for key in RETINA_KEYS if key.name == name)
+def _section_of(name, keys):
+    """Finds the section of a key, under an earlier name too; unknown ones are of the training."""
+    sections = (key.section for key in keys if name in (key.name, *key.old_names))
     return next(sections, "training settings")
 
 

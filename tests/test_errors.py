@@ -1,15 +1,31 @@
-"""Tests of how a script ends when its user made a mistake."""
+"""Tests of how a script ends: done, stopped, or with its user's mistake in words."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from lib.errors import UserError, missing_package, raise_if_any, run_script, tell_missing_packages
+from lib.errors import (
+    Stopped,
+    UserError,
+    missing_package,
+    raise_if_any,
+    run_script,
+    tell_missing_packages,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True)
+def own_signals():
+    """run_script takes SIGTERM over for the rest of the process."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
 
 
 def raising(error):
@@ -37,6 +53,38 @@ def test_success_gives_status_0(capsys):
 def test_ctrl_c_gives_the_shells_status(capsys):
     assert run_script(raising(KeyboardInterrupt())) == 130
     assert "Stopped by Ctrl-C." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("status", [130, 143, 124])
+def test_a_script_that_saved_and_stopped_says_so_and_gives_its_status(capsys, status):
+    error = Stopped("Batch 3 of 9 is saved. Start again to resume there.", status)
+    assert run_script(raising(error)) == status
+    printed = capsys.readouterr()
+    assert printed.out == "\nBatch 3 of 9 is saved. Start again to resume there.\n"
+    assert printed.err == ""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows ends a process without a signal")
+def test_sigterm_ends_a_script_like_an_exception_with_the_shells_status():
+    cleaned = []
+
+    def main():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            signal.sigtimedwait([], 60)  # the handler runs before
+        finally:
+            cleaned.append("half-written file")
+
+    with pytest.raises(SystemExit) as error:
+        run_script(main)
+    assert error.value.code == 143
+    assert cleaned == ["half-written file"]
+
+
+def test_missing_package_is_named_with_the_python_that_lacks_it():
+    (problem,) = missing_package(ModuleNotFoundError(name="cv2")).problems
+    assert problem.startswith(f"{sys.executable} lacks the package cv2. Start the scripts with the")
+    assert "make demo" in problem
 
 
 def test_defect_of_the_project_keeps_its_traceback():

@@ -1,4 +1,4 @@
-"""Tests of an experiment's folder: names, weights, permissions, the lock."""
+"""Tests of an experiment's folder: where it lies, names, weights, permissions, the lock."""
 
 import os
 import subprocess
@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from lib import experiment as module
 from lib.errors import UserError
-from lib.experiment import Experiment
+from lib.experiment import LOCK, PROJECT, Experiment, locate, writable_folder
 
-PROJECT = Path(__file__).resolve().parents[1]
+needs_locks = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such lock")
 
 
 @pytest.fixture
@@ -18,6 +19,19 @@ def experiment(in_tmp_path):
     """An experiment named `run` whose folder exists."""
     (in_tmp_path / "run").mkdir()
     return Experiment("run")
+
+
+@pytest.fixture
+def shipped(in_tmp_path, monkeypatch):
+    """An experiment in the pretrained/ of a project that lies elsewhere."""
+    pretrained = in_tmp_path / "project" / "pretrained"
+    monkeypatch.setattr(module, "PROJECT", pretrained.parent)
+    monkeypatch.setattr(module, "PRETRAINED", pretrained)
+    (pretrained / "eyes").mkdir(parents=True)
+    for ending in ("configuration.txt", "last.weights.h5", "log.csv", "architecture.json"):
+        (pretrained / "eyes" / f"eyes_{ending}").write_text(f"shipped {ending}")
+    (pretrained / "eyes" / "performances.txt").write_text("shipped scores")
+    return Experiment("pretrained/eyes")
 
 
 def problem_of(context):
@@ -28,39 +42,82 @@ def problem_of(context):
     return problem
 
 
-def test_files_carry_the_name_of_the_experiment(experiment):
-    assert experiment.file("log.csv") == Path("run/run_log.csv")
-    assert experiment.weights("best") == Path("run/run_best.weights.h5")
+# ---------------------------------------------------------------- where it lies
+
+
+def test_paths_are_relative_to_the_current_folder(in_tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(in_tmp_path / "home"))
+    assert locate("a/../b") == in_tmp_path / "b"
+    assert locate("/x/y") == Path("/x/y")
+    assert locate("~/y") == in_tmp_path / "home" / "y"
+
+
+def test_what_is_not_in_pretrained_here_is_taken_from_the_project(in_tmp_path):
+    weights = "pretrained/vessels/vessels_last.weights.h5"
+    assert locate(weights) == locate(f"./{weights}") == PROJECT / weights
+    (in_tmp_path / "pretrained" / "vessels").mkdir(parents=True)
+    assert locate("pretrained/vessels") == in_tmp_path / "pretrained" / "vessels"
+    assert locate("other/pretrained/x") == in_tmp_path / "other" / "pretrained" / "x"
+
+
+def test_files_carry_the_last_name_of_the_folder(in_tmp_path):
+    experiment = Experiment("results/eyes")
+    assert experiment.file("log.csv") == in_tmp_path / "results" / "eyes" / "eyes_log.csv"
+    assert experiment.weights("best") == in_tmp_path / "results/eyes/eyes_best.weights.h5"
+    assert experiment.original_weights("best") == in_tmp_path / "results/eyes/eyes_best_weights.h5"
+
+
+def test_results_lie_in_the_folder_or_where_one_says(experiment, in_tmp_path):
+    assert experiment.results == experiment.folder == in_tmp_path / "run"
+    assert Experiment("run", output="elsewhere/x").results == in_tmp_path / "elsewhere" / "x"
+
+
+def test_results_of_a_shipped_experiment_lie_in_the_current_folder(shipped, in_tmp_path):
+    assert shipped.is_shipped
+    assert shipped.folder == in_tmp_path / "project" / "pretrained" / "eyes"
+    assert shipped.results == in_tmp_path / "results" / "eyes"
+    assert Experiment("pretrained/eyes", output="x").results == in_tmp_path / "x"
+
+
+def test_training_of_a_shipped_experiment_is_a_copy_made_once(shipped, in_tmp_path, capsys):
+    copy = shipped.copied_to_results()
+    assert copy.folder == copy.results == in_tmp_path / "results" / "eyes"
+    assert f"{shipped.folder} stays as it is: the training is in {copy.folder}." in (
+        capsys.readouterr().out
+    )
+    endings = ("architecture.json", "configuration.txt", "last.weights.h5", "log.csv")
+    assert sorted(os.listdir(copy.folder)) == [f"eyes_{ending}" for ending in endings]
+    assert copy.weights("last").read_text() == "shipped last.weights.h5"
+    copy.weights("last").write_text("trained further")
+    assert shipped.copied_to_results().weights("last").read_text() == "trained further"
+    assert shipped.weights("last").read_text() == "shipped last.weights.h5"
+
+
+def test_of_several_hosts_only_the_first_copies(shipped):
+    copy = Experiment("pretrained/eyes", is_first_host=False).copied_to_results()
+    assert not copy.folder.exists()
 
 
 # ---------------------------------------------------------------- weights
 
 
 def test_own_weights_come_before_those_of_retina_unet(experiment):
-    experiment.file("best_weights.h5").touch()
-    assert experiment.find_weights("best") == Path("run/run_best_weights.h5")
-    experiment.weights("best").touch()
-    assert experiment.find_weights("best") == Path("run/run_best.weights.h5")
+    for path in (experiment.original_weights("best"), experiment.weights("best")):
+        path.touch()
+        assert experiment.find_weights("best") == path
 
 
-def test_renamed_folder_of_retina_unet_is_understood(experiment):
-    Path("run/test_best_weights.h5").touch()
-    Path("run/test_last_weights.h5").touch()
-    assert experiment.find_weights("best") == Path("run/test_best_weights.h5")
-    assert experiment.find_weights("last") == Path("run/test_last_weights.h5")
-
-
-def test_copied_folder_of_a_shipped_experiment_is_understood(experiment):
-    Path("run/best_last.weights.h5").touch()
-    Path("run/.12_best_last.weights.h5").touch()  # half-written
-    assert experiment.find_weights("last") == Path("run/best_last.weights.h5")
-    experiment.weights("last").touch()
-    assert experiment.find_weights("last") == Path("run/run_last.weights.h5")
+@pytest.mark.parametrize("ending", ["best_weights.h5", "best.weights.h5"])
+def test_weights_of_a_renamed_or_copied_folder_are_found(experiment, ending):
+    (experiment.folder / f"test_{ending}").touch()
+    (experiment.folder / f"test_{ending.replace('best', 'last')}").touch()
+    (experiment.folder / f".12_test_{ending}").touch()  # half-written
+    assert experiment.find_weights("best") == experiment.folder / f"test_{ending}"
 
 
 def test_renamed_folder_with_several_candidates_is_refused(experiment):
-    Path("run/a_best_weights.h5").touch()
-    Path("run/b_best_weights.h5").touch()
+    for name in "ab":
+        (experiment.folder / f"{name}_best_weights.h5").touch()
     with pytest.raises(UserError) as error:
         experiment.find_weights("best")
     assert "Found there: a_best_weights.h5, b_best_weights.h5." in str(error.value)
@@ -70,8 +127,8 @@ def test_missing_weights_say_what_is_there(experiment):
     with pytest.raises(UserError) as error:
         experiment.find_weights("best")
     assert str(error.value) == (
-        "run/run_best.weights.h5 does not exist (nor run_best_weights.h5, as retina-unet named "
-        "it). Found there: no weights. Train first, or mend [experiment name] name or "
+        f"{experiment.weights('best')} does not exist (nor run_best_weights.h5, as retina-unet "
+        "named it). Found there: no weights. Train first, or correct [experiment name] name or "
         "[testing settings] best_last."
     )
     experiment.weights("last").touch()
@@ -79,88 +136,79 @@ def test_missing_weights_say_what_is_there(experiment):
         experiment.find_weights("best")
 
 
-def test_missing_folder(in_tmp_path):
-    with pytest.raises(UserError, match="The experiment folder none does not exist. Train first"):
+def test_missing_folder_and_a_file_in_its_place(in_tmp_path):
+    words = f"The experiment folder {in_tmp_path}/none does not exist. Train first"
+    with pytest.raises(UserError, match=words):
+        Experiment("none").find_weights("best")
+    Path("none").touch()
+    with pytest.raises(UserError, match="none is a file, where the folder of the experiment"):
         Experiment("none").find_weights("best")
 
 
-# ---------------------------------------------------------------- the folder
+# ---------------------------------------------------------------- a folder to write to
 
 
 def test_folder_is_made_and_kept_with_what_is_in_it(in_tmp_path):
-    experiment = Experiment("run")
-    with experiment.writable_folder():
-        assert os.listdir("run") == []
-        experiment.file("log.csv").touch()
-    assert os.listdir("run") == ["run_log.csv"]
-
-
-def test_folder_that_stays_empty_because_of_an_error_is_taken_away(in_tmp_path):
-    with pytest.raises(UserError), Experiment("run").writable_folder():
-        raise UserError("no data")
-    assert os.listdir(in_tmp_path) == []
+    folder = in_tmp_path / "results" / "run"
+    with writable_folder(folder):
+        assert os.listdir(folder) == []
+        (folder / "log.csv").touch()
+    assert os.listdir(folder) == ["log.csv"]
 
 
 def test_a_refused_training_leaves_no_folder(in_tmp_path):
     experiment = Experiment("run")
-    with pytest.raises(UserError), experiment.writable_folder(), experiment.locked_for_training():
-        raise UserError("no data")
+    with pytest.raises(UserError), writable_folder(experiment.folder):
+        with experiment.locked_for_training():
+            raise UserError("no data")
     assert os.listdir(in_tmp_path) == []
 
 
 def test_folder_marked_read_only_is_left_alone(experiment):
-    Path("run").chmod(0o555)
-    problem = problem_of(experiment.writable_folder())
-    assert problem == (
-        "The experiment folder run cannot be written to: the folder is marked read-only. Change "
-        "its permissions (chmod u+w run) or choose another [experiment name] name."
+    experiment.folder.chmod(0o555)
+    folder = experiment.folder
+    assert problem_of(writable_folder(folder)) == (
+        f"The folder {folder} cannot be written to: the folder is marked read-only. Change its "
+        f"permissions (chmod u+w {folder}), or choose another folder ([experiment name] name, or "
+        "--output)."
     )
-    assert os.listdir("run") == []
+    assert os.listdir(folder) == []
 
 
 def test_file_where_the_folder_should_be(in_tmp_path):
-    Path("run").write_text("a file")
-    problem = problem_of(Experiment("run").writable_folder())
-    assert problem.startswith("run is a file, where the folder of the experiment belongs. Move it")
-    assert Path("run").read_text() == "a file"
-
-
-def test_old_results_make_room_and_it_is_said(experiment, capsys):
-    experiment.remove_results()
-    assert capsys.readouterr().out == ""
-    Path("run/segmentations").mkdir()
-    Path("run/segmentations/1.png").touch()
-    Path("run/notes.txt").touch()
-    experiment.remove_results()
-    assert "results of an earlier test in run make room" in capsys.readouterr().out
-    assert sorted(os.listdir("run")) == ["notes.txt", "segmentations"]
-    assert os.listdir("run/segmentations") == []
+    path = in_tmp_path / "run"
+    path.write_text("a file")
+    assert problem_of(writable_folder(path)).startswith(f"{path} is a file, where a folder belongs")
+    assert path.read_text() == "a file"
 
 
 # ---------------------------------------------------------------- the lock
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such lock")
+@needs_locks
 def test_lock_that_cannot_be_opened_is_worded(experiment):
-    Path("run/.training.lock").mkdir()  # stands for a file of another user
+    (experiment.folder / LOCK).mkdir()  # stands for a file of another user
     problem = problem_of(experiment.locked_for_training())
-    assert "run/.training.lock cannot be written to" in problem
+    assert f"{experiment.folder / LOCK} cannot be written to" in problem
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such lock")
+@needs_locks
 def test_second_training_is_refused_while_the_first_runs(experiment):
     with experiment.locked_for_training():
-        problem = problem_of(Experiment("run").locked_for_training())
-        assert problem == (
-            f"The experiment run is being trained by process {os.getpid()}. Wait for it or stop "
-            "it first."
-        )
-    with experiment.locked_for_training():  # free again
+        for _ in range(2):  # who is refused takes nothing away
+            second = Experiment("run")
+            with writable_folder(second.folder):
+                assert problem_of(second.locked_for_training()) == (
+                    f"The experiment run is being trained by process {os.getpid()}. Wait for it or "
+                    "stop it first."
+                )
+    assert os.listdir(experiment.folder) == [LOCK]  # it stays, and is free
+    with experiment.locked_for_training():
         pass
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such lock")
-def test_lock_goes_with_a_process_that_is_killed(experiment):
+@needs_locks
+def test_lock_goes_with_a_process_that_is_killed_and_what_it_left_half_written(experiment):
     code = (
         "from lib.experiment import Experiment\n"
         "with Experiment('run').locked_for_training():\n"
@@ -169,41 +217,41 @@ def test_lock_goes_with_a_process_that_is_killed(experiment):
     )
     environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    half_written = experiment.folder / ".123_run_last.weights.h5"
+    of_others = experiment.folder / ".123_notes.h5"
     with subprocess.Popen([sys.executable, "-c", code], env=environment, **pipes) as other:
         assert other.stdout.readline() == "locked\n"
+        half_written.touch()
+        of_others.touch()
         assert f"by process {other.pid}." in problem_of(experiment.locked_for_training())
+        assert half_written.exists()
         other.kill()
     with experiment.locked_for_training():
-        pass
+        assert not half_written.exists()
+        assert of_others.exists()
 
 
-def test_other_errors_go_through_the_lock(experiment):
-    with pytest.raises(ZeroDivisionError), experiment.locked_for_training():
-        raise ZeroDivisionError
+def test_of_several_hosts_only_the_first_locks(experiment):
+    with experiment.locked_for_training():
+        with Experiment("run", is_first_host=False).locked_for_training():
+            pass
 
 
 # ---------------------------------------------------------------- starting anew
 
 
-def test_a_new_training_takes_away_the_earlier_one_with_its_figures_and_no_more(experiment):
+def test_a_new_training_takes_away_the_earlier_one_and_no_more(experiment):
     gone = ["run_last.weights.h5", "run_best.weights.h5", "run_log.csv", "run_loss_curves.png"]
-    gone += ["performances.txt", "validation/performances.json", "training/ROC.png"]
-    kept = ["run_training.nohup", "notes.txt", "run_best_weights.h5", "validation/notes.txt"]
+    kept = ["notes.txt", "run_best_weights.h5", "run_training.nohup"]
     for name in gone + kept:
-        Path("run", name).parent.mkdir(exist_ok=True)
-        Path("run", name).touch()
+        (experiment.folder / name).touch()
     experiment.remove_training()
-    left = {str(path.relative_to("run")) for path in Path("run").rglob("*") if path.is_file()}
-    assert left == set(kept)
-    Path("run", "performances.txt").touch()  # of weights of retina-unet, which stay
-    experiment.remove_training()
-    assert Path("run", "performances.txt").exists()
+    assert sorted(os.listdir(experiment.folder)) == kept
 
 
 def test_configuration_is_kept_beside_the_results(experiment):
-    Path("mine.txt").write_text("[experiment name]\nname = run\n")
-    experiment.keep_configuration(Path("mine.txt"))
-    assert Path("run/run_configuration.txt").read_text() == "[experiment name]\nname = run\n"
-    # Started from the kept copy itself, there is nothing to copy.
-    experiment.keep_configuration(Path("run/run_configuration.txt"))
-    assert Path("run/run_configuration.txt").read_text() == "[experiment name]\nname = run\n"
+    kept = experiment.file("configuration.txt")
+    for path in ("mine.txt", kept):  # started from the kept copy, there is nothing to copy
+        Path("mine.txt").write_text("[experiment name]\nname = run\n")
+        experiment.keep_configuration(Path(path))
+        assert kept.read_text() == "[experiment name]\nname = run\n"

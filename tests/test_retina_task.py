@@ -1,5 +1,7 @@
 """Tests of reading the data that a configuration names, and of telling what does not fit."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -7,14 +9,21 @@ from lib.configuration import read_configuration
 from lib.errors import UserError
 from lib.files import load_hdf5, load_hdf5_extra, write_hdf5
 from prepare_datasets_DRIVE import OUTPUT_FOLDER, prepare
-from src.retina_data import data_files, load_subset
+from src.retina_task import data_files, load_subset, num_training_patches, validation_images
+from src.tasks import TASKS
+from tests.small_data import write_configuration
+
+
+def configure(**changes):
+    """Reads a configuration in the current folder."""
+    return read_configuration(write_configuration(".", **changes), TASKS)
 
 
 @pytest.fixture
-def configuration(write_configuration, drive_folder, in_tmp_path):
-    """The original's configuration beside a small data set that was prepared for it."""
+def configuration(drive_folder, in_tmp_path):
+    """A configuration beside a small data set that was prepared for it."""
     prepare(drive_folder, in_tmp_path / OUTPUT_FOLDER)
-    return read_configuration(write_configuration())
+    return configure()
 
 
 def rewrite(path, change=None, **others):
@@ -33,10 +42,11 @@ def problems_of(configuration, subset):
 
 def test_files_are_those_that_the_configuration_names(configuration):
     files = data_files(configuration, "test")
-    assert {kind: str(path) for kind, path in files.items()} == {
-        "images": "DRIVE_datasets_training_testing/DRIVE_dataset_imgs_test.hdf5",
-        "fov_masks": "DRIVE_datasets_training_testing/DRIVE_dataset_borderMasks_test.hdf5",
-        "ground_truth": "DRIVE_datasets_training_testing/DRIVE_dataset_groundTruth_test.hdf5",
+    folder = Path.cwd() / "DRIVE_datasets_training_testing"
+    assert files == {
+        "images": folder / "DRIVE_dataset_imgs_test.hdf5",
+        "fov_masks": folder / "DRIVE_dataset_borderMasks_test.hdf5",
+        "ground_truth": folder / "DRIVE_dataset_groundTruth_test.hdf5",
     }
 
 
@@ -123,7 +133,7 @@ def test_masks_of_other_images(configuration):
     rewrite(path, ids=["31", "32", "33"])
     (problem,) = problems_of(configuration, "train")
     assert f"{path} belongs to other images (ids 31 to 33) than DRIVE_dataset_imgs" in problem
-    assert "(ids 21 to 23). Mend the file names in [data paths]." in problem
+    assert "(ids 21 to 23). Correct the file names in [data paths]." in problem
 
 
 def test_masks_of_other_values(configuration):
@@ -133,15 +143,64 @@ def test_masks_of_other_values(configuration):
     assert f"{path} must hold masks of 0 and 255. Received: 2 values from 0 to 127." in problem
 
 
-def test_files_swapped_in_the_configuration(write_configuration, configuration):
+def test_files_swapped_in_the_configuration(configuration):
     images, masks = "DRIVE_dataset_imgs_train.hdf5", "DRIVE_dataset_borderMasks_train.hdf5"
-    path = write_configuration(
-        (f"train_imgs_original = {images}", f"train_imgs_original = {masks}"),
-        (f"train_border_masks = {masks}", f"train_border_masks = {images}"),
-    )
-    problems = problems_of(read_configuration(path), "train")
+    swapped = configure(train_imgs_original=masks, train_border_masks=images)
+    problems = problems_of(swapped, "train")
     assert len(problems) == 3
     assert f"{masks} must hold RGB images of 3 channel(s). Received: 1." in problems[0]
     assert f"{images} must hold masks of 1 channel(s). Received: 3." in problems[1]
     assert f"{images} must hold masks of 0 and 255. Received: " in problems[2]
     assert all("Are files swapped in [data paths]?" in problem for problem in problems)
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 20, 22), (1, 1, 20, 24), (2, 20, 24)])
+def test_second_observer_of_another_shape_is_refused(configuration, shape):
+    path = data_files(configuration, "test")["ground_truth"]
+    rewrite(path, second_observer=np.zeros(shape, np.uint8))
+    assert problems_of(configuration, "test") == [
+        f"{path}: `second_observer` must hold masks like `image`, of the shape (2, 1, 20, 24). "
+        f"Received: {shape}. Prepare the data again."
+    ]
+
+
+def test_ids_are_as_many_as_images_and_may_be_numbers(configuration):
+    files = data_files(configuration, "train")
+    for path in files.values():
+        rewrite(path, ids=np.array([21, 22, 23]))
+    assert load_subset(configuration, "train")["ids"] == ["21", "22", "23"]
+    rewrite(files["images"], ids=["21", "22"])
+    assert f"{files['images']} holds 2 ids for 3 images." in problems_of(configuration, "train")[0]
+
+
+# ---------------------------------------------------------------- what validates
+
+
+@pytest.mark.parametrize(
+    ("split", "number", "validating"),
+    [
+        # 60 patches, 20 an image: the patches that train, the images that give none of them.
+        (0.1, 54, slice(3, 3)),
+        (0.34, 39, slice(2, 3)),  # 39.6 patches
+        (1, 40, slice(2, 3)),
+        (2, 20, slice(1, 3)),
+    ],
+)
+def test_last_patches_validate_by_share_or_by_images(in_tmp_path, split, number, validating):
+    configuration = configure(validation_split=split)
+    assert num_training_patches(configuration, 3) == number
+    assert validation_images(configuration, 3) == validating
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"N_subimgs": 61}, "N_subimgs must be a multiple of the 3 training images. Received: 61."),
+        ({"N_subimgs": 2}, "Received: 2. Use 3."),
+        ({"validation_split": 3}, "validation_split must be below 3, the number of training"),
+    ],
+)
+def test_patches_that_do_not_fit_the_images(in_tmp_path, changes, words):
+    with pytest.raises(UserError) as error:
+        num_training_patches(configure(**changes), 3)
+    assert words in str(error.value)

@@ -1,0 +1,73 @@
+"""One experiment that the real scripts prepared, trained and tested, and ways to go on with it.
+
+A test file asks for them by pytest_plugins. What only needs an answer to a mistake runs inside this
+process, on a copy of that experiment.
+"""
+
+import shutil
+import signal
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+import prepare_datasets_DRIVE
+from lib.errors import run_script
+from src import launch
+from tests.processes import TIMEOUT, run, start, wait_until
+from tests.small_data import write_drive
+from tests.small_experiment import configure
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """One experiment, prepared, trained with a log file (nohup) and tested; never changed."""
+    folder = tmp_path_factory.mktemp("finished")
+    write_drive(folder / "DRIVE")
+    configure(folder, training_settings__nohup=True)
+    prepared = run("prepare_datasets_DRIVE.py", cwd=folder)
+    output = folder / "training.output"
+    process = start("run_training.py", cwd=folder, output=output)
+    wait_until(lambda: "nohup = True" in output.read_text(), process)
+    process.send_signal(signal.SIGHUP)  # what a closed terminal sends
+    status = process.wait(TIMEOUT)
+    tested = run("run_testing.py", cwd=folder)
+    return SimpleNamespace(
+        folder=folder,
+        experiment=folder / "small",
+        prepared=prepared,
+        trained=SimpleNamespace(returncode=status, output=output.read_text()),
+        tested=tested,
+    )
+
+
+@pytest.fixture
+def workspace(finished, tmp_path):
+    """A copy of the finished experiment and its data, to be spoilt; removed afterwards."""
+    folder = tmp_path / "workspace"
+    shutil.copytree(finished.folder, folder)
+    configure(folder)
+    yield folder
+    for path in (folder, *folder.rglob("*")):
+        if path.is_dir():
+            path.chmod(0o755)
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def call(monkeypatch, capfd):
+    """A function that runs a step inside this process: call(step, folder, *arguments)."""
+    steps = {
+        "training": lambda: launch.launch("training"),
+        "testing": lambda: launch.launch("testing"),
+        "prepare": lambda: run_script(prepare_datasets_DRIVE.main),
+    }
+
+    def calling(step, folder, *arguments):
+        monkeypatch.chdir(folder)
+        monkeypatch.setattr(sys, "argv", [step, *map(str, arguments)])
+        capfd.readouterr()
+        status = steps[step]()
+        return SimpleNamespace(returncode=status, output="".join(capfd.readouterr()))
+
+    return calling

@@ -1,0 +1,80 @@
+"""Tests of what every testing writes, and of what the next one removes."""
+
+import os
+
+import h5py
+import numpy as np
+import pytest
+
+from lib.errors import UserError
+from lib.results import LIST, Results, file_name, save_id_pictures
+
+CLIMBING = ["../../x", "/etc/passwd", "a\\b", "..", "C:\\eye", "eye\n7"]
+
+
+@pytest.fixture
+def results(tmp_path):
+    (tmp_path / "run").mkdir()
+    return Results(tmp_path / "run", "run")
+
+
+def files_of(folder):
+    return sorted(
+        os.path.relpath(os.path.join(place, name), folder)
+        for place, _, names in os.walk(folder)
+        for name in names
+    )
+
+
+def test_ids_of_foreign_files_write_nothing_outside(results, tmp_path):
+    stack = np.zeros((len(CLIMBING), 1, 4, 4), np.uint8)
+    save_id_pictures(results, "segmentations", CLIMBING, stack)
+    names = ["C__eye", "a_b", "etc_passwd", "eye_7", "image", "x"]
+    written = [f"run/{LIST}", *(f"run/segmentations/{name}.png" for name in names)]
+    assert files_of(tmp_path) == sorted(written)
+
+
+def test_ordinary_ids_stay_as_they_are():
+    for name in ("21", "21_training", "eye.left", "Auge ä", "n" * 150):
+        assert file_name(name) == name
+    assert file_name("n" * 200) == "n" * 150
+
+
+def test_ids_whose_pictures_would_be_one_file_are_refused(results):
+    with pytest.raises(UserError, match=r"ids ../x, x would share a picture"):
+        results.require_room(["../x", "y", "x"])
+
+
+def test_a_test_removes_what_an_earlier_one_wrote_and_no_more(results, capsys):
+    results.remove()
+    assert capsys.readouterr().out == ""
+    for name in ("performances.txt", "all_predictions.png", "segmentations/21.png"):
+        path = results.file(name)
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    (results.folder / "segmentations" / "22.png").touch()
+    (results.folder / "notes.txt").touch()
+    results.require_room(["21"])
+    results.remove()
+    assert f"Removed the results of an earlier test in {results.folder}." in capsys.readouterr().out
+    assert files_of(results.folder) == ["notes.txt", "segmentations/22.png"]
+
+
+@pytest.mark.parametrize("name", ["ROC.png", "segmentations/21.png", "probabilities/21.png"])
+def test_files_of_somebody_else_are_in_the_way(results, name):
+    path = results.folder / name
+    path.parent.mkdir(exist_ok=True)
+    path.touch()
+    with pytest.raises(UserError, match=f"no test of this project .* would replace: {name}."):
+        results.require_room(["21"])
+    results.remove()
+    assert path.exists()
+
+
+def test_results_from_before_there_was_a_list_are_known(results):
+    with h5py.File(results.folder / "predictions.hdf5", "w") as file:
+        file["settings"] = "{}"
+    (results.folder / "ROC.png").touch()
+    results.require_room(["21"])
+    results.remove()
+    assert files_of(results.folder) == []
