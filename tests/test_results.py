@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lib.errors import UserError
-from lib.results import LIST, Results, file_name, save_id_pictures
+from lib.results import LIST, Results, file_names
 
 CLIMBING = ["../../x", "/etc/passwd", "a\\b", "..", "C:\\eye", "eye\n7"]
 
@@ -28,7 +28,7 @@ def files_of(folder):
 
 def test_ids_of_foreign_files_write_nothing_outside(results, tmp_path):
     stack = np.zeros((len(CLIMBING), 1, 4, 4), np.uint8)
-    save_id_pictures(results, "segmentations", CLIMBING, stack)
+    results.save_pictures("segmentations", CLIMBING, stack)
     names = ["C__eye", "a_b", "etc_passwd", "eye_7", "image", "x"]
     written = [f"run/{LIST}", *(f"run/segmentations/{name}.png" for name in names)]
     assert files_of(tmp_path) == sorted(written)
@@ -36,13 +36,12 @@ def test_ids_of_foreign_files_write_nothing_outside(results, tmp_path):
 
 def test_ordinary_ids_stay_as_they_are():
     for name in ("21", "21_training", "eye.left", "Auge ä", "n" * 150):
-        assert file_name(name) == name
-    assert file_name("n" * 200) == "n" * 150
+        assert file_names([name]) == [name]
+    assert file_names(["n" * 200]) == ["n" * 150]
 
 
-def test_ids_whose_pictures_would_be_one_file_are_refused(results):
-    with pytest.raises(UserError, match=r"ids ../x, x would share a picture"):
-        results.require_room(["../x", "y", "x"])
+def test_ids_whose_names_would_be_one_get_names_of_their_own():
+    assert file_names(["../x", "y", "x", "X"]) == ["x", "y", "x_2", "X_3"]
 
 
 def test_a_test_removes_what_an_earlier_one_wrote_and_no_more(results, capsys):
