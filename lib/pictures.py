@@ -36,6 +36,20 @@ def as_grey_levels(images):
     return np.rint(np.clip(images, 0, 1) * 255).astype(np.uint8)
 
 
+def colour_classes(labels, colours):
+    """Draws class numbers in colours; numbers that are no class are white.
+
+    Args:
+        labels: (..., H, W) integers.
+        colours: K tuples of red, green and blue in [0, 255].
+    Returns:
+        (..., 3, H, W) uint8.
+    """
+    table = np.full((256, 3), 255, np.uint8)
+    table[: len(colours)] = colours
+    return np.moveaxis(table[np.minimum(labels, 255)], -1, -3)
+
+
 def as_rgb(stack):
     """Repeats grey images: (N, 1, H, W) -> (N, 3, H, W); those of three channels stay."""
     return np.broadcast_to(stack, (len(stack), 3, *stack.shape[2:]))

@@ -126,6 +126,17 @@ def scale_to_unit(stack, rule=DEFAULT_SCALING):
     return _scaled(stack, lowest, highest)
 
 
+def image_limits(image):
+    """Finds the values that are scaled to 0 and 1, of an image by itself.
+
+    Args:
+        image: array of numbers.
+    Returns:
+        two floats: 0 and 255 for 8 bits, ROBUST_PERCENTILES of the image for other types.
+    """
+    return (0.0, 255.0) if image.dtype == np.uint8 else _percentiles(image)
+
+
 def robust_limits(values):
     """Gives the lowest and the highest value, or percentiles where single pixels are far outside.
 

@@ -142,6 +142,89 @@ def get_unpadded_unet(
     return keras.Model(inputs, net.pixel_softmax(x), name="unpadded_unet")
 
 
+def get_padded_unet(
+    num_channels,
+    height,
+    width,
+    *,
+    num_classes=2,
+    base_filters=32,
+    depth=4,
+    batch_normalization=False,
+    dropout=0.0,
+    output_activation="softmax",
+    encoder=None,
+    data_format="channels_first",
+):
+    """Builds a U-Net with padded convolutions for any number of channels and classes.
+
+    The U-Net paper's network with 'same' convolutions, as most Keras versions of it have them, so
+    that the output is as large as the input.
+
+    Args:
+        num_channels: channels of the input.
+        height: height of the input in pixels, a multiple of 2^depth (32 with an encoder).
+        width: width of the input in pixels, alike.
+        num_classes: channels of the output.
+        base_filters: filters of the first level; doubled at each level below.
+        depth: number of poolings; an encoder has its own 5.
+        batch_normalization: whether each convolution is normalised before its ReLU.
+        dropout: share of the features that is dropped behind each block of two convolutions.
+        output_activation: "softmax", or "sigmoid" for two classes: one logit.
+        encoder: lib.encoders.Encoder that takes the place of the contracting path; None for none.
+        data_format: what the layers compute in; the input stays (N, C, H, W). With an encoder it is
+            channels_last.
+    Returns:
+        keras.Model: (N, C, H, W) -> (N, H * W, num_classes), probabilities of the classes.
+    Raises:
+        ValueError: if a size does not fit or an option is unknown.
+    """
+    net = _PaddedNetwork(num_classes, "channels_last" if encoder else data_format, dropout)
+    net.batch_normalization = batch_normalization
+    inputs, features = net.features(num_channels, height, width, base_filters, depth, encoder)
+    x = features[-1]
+    for level in reversed(range(len(features) - 1)):
+        filters = base_filters * 2**level
+        x = net.block(net.join_all(net.up_convolution(x, filters), [features[level]]), filters)
+    return keras.Model(inputs, net.classify([x], output_activation), name="padded_unet")
+
+
+def get_unet_plus_plus(
+    num_channels,
+    height,
+    width,
+    *,
+    num_classes=2,
+    base_filters=32,
+    depth=4,
+    batch_normalization=False,
+    dropout=0.0,
+    output_activation="softmax",
+    encoder=None,
+    deep_supervision=False,
+    data_format="channels_first",
+):
+    """Builds a U-Net++: skips that pass through convolutions, each joined with all before it.
+
+    Zhou et al. 2018, figure 1: node X(i, j) convolves [X(i, 0), ..., X(i, j - 1), up(X(i + 1, j -
+    1))]. Differs: with deep_supervision the output is the mean of the heads' probabilities (their
+    "accurate mode"), and the loss is that of the mean, not the mean of the heads' losses.
+    Arguments, result and errors as in get_padded_unet; deep_supervision: whether every node of the
+    first row has a head.
+    """
+    net = _PaddedNetwork(num_classes, "channels_last" if encoder else data_format, dropout)
+    net.batch_normalization = batch_normalization
+    inputs, features = net.features(num_channels, height, width, base_filters, depth, encoder)
+    rows = [[feature] for feature in features]
+    for column in range(1, len(rows)):
+        for level in range(len(rows) - column):
+            filters = base_filters * 2**level
+            up = net.up_convolution(rows[level + 1][column - 1], filters)
+            rows[level].append(net.block(net.join_all(up, rows[level]), filters))
+    heads = rows[0][1:] if deep_supervision else rows[0][-1:]
+    return keras.Model(inputs, net.classify(heads, output_activation), name="unet_plus_plus")
+
+
 @dataclass(frozen=True)
 class Network:
     """A padded network, and what the code that cuts its input must know.
@@ -231,6 +314,81 @@ class _Network(_Layers):
                 f"output_activation must be relu or linear. Received: {output_activation}"
             )
         return self.softmax_over_pixels(self.convolution(x, self.num_classes, 1, output_activation))
+
+
+class _PaddedNetwork(_Layers):
+    """The layers of get_padded_unet and get_unet_plus_plus."""
+
+    batch_normalization = False
+
+    def features(self, num_channels, height, width, base_filters, depth, encoder):
+        """Gives the input and the features of the contracting path, the finest first.
+
+        An encoder has none of the input's size: None stands there.
+        """
+        multiple = encoder.multiple if encoder else 2**depth
+        for name, size in (("height", height), ("width", width)):
+            if size <= 0 or size % multiple:
+                lower = max(multiple, size // multiple * multiple)
+                raise ValueError(
+                    f"The {name} of the input must be a multiple of {multiple}. Received: {size}. "
+                    f"Use {lower} or {lower + multiple}."
+                )
+        inputs, x = self.channels_first_input(num_channels, height, width)
+        if encoder:
+            return inputs, [None, *encoder.features(x)]
+        features = [self.block(x, base_filters)]
+        for level in range(1, depth + 1):
+            features.append(self.block(self.pool(features[-1]), base_filters * 2**level))
+        return inputs, features
+
+    def block(self, x, filters):
+        x = self.convolution(self.convolution(x, filters), filters)
+        return layers.Dropout(self.dropout)(x) if self.dropout else x
+
+    def convolution(self, x, filters):
+        x = layers.Conv2D(
+            filters,
+            3,
+            padding="same",
+            use_bias=not self.batch_normalization,
+            data_format=self.data_format,
+            kernel_initializer="he_normal",
+        )(x)
+        if self.batch_normalization:
+            x = layers.BatchNormalization(axis=self.channel_axis)(x)
+        return layers.Activation("relu")(x)
+
+    def up_convolution(self, x, filters):
+        return layers.Conv2DTranspose(filters, 2, strides=2, data_format=self.data_format)(x)
+
+    def join_all(self, up, skips):
+        skips = [skip for skip in skips if skip is not None]
+        return layers.Concatenate(axis=self.channel_axis)([up, *skips]) if skips else up
+
+    def classify(self, heads, output_activation):
+        """Gives the mean probability of the heads: (B, H*W, K)."""
+        if output_activation not in ("softmax", "sigmoid"):
+            raise ValueError(
+                f"output_activation must be softmax or sigmoid. Received: {output_activation}"
+            )
+        is_binary = output_activation == "sigmoid"
+        if is_binary and self.num_classes != 2:
+            raise ValueError(
+                f"output_activation = sigmoid is for 2 classes. Received: {self.num_classes}"
+            )
+        outputs = [self._classify(head, is_binary) for head in heads]
+        return layers.Average(dtype="float32")(outputs) if len(outputs) > 1 else outputs[0]
+
+    def _classify(self, x, is_binary):
+        logits = layers.Conv2D(
+            1 if is_binary else self.num_classes, 1, data_format=self.data_format
+        )(x)
+        if not is_binary:
+            return self.softmax_over_pixels(logits)
+        # One logit z as two, 0 and z: their softmax is the sigmoid of z.
+        zeros = layers.Rescaling(0.0)(logits)
+        return self.softmax_over_pixels(layers.Concatenate(axis=self.channel_axis)([zeros, logits]))
 
 
 class _UnpaddedNetwork(_Layers):

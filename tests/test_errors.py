@@ -83,7 +83,7 @@ def test_sigterm_ends_a_script_like_an_exception_with_the_shells_status():
 
 def test_missing_package_is_named_with_the_python_that_lacks_it():
     (problem,) = missing_package(ModuleNotFoundError(name="cv2")).problems
-    assert problem.startswith(f"{sys.executable} lacks the package cv2. Start the scripts with the")
+    assert problem.startswith(f"{sys.executable} lacks cv2. Start the scripts with the Python")
     assert "make demo" in problem
 
 
