@@ -7,6 +7,7 @@ the images, the history and, in the middle of an epoch, how far that has come. I
 import io
 import json
 import math
+import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -224,6 +225,10 @@ class TrainedWeights:
             found = sum(self.parameters.values())
             if found != model.count_params():
                 raise ValueError(f"it holds {found:,} parameters")
+            if sorted(self.parameters.values()) != sorted(
+                math.prod(w.shape) for w in model.weights
+            ):
+                raise ValueError("it holds as many parameters in other layers")
             model.load_weights(self.path)
         except (ValueError, KeyError) as error:
             raise UserError(
@@ -344,11 +349,12 @@ def _not_whole(path, error):
 
 def _repack(path):
     """Copies an HDF5 file onto itself: what was deleted in it gives its space back."""
-    with (
-        atomic_write(path) as beside,
-        h5py.File(path, "r") as source,
-        h5py.File(beside, "w") as target,
-    ):
-        target.attrs.update(source.attrs)
-        for name in source:
-            source.copy(name, target)
+    packed = path.with_name(f"{path.name}.packed")
+    try:
+        with h5py.File(path, "r") as source, h5py.File(packed, "w") as target:
+            target.attrs.update(source.attrs)
+            for name in source:
+                source.copy(name, target)
+        os.replace(packed, path)
+    finally:
+        packed.unlink(missing_ok=True)
