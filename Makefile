@@ -8,15 +8,15 @@ RUN := $(VENV)/bin/python
 .PHONY: demo test test-all test-backends bench lint format gpu clean help
 
 help:
-	@echo "make demo      synthetic data, training, testing: figures and pictures in a few minutes"
+	@echo "make demo      synthetic data, training, testing: scores and pictures in a few minutes"
 	@echo "make test      the tests (make test-all: the slow ones too)"
-	@echo "make test-backends   the tests of JAX and OpenVINO, which it installs"
-	@echo "make lint      style and format (make format: mends what can be mended)"
+	@echo "make test-backends   the tests on JAX and OpenVINO, which it installs"
+	@echo "make lint      checks style and format (make format: fixes what can be fixed)"
 	@echo "make bench     measures speed and memory against the plain way: benchmarks/results.md, 11 minutes"
 	@echo "make gpu       installs TensorFlow with CUDA"
 	@echo "make clean     removes .venv, caches and everything that the demo made"
 
-# .venv is made anew whenever the list of packages changes.
+# .venv is made again whenever the list of packages changes.
 $(VENV)/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 10) <= v <= (3, 13) else \
 	  "Python 3.10 to 3.13 is needed; %s is %s.%s. Use: make PYTHON=python3.12 ..." % (sys.executable, *v))'
@@ -26,12 +26,12 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(VENV)/installed
-	$(RUN) demo/prepare_datasets_phantom.py
-	$(RUN) run_training.py configuration_phantom.txt --overwrite
-	$(RUN) run_testing.py configuration_phantom.txt
-	$(RUN) run_training.py configuration_phantom_ISBI.txt --overwrite
-	$(RUN) run_testing.py configuration_phantom_ISBI.txt
-	@echo "Pictures and figures: demo/ (vessels) and demo_membrane/ (membranes)."
+	$(RUN) demo/prepare_datasets_phantom.py demo/phantom
+	$(RUN) run_training.py demo/vessels.txt --overwrite
+	$(RUN) run_testing.py demo/vessels.txt
+	$(RUN) run_training.py demo/membranes.txt --overwrite
+	$(RUN) run_testing.py demo/membranes.txt
+	@echo "Pictures and scores: demo/vessels/ and demo/membranes/"
 
 test: $(VENV)/installed
 	$(RUN) -m pytest -m "not slow"
@@ -61,5 +61,6 @@ gpu: $(VENV)/installed
 	$(RUN) -m pip install --constraint constraints.txt ".[gpu]"
 
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis build *.egg-info phantom demo demo_membrane
+	rm -rf demo/phantom demo/vessels demo/membranes
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis build *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,4 +1,4 @@
-"""Tests best_held_out/ on photographs as other cameras might have taken them, simulated.
+"""Tests pretrained/vessels_held_out on photographs as other cameras might have taken them, simulated.
 
     python -m benchmarks.cameras
 
@@ -6,7 +6,7 @@ Another experiment, some cameras only, as JSON: python -m benchmarks.cameras --c
 my_configuration.txt --cameras "noise of 8 grey levels" --output my_cameras.json
 
 Start it in the project's folder with DRIVE prepared. The training images that only validated are
-enlarged, cut, blurred and so on, and tested by the settings of best_held_out/. Expected result:
+enlarged, cut, blurred and so on, and tested by the settings of that experiment. Expected result:
 benchmarks/cameras.md, in half a minute on two CPU cores. Simulated photographs stand in for real
 ones of other cameras, which differ in all of this at once.
 """

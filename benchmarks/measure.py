@@ -286,7 +286,7 @@ def _stride_predictor(task):
 
 
 def image(task):
-    """Tests one image from the pre-processed pixels to its figures; ours also inside_FOV = True."""
+    """Tests one image from the pre-processed pixels to its scores; ours also inside_FOV = True."""
     one = {name: task.arrays[name][:1] for name in ("images", "ground_truth", "fov_masks")}
     masks = one["ground_truth"], one["fov_masks"]
     arguments = [one["images"][0], 24 if task.quick else 5]
@@ -319,7 +319,7 @@ def _our_figures(probabilities, ground_truth, fov_masks):
 
 
 def figures(task):
-    """Turns an array of predictions into the figures inside the FOV; one image the plain way."""
+    """Turns an array of predictions into the scores inside the FOV; one image the plain way."""
     number = 1 if task.way == "plain" else len(task.arrays["images"])
     truth, masks = task.arrays["ground_truth"][:number], task.arrays["fov_masks"][:number]
     noise = np.random.default_rng(0).normal(0, 0.2, truth.shape)
@@ -334,7 +334,7 @@ def figures(task):
 
 
 def whole_images(task):
-    """Predicts all test images, each in one pass, and computes the figures."""
+    """Predicts all test images, each in one pass, and computes the scores."""
     arrays, predict = task.arrays, _whole_predictor(task)
     predict(arrays["images"][:1])  # compiles
 
@@ -380,7 +380,7 @@ def _along_images(task):
     photographs, predict = task.arrays["photographs"], _whole_predictor(task)
 
     def test(number):
-        """Goes from photographs to figures, each image in one pass."""
+        """Goes from photographs to scores, each image in one pass."""
         masks = (task.arrays[name][:number] for name in ("ground_truth", "fov_masks"))
         return _our_figures(predict(preprocess(photographs[:number])), *masks)
 

@@ -1,6 +1,6 @@
 """Makes the weights of finished experiments small enough to be shipped.
 
-    python -m benchmarks.pack_weights membrane/membrane_last.weights.h5 ...
+    python -m benchmarks.pack_weights results/eyes/eyes_last.weights.h5 ...
 
 Rounds every weight to bfloat16 and compresses the file, in its place: less than half the size. A
 network with mixed_precision = True sees its weights in bfloat16 anyway, so it predicts the same to
@@ -36,7 +36,7 @@ def pack(path):
     Returns:
         sizes of the file before and after, in bytes.
     Raises:
-        UserError: if the file is not whole, holds an optimiser, which shall go on from what it has,
+        UserError: if the file is not whole, holds an optimiser, which shall resume from what it has,
             or is of a training in float32, which sees the digits that rounding takes.
     """
     settings = read_training_state(path)["settings"]["training_settings"]

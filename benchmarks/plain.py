@@ -172,7 +172,7 @@ def _inside_fov(i, x, y, fov_masks):
 
 
 def figures(probability, truth):
-    """Computes the original's figures of pixels inside the FOV with scikit-learn."""
+    """Computes the original's scores of pixels inside the FOV with scikit-learn."""
     false_positive_rate, true_positive_rate, _ = roc_curve(truth, probability)
     auc_roc = roc_auc_score(truth, probability)
     precision, recall, _ = precision_recall_curve(truth, probability)

@@ -1,11 +1,11 @@
-"""Trains an experiment several times, each time with other settings, and compares the figures.
+"""Trains an experiment several times, each time with other settings, and compares the scores.
 
-    python -m benchmarks.variants ablation      best_held_out/, each ingredient off, short trainings
+    python -m benchmarks.variants ablation      vessels_held_out, each ingredient off, short trainings
     python -m benchmarks.variants seeds         the short recipe of the README with three seeds
 
 Start it in the project's folder with DRIVE prepared. Each variant is an experiment of its own,
 <study>_<variant>/, trained by run_training.py and tested by run_testing.py, so that a study that
-was stopped goes on where it was. The ablation is tested on simulated other cameras too. Expected
+was stopped resumes where it was. The ablation is tested on simulated other cameras too. Expected
 result: benchmarks/ablation.md or benchmarks/seeds.md; about 50 and 20 minutes on two quiet CPU
 cores.
 """
@@ -83,10 +83,10 @@ def main():
 
 
 def run_variant(study_name, variant):
-    """Trains and tests one variant, or goes on where it was.
+    """Trains and tests one variant, or resumes where it was.
 
     Returns:
-        figures inside the FOV as performances.json has them, and the area under the ROC curve for
+        scores inside the FOV as performances.json has them, and the area under the ROC curve for
         each camera of the study.
     Raises:
         SystemExit: where the folder is that of an earlier study with other settings.
@@ -151,7 +151,7 @@ def _parser(path):
 
 
 def report(study_name, tested):
-    """Writes what was changed and the figures of each variant so far: Markdown."""
+    """Writes what was changed and the scores of each variant so far: Markdown."""
     study = STUDIES[study_name]
     columns = {**FIGURES, **{name: f"AUC ROC, {name}" for name in study.cameras}}
     common = ", ".join(f"`{key} = {value}`" for key, value in study.common.items())
