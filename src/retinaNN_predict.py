@@ -211,7 +211,7 @@ def predict_full_images(configuration, weights, images):
     """Predicts each image in one pass: the zero-padded image in place of patches.
 
     The network is fully convolutional, so its weights fit inputs of any size. Not in the original;
-    about 75 times less work than stride 5, at slightly lower figures (docs/RESULTS.md). Images that
+    about 75 times less work than stride 5, at slightly lower scores (docs/RESULTS.md). Images that
     are much larger than DRIVE's go tile by tile, to the same result.
     Arguments and result as in predict_by_patches, without `inside`.
     """
