@@ -22,10 +22,8 @@ def margin(depth=4):
         depth: number of poolings, >= 0.
     Returns:
         int, (input size - output size) / 2.
-    Raises:
-        ValueError: if depth is not an integer >= 0.
     """
-    return 6 * _pooling_step(depth) - 4
+    return 6 * 2**depth - 4
 
 
 def valid_input_size(input_size, depth=4):
@@ -37,7 +35,7 @@ def valid_input_size(input_size, depth=4):
     Returns:
         bool.
     """
-    step = _pooling_step(depth)
+    step = 2**depth
     return (input_size - 4 * (step - 1)) % step == 0 and input_size > 2 * margin(depth)
 
 
@@ -53,7 +51,13 @@ def output_size(input_size, depth=4):
         ValueError: if input_size is not valid; it names the two nearest valid sizes.
     """
     if not valid_input_size(input_size, depth):
-        raise ValueError(_wrong_size_text("input size", input_size, depth, smallest_output=1))
+        step = 2**depth
+        lower, upper = nearest_valid_sizes(input_size, depth)
+        raise ValueError(
+            f"The input size of a network of depth {depth} must be {step} * k + {4 * (step - 1)}, "
+            f"at least {input_for_output(1, depth)} pixels. Received: {input_size}. "
+            f"Use {lower} or {upper}."
+        )
     return input_size - 2 * margin(depth)
 
 
@@ -65,29 +69,24 @@ def input_for_output(size, depth=4):
         depth: number of poolings, >= 0.
     Returns:
         int, height or width of the input in pixels: 572 for 388, 700 for 512 at depth 4.
-    Raises:
-        ValueError: if size is below 1.
     """
-    if size < 1:
-        raise ValueError(f"size must be 1 pixel or more. Received: {size}.")
-    step = _pooling_step(depth)
+    step = 2**depth
     # The output is 2^depth * k + 4 * (2^depth - 1) - 2 * margin for a whole number k.
     steps = -(-(size + 2 * margin(depth) - 4 * (step - 1)) // step)
     return step * steps + 4 * (step - 1)
 
 
-def nearest_valid_sizes(size, depth=4, smallest_output=1):
+def nearest_valid_sizes(size, depth=4):
     """Finds the two valid input sizes nearest to a size, for error texts and proposals.
 
     Args:
         size: height or width in pixels that somebody asked for.
         depth: number of poolings, >= 0.
-        smallest_output: the output must have at least this many pixels.
     Returns:
         (lower, upper): lower <= size < upper, and the two smallest where size is below both.
     """
-    lower = smallest = input_for_output(smallest_output, depth)
-    step = _pooling_step(depth)
+    lower = smallest = input_for_output(1, depth)
+    step = 2**depth
     if size > smallest:
         lower += (size - smallest) // step * step
     return lower, lower + step
@@ -104,11 +103,7 @@ def mirror_indices(indices, size):
         size: length of that axis, >= 1.
     Returns:
         array of integers in [0, size), of the shape of indices.
-    Raises:
-        ValueError: if size is below 1.
     """
-    if size < 1:
-        raise ValueError(f"An axis must have 1 pixel or more to be mirrored. Received: {size}.")
     if size == 1:
         return np.zeros_like(indices)
     period = 2 * (size - 1)
@@ -132,14 +127,13 @@ def tile_starts(length, output_tile_size, depth=4):
         list of int, the first row or column of every output tile: [0, 384] in the example.
     Raises:
         ValueError: if output_tile_size is below 2^depth, so that tiles on the pooling grid would
-            leave gaps, or length is below 1.
+            leave gaps.
     """
-    step = _pooling_step(depth)
-    if length < 1 or output_tile_size < step:
+    step = 2**depth
+    if output_tile_size < step:
         raise ValueError(
             f"Tiles that start at multiples of {step} (2^depth) need an output of {step} pixels or "
-            "more to leave no gap, and an image of 1 pixel or more. Received: output "
-            f"{output_tile_size}, image {length}. Use an input size of "
+            f"more to leave no gap. Received: {output_tile_size}. Use an input size of "
             f"{input_for_output(step, depth)} or more."
         )
     stride = output_tile_size // step * step
@@ -183,21 +177,3 @@ def _cut(image, start, size, depth):
         for first, length in zip(start, image.shape[1:])
     )
     return image[:, rows[:, None], columns]
-
-
-def _pooling_step(depth):
-    """Returns 2^depth, the period of the pooling grid in pixels."""
-    if depth != int(depth) or depth < 0:
-        raise ValueError(f"depth must be a whole number of poolings >= 0. Received: {depth}.")
-    return 2 ** int(depth)
-
-
-def _wrong_size_text(name, size, depth, smallest_output):
-    """Builds the error text for a size that does not fit the network, with two that do."""
-    step = _pooling_step(depth)
-    lower, upper = nearest_valid_sizes(size, depth, smallest_output)
-    return (
-        f"The {name} of a network of depth {depth} must be {step} * k + {4 * (step - 1)}, at least "
-        f"{input_for_output(smallest_output, depth)} pixels. Received: {size}. "
-        f"Use {lower} or {upper}."
-    )

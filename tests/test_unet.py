@@ -1,4 +1,7 @@
-"""Tests of the networks: sizes, parameter counts, and their output against plain NumPy."""
+"""Tests of the networks: sizes, parameter counts, and their output against plain NumPy.
+
+More of the paper's network is in test_unpadded_unet.py.
+"""
 
 import keras
 import numpy as np
@@ -18,7 +21,7 @@ def randomised(model, seed=0):
         kernel, bias = layer.get_weights()
         deviation = np.sqrt(2 / kernel[..., 0].size)
         layer.set_weights([rng.normal(0, deviation, kernel.shape), rng.normal(0, 0.3, bias.shape)])
-    layer.set_weights([layer.get_weights()[0], np.array([1.0, 0.5])])
+    layer.set_weights([layer.get_weights()[0], np.linspace(1.0, 0.5, layer.filters)])
     return model
 
 
@@ -77,7 +80,8 @@ class PlainNetwork:
         return np.concatenate([self.up(x), skip])
 
     def softmax(self, x, activation):
-        logits = self.convolution(x, activation).reshape(2, -1).T  # (H*W, 2)
+        x = self.convolution(x, activation)
+        logits = x.reshape(len(x), -1).T  # (H*W, K)
         powers = np.exp(logits - logits.max(axis=1, keepdims=True))
         return powers / powers.sum(axis=1, keepdims=True)
 
@@ -111,6 +115,18 @@ def test_network_equals_plain_numpy(networks, images, name, layout):
     model = networks[name, layout]
     expected = [PLAIN[name](model, image) for image in images]
     assert np.std(expected) > 0.05  # it is no constant that is compared
+    np.testing.assert_allclose(answer(model, images), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("name", BUILDERS)
+def test_networks_of_five_classes_and_three_channels(rng, name, layout):
+    model = BUILDERS[name](3, HEIGHT, WIDTH, num_classes=5, data_format=layout)
+    model = randomised(model)
+    assert model.output_shape == (None, HEIGHT * WIDTH, 5)
+    images = rng.random((2, 3, HEIGHT, WIDTH), np.float32)
+    expected = [PLAIN[name](model, image) for image in images]
+    assert np.std(expected) > 0.02
     np.testing.assert_allclose(answer(model, images), expected, atol=1e-5)
 
 
@@ -200,9 +216,10 @@ def test_the_users_keras_json_decides_nothing(networks, images, name, layout):
     )
 
 
-def test_more_channels_change_the_first_kernel_only():
-    # 9 * 2 * 32 = 576 more weights than with one channel
-    assert get_unet(3, HEIGHT, WIDTH).count_params() == 471010 + 576
+def test_more_channels_and_classes_change_the_first_and_the_last_kernel_only():
+    # 9 * 2 * 32 = 576 more weights than with one channel; 32 + 1 for each class beyond two.
+    model = get_unet(3, HEIGHT, WIDTH, num_classes=4)
+    assert model.count_params() == 471010 + 576 + 2 * 33
 
 
 @pytest.mark.parametrize("name", BUILDERS)
@@ -218,11 +235,11 @@ def test_head_is_relu_by_default_and_linear_by_setting(networks, images, name):
     assert np.abs(answer(linear, images) - answer(relu, images)).max() > 0.01
 
 
-def test_dead_relu_head_answers_one_half_everywhere(images):
-    model = get_unet(1, HEIGHT, WIDTH, data_format="channels_last")
+def test_dead_relu_head_answers_the_same_for_every_class_everywhere(images):
+    model = get_unet(1, HEIGHT, WIDTH, num_classes=4, data_format="channels_last")
     head = convolutions(model)[-1]
-    head.set_weights([np.zeros(head.kernel.shape), np.full(2, -1.0)])
-    np.testing.assert_array_equal(answer(model, images), np.full((3, HEIGHT * WIDTH, 2), 0.5))
+    head.set_weights([np.zeros(head.kernel.shape), np.full(4, -1.0)])
+    np.testing.assert_array_equal(answer(model, images), np.full((3, HEIGHT * WIDTH, 4), 1 / 4))
 
 
 @pytest.mark.parametrize("name", BUILDERS)
@@ -272,37 +289,6 @@ def test_unknown_options():
 # ---------------------------------------------------------------- the paper's network
 
 
-@pytest.fixture(scope="module")
-def paper_network():
-    return get_unpadded_unet(1, 572, 572, data_format="channels_last")
-
-
-def test_figure_1_of_the_paper(paper_network):
-    assert paper_network.input_shape == (None, 1, 572, 572)
-    assert paper_network.output_shape == (None, 388 * 388, 2)
-    ups = [layer for layer in paper_network.layers if "Transpose" in type(layer).__name__]
-    assert [layer.filters for layer in ups] == [512, 256, 128, 64]
-    plain = [layer for layer in convolutions(paper_network) if layer not in ups]
-    filters = [64, 64, 128, 128, 256, 256, 512, 512, 1024, 1024]
-    filters += [512, 512, 256, 256, 128, 128, 64, 64, 2]
-    assert [layer.filters for layer in plain] == filters
-    assert len(plain) + len(ups) == 23  # "In total the network has 23 convolutional layers."
-
-
-def test_paper_network_has_31030658_parameters(paper_network):
-    # Down: 9 * in * out + out over 1-64-64, -128-128, -256-256, -512-512, -1024-1024: 18,842,048.
-    # Up-convolutions 4 * in * out + out over 1024-512, 512-256, 256-128, 128-64: 2,786,240.
-    # Up: 1024-512-512, 512-256-256, 256-128-128, 128-64-64: 9,402,240. 1 x 1 64-2: 130.
-    assert paper_network.count_params() == 18842048 + 2786240 + 9402240 + 130 == 31030658
-
-
-def test_released_network_has_31100354_parameters():
-    # Its last up-convolution has 128 filters in place of 64: 4 * 128 * 64 + 64 = 32,832 more, and
-    # the convolution behind it 128 + 64 channels in place of 128: 9 * 64 * 64 = 36,864 more.
-    model = get_unpadded_unet(1, 188, 188, variant="release", data_format="channels_last")
-    assert model.count_params() == 31030658 + 32832 + 36864 == 31100354
-
-
 class PlainUnpaddedNetwork(PlainNetwork):
     """Figure 1 of the paper in NumPy, for one image of (C, H, W) and depth 2."""
 
@@ -337,25 +323,16 @@ def plain_unpadded_unet(model, x, after_up):
 @pytest.mark.parametrize(
     ("variant", "after_up"), [("paper", lambda x: x), ("release", lambda x: np.maximum(x, 0))]
 )
-def test_unpadded_network_equals_plain_numpy(rng, variant, after_up, layout):
+@pytest.mark.parametrize(("num_channels", "num_classes"), [(1, 2), (3, 5)])
+def test_unpadded_network_equals_plain_numpy(
+    rng, variant, after_up, layout, num_channels, num_classes
+):
     # At depth 2 a side loses 12 * 2^2 - 8 = 40 pixels: 44 -> 4 and 48 -> 8.
     options = {"base_filters": 4, "depth": 2, "variant": variant, "data_format": layout}
-    model = randomised(get_unpadded_unet(1, 44, 48, **options))
-    assert model.output_shape == (None, 4 * 8, 2)
-    images = rng.random((2, 1, 44, 48), np.float32)
+    model = get_unpadded_unet(num_channels, 44, 48, num_classes=num_classes, **options)
+    model = randomised(model)
+    assert model.output_shape == (None, 4 * 8, num_classes)
+    images = rng.random((2, num_channels, 44, 48), np.float32)
     expected = [plain_unpadded_unet(model, image, after_up) for image in images]
     assert np.std(expected) > 0.01  # it is no constant that is compared
     np.testing.assert_allclose(answer(model, images), expected, atol=1e-5)
-
-
-def test_paper_networks_kernels_are_normal_and_not_truncated(paper_network):
-    # 1024 -> 1024: deviation sqrt(2 / 9216) = 0.014731; 4.55 % lie beyond two deviations.
-    layer = max(convolutions(paper_network), key=keras.layers.Layer.count_params)
-    kernel = np.asarray(layer.kernel)
-    assert kernel.std() == pytest.approx(np.sqrt(2 / 9216), rel=0.01)
-    assert np.mean(np.abs(kernel) > 2 * np.sqrt(2 / 9216)) == pytest.approx(0.0455, rel=0.02)
-
-
-def test_unknown_variant():
-    with pytest.raises(ValueError, match="variant must be paper or release. Received: thesis"):
-        get_unpadded_unet(1, 188, 188, variant="thesis")

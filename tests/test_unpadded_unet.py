@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 
+from lib import unet
 from lib.overlap_tile import input_for_output, predict_overlap_tile
 from lib.unet import get_unpadded_unet
 
@@ -19,13 +20,23 @@ def convolutions(model):
     return [layer for layer in model.layers if isinstance(layer, kinds)]
 
 
-def test_sizes_and_parameters_of_figure_1(paper_network):
+def test_figure_1_of_the_paper(paper_network):
     assert paper_network.input_shape == (None, 1, 572, 572)
     assert paper_network.output_shape == (None, 388 * 388, 2)
-    # Encoder 3x3: 1-64-64-128-128-256-256-512-512-1024-1024; up 2x2; decoder 3x3 on twice the
-    # filters; 1x1 to 2 classes. Summed in closed form by the specification: 31,030,658.
-    assert paper_network.count_params() == 31_030_658
-    assert len(convolutions(paper_network)) == 23
+    ups = [layer for layer in paper_network.layers if "Transpose" in type(layer).__name__]
+    assert [layer.filters for layer in ups] == [512, 256, 128, 64]
+    plain = [layer for layer in convolutions(paper_network) if layer not in ups]
+    filters = [64, 64, 128, 128, 256, 256, 512, 512, 1024, 1024]
+    filters += [512, 512, 256, 256, 128, 128, 64, 64, 2]
+    assert [layer.filters for layer in plain] == filters
+    assert len(plain) + len(ups) == 23  # "In total the network has 23 convolutional layers."
+
+
+def test_paper_network_has_31030658_parameters(paper_network):
+    # Down: 9 * in * out + out over 1-64-64, -128-128, -256-256, -512-512, -1024-1024: 18,842,048.
+    # Up-convolutions 4 * in * out + out over 1024-512, 512-256, 256-128, 128-64: 2,786,240.
+    # Up: 1024-512-512, 512-256-256, 256-128-128, 128-64-64: 9,402,240. 1 x 1 64-2: 130.
+    assert paper_network.count_params() == 18842048 + 2786240 + 9402240 + 130 == 31030658
 
 
 def test_skips_are_cropped_by_4_16_40_88_pixels(paper_network):
@@ -37,17 +48,28 @@ def test_skips_are_cropped_by_4_16_40_88_pixels(paper_network):
     assert crops == [((c, c), (c, c)) for c in (4, 16, 40, 88)]
 
 
-def test_released_variant_has_wider_last_up_convolution_and_relus():
-    release = get_unpadded_unet(1, 572, 572, variant="release", data_format="channels_last")
-    assert release.count_params() == 31_100_354
+def test_released_variant_has_31100354_parameters_and_relus(monkeypatch):
+    # Its last up-convolution has 128 filters in place of 64: 4 * 128 * 64 + 64 = 32,832 more, and
+    # the convolution behind it 128 + 64 channels in place of 128: 9 * 64 * 64 = 36,864 more.
+    monkeypatch.setattr(unet, "_he_untruncated", lambda: "zeros")  # drawn in no time
+    release = get_unpadded_unet(1, 188, 188, variant="release", data_format="channels_last")
+    assert release.count_params() == 31030658 + 32832 + 36864 == 31100354
     ups = [c for c in convolutions(release) if isinstance(c, keras.layers.Conv2DTranspose)]
     assert [up.filters for up in ups] == [512, 256, 128, 128]
     assert {up.activation.__name__ for up in ups} == {"relu"}
 
 
+def test_more_channels_and_classes_change_the_first_and_the_last_kernel_only():
+    # At 4 filters: 9 * 2 * 4 more weights in, 4 + 1 more for each class beyond two.
+    options = {"base_filters": 4, "depth": 2}
+    few = get_unpadded_unet(1, 44, 44, **options)
+    more = get_unpadded_unet(3, 44, 44, num_classes=5, **options)
+    assert more.output_shape == (None, 4 * 4, 5)
+    assert more.count_params() == few.count_params() + 72 + 3 * 5
+
+
 def test_up_convolutions_of_the_paper_are_linear(paper_network):
     ups = [c for c in convolutions(paper_network) if isinstance(c, keras.layers.Conv2DTranspose)]
-    assert [up.filters for up in ups] == [512, 256, 128, 64]
     assert {up.activation.__name__ for up in ups} == {"linear"}
 
 
@@ -112,21 +134,29 @@ def test_unknown_variant_is_refused():
 
 def test_tiles_of_any_size_equal_one_pass(rng):
     image = rng.random((1, 300, 517), np.float32)
-    depth, results, weights = 3, {}, None
-    # None: one pass over the smallest input that leaves 300 x 517 pixels.
-    for tile_size in (None, 140, 228, 356):
-        shape = (tile_size, tile_size)
-        if tile_size is None:
-            shape = tuple(input_for_output(size, depth) for size in image.shape[1:])
-        model = get_unpadded_unet(1, *shape, base_filters=4, depth=depth)
+    depth, weights = 3, None
+
+    def network(*shape):
+        nonlocal weights
+        model = get_unpadded_unet(
+            1, *shape, base_filters=4, depth=depth, data_format="channels_last"
+        )
         weights = weights or model.get_weights()
         model.set_weights(weights)
 
-        def predictor(tiles, model=model, shape=shape):
-            cell = np.asarray(model(tiles))[..., 1]
-            return cell.reshape(len(tiles), 1, shape[0] - 88, shape[1] - 88)
+        def predictor(tiles):
+            probabilities = np.asarray(model(tiles)).transpose(0, 2, 1)
+            return probabilities.reshape(len(tiles), 2, shape[0] - 88, shape[1] - 88)
 
-        results[tile_size] = predict_overlap_tile(predictor, image, shape, depth=depth)
-    assert results[None].std() > 1e-3, "a constant output would fit any tiling"
+        return predictor
+
+    # One pass over the smallest input that leaves 300 x 517 pixels, mirrored around.
+    shape = [input_for_output(size, depth) for size in image.shape[1:]]
+    padding = [(44, total - size - 44) for total, size in zip(shape, image.shape[1:])]
+    padded = np.pad(image, [(0, 0), *padding], mode="reflect")
+    expected = network(*shape)(padded[np.newaxis])[0, :, :300, :517]
+    assert expected.std() > 1e-3, "a constant output would fit any tiling"
     for tile_size in (140, 228, 356):
-        np.testing.assert_allclose(results[tile_size], results[None], atol=1e-4)
+        predictor = network(tile_size, tile_size)
+        predicted = predict_overlap_tile(predictor, image, tile_size, depth)
+        np.testing.assert_allclose(predicted, expected, atol=1e-4)
