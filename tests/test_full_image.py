@@ -12,18 +12,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lib.extract_patches import (
-    average_flips,
+    average_orientations,
     full_image_places,
     full_image_tile,
     predict_full_image,
 )
-from lib.unet import NETWORKS, REACH
+from lib.unet import NETWORKS
 
 multiples_of_4 = st.integers(1, 60).map(lambda number: 4 * number)
 
 
 def identity(tiles):
-    return tiles[:, 0]
+    return tiles
 
 
 def random_image(*shape):
@@ -58,8 +58,8 @@ def test_an_identity_predictor_gives_the_image_back(height, width):
     image = random_image(1, height, width)
     tile = full_image_tile((height, width), margin=8, largest=40)
     counted = []
-    predicted = predict_full_image(identity, image, tile, 8, counted.append)
-    np.testing.assert_array_equal(predicted, image[0])
+    predicted = predict_full_image(identity, image, tile, 8, 4, counted.append)
+    np.testing.assert_array_equal(predicted, image)
     rows, columns = full_image_places((height, width), tile, 8)
     assert sum(counted) == len(rows) * len(columns)
 
@@ -73,7 +73,7 @@ def test_sizes_of_tiles():
 
 @given(multiples_of_4, st.integers(60, 200))
 def test_no_tile_is_larger_than_the_largest(size, largest):
-    side, _ = full_image_tile((8 * size, 8), 24, largest)
+    side, _ = full_image_tile((8 * size, 8), 24, largest=largest)
     assert side % 4 == 0 and side <= max(largest, min(largest, 8 * size))
 
 
@@ -94,28 +94,28 @@ def test_sizes_that_do_not_fit_are_refused(image_size, tile, margin, words):
 
 def test_a_largest_tile_of_margins_only_is_refused():
     with pytest.raises(ValueError, match="must be 52 pixels or more.*Received: 48"):
-        full_image_tile((100, 100), 24, 48)
+        full_image_tile((100, 100), 24, largest=48)
 
 
 # ---------------------------------------------------------------- tiles equal one pass
 
 
 def predictor_of(name, weights, size):
-    model = NETWORKS[name](1, *size, output_activation="linear", data_format="channels_last")
+    model = NETWORKS[name].build(1, *size, output_activation="linear", data_format="channels_last")
     if weights is not None:
         model.set_weights(weights)
-    return model, lambda x: np.asarray(model.predict_on_batch(x))[..., 1].reshape(-1, *size)
+    return model, lambda x: np.asarray(model.predict_on_batch(x))[..., 1].reshape(-1, 1, *size)
 
 
 @pytest.mark.parametrize("name, largest", [("unet", 76), ("gnet", 92)])
 def test_tiles_equal_one_pass(name, largest):
     image = random_image(1, 112, 144)
     model, whole = predictor_of(name, None, image.shape[1:])
-    tile = full_image_tile(image.shape[1:], REACH[name], largest)
+    tile = full_image_tile(image.shape[1:], NETWORKS[name].reach, largest=largest)
     assert max(tile) <= largest < 112
     _, by_tiles = predictor_of(name, model.get_weights(), tile)
     expected = whole(image[np.newaxis])[0]
-    predicted = predict_full_image(by_tiles, image, tile, REACH[name])
+    predicted = predict_full_image(by_tiles, image, tile, NETWORKS[name].reach)
     assert np.ptp(expected) > 0.001
     np.testing.assert_allclose(predicted, expected, rtol=0, atol=1e-6)
 
@@ -133,8 +133,8 @@ def test_how_far_the_networks_look(name, reach):
         image[0][place] = 1e6
     answers = np.asarray(logits.predict_on_batch(images)).reshape(17, 96, 96, -1)
     seen = [np.argwhere((answer != answers[16]).any(-1)) for answer in answers[:16]]
-    assert max(np.abs(s - p).max() for s, p in zip(seen, places)) == reach <= REACH[name]
-    assert REACH[name] % 4 == 0
+    assert max(np.abs(s - p).max() for s, p in zip(seen, places)) == reach <= NETWORKS[name].reach
+    assert NETWORKS[name].reach % NETWORKS[name].multiple == 0
 
 
 @pytest.mark.slow
@@ -142,12 +142,13 @@ def test_an_image_of_hrf_takes_less_than_4_gb():
     code = """
 import numpy as np
 from lib.extract_patches import full_image_tile, predict_full_image
-from lib.unet import REACH, get_unet
-tile = full_image_tile((2336, 3504), REACH["unet"])
+from lib.unet import NETWORKS, get_unet
+reach = NETWORKS["unet"].reach
+tile = full_image_tile((2336, 3504), reach)
 model = get_unet(1, *tile, data_format="channels_last")
-predict = lambda x: np.asarray(model.predict_on_batch(x))[..., 1].reshape(-1, *tile)
+predict = lambda x: np.asarray(model.predict_on_batch(x))[..., 1].reshape(-1, 1, *tile)
 image = np.random.default_rng(0).random((1, 2336, 3504), np.float32)
-assert predict_full_image(predict, image, tile, REACH["unet"]).shape == (2336, 3504)
+assert predict_full_image(predict, image, tile, reach).shape == (1, 2336, 3504)
 """
     before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     root = Path(__file__).resolve().parents[1]
@@ -156,21 +157,43 @@ assert predict_full_image(predict, image, tile, REACH["unet"]).shape == (2336, 3
     assert before < peak < 4 * 2**20  # in kilobytes
 
 
-# ---------------------------------------------------------------- averaging over flips
+# ---------------------------------------------------------------- averaging over orientations
 
 
-def test_flips_average_an_even_predictor_to_itself():
-    image = random_image(1, 8, 12)
-    np.testing.assert_array_equal(average_flips(lambda x: x[0], image), image[0])
+def identical(image):
+    return np.concatenate([image, 1 - image])
 
 
-def test_flips_of_a_predictor_that_marks_a_corner():
-    def corner(image):
-        answer = np.zeros(image.shape[1:], np.float32)
-        answer[0, 0] = 1
-        return answer
+@pytest.mark.parametrize("number", [1, 4, 8])
+@pytest.mark.parametrize("shape", [(1, 8, 12), (2, 5, 5)])
+def test_orientations_average_an_even_predictor_to_itself(number, shape):
+    image = random_image(*shape)
+    averaged = average_orientations(identical, image, number)
+    np.testing.assert_array_equal(averaged, identical(image))
+    assert averaged.dtype == np.float32
 
-    # Each of the four corners is the top left one of one flip: 1/4 each.
-    expected = np.zeros((3, 5))
-    expected[np.ix_([0, 2], [0, 4])] = 0.25
-    np.testing.assert_array_equal(average_flips(corner, np.zeros((1, 3, 5), np.float32)), expected)
+
+def corner(image):
+    answer = np.zeros((1, *image.shape[1:]), np.float32)
+    answer[0, 0, 0] = 1
+    return answer
+
+
+@pytest.mark.parametrize("number", [4, 8])
+def test_orientations_of_a_predictor_that_marks_a_corner(number):
+    # Each of the four corners is the top left one of one orientation in four: 1/4 each.
+    expected = np.zeros((1, 3, 5))
+    expected[0][np.ix_([0, 2], [0, 4])] = 0.25
+    image = np.zeros((1, 3, 5), np.float32)
+    np.testing.assert_array_equal(average_orientations(corner, image, number), expected)
+
+
+def test_eight_orientations_show_a_predictor_all_symmetries_of_the_square():
+    seen = []
+
+    def remember(image):
+        seen.append(image[0].tolist())
+        return image
+
+    average_orientations(remember, np.arange(4, dtype=np.float32).reshape(1, 2, 2), 8)
+    assert len({str(image) for image in seen}) == 8

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.signal import convolve2d
 
-from lib.evaluation import binary_figures
+from lib.evaluation import binary_scores
 from lib.extract_patches import pad_to_multiple
 from lib.image_files import read_binary_mask, read_photograph
 from lib.legacy_weights import explain_not_weights, is_legacy, load_legacy_weights
@@ -154,7 +154,7 @@ def predict_in_one_pass(unet_test_data, identities):
 
 def test_published_weights_in_one_pass_over_the_first_test_image(unet_test_data):
     # Measured with this code, float32 on a CPU; the test below ties it to figures from elsewhere.
-    figures = binary_figures(*predict_in_one_pass(unet_test_data, ["01"]))
+    figures = binary_scores(*predict_in_one_pass(unet_test_data, ["01"]))
     assert figures["auc_roc"] == pytest.approx(0.983990, abs=2e-5)
     assert figures["f1"] == pytest.approx(0.830809, abs=2e-4)
 
@@ -166,7 +166,7 @@ def test_published_weights_in_one_pass_over_all_test_images(unet_test_data):
     identities = [f"{number:02d}" for number in range(1, 21)]
     truth, probability = predict_in_one_pass(unet_test_data, identities)
     assert (len(truth), np.count_nonzero(truth)) == (4538143, 577649)
-    figures = binary_figures(truth, probability)
+    figures = binary_scores(truth, probability)
     assert figures["auc_roc"] == pytest.approx(0.97728, abs=2e-5)
     assert figures["f1"] == pytest.approx(0.81756, abs=2e-5)
 
