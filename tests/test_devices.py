@@ -40,20 +40,37 @@ def test_gpu_is_named_without_advice(gpu):
     assert len(said.splitlines()) == 1
 
 
-def test_without_a_gpu_the_cores_are_counted_and_advice_is_given(no_gpu, monkeypatch):
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    first, *advice = devices.describe_devices().splitlines()
-    assert f"computing on: CPU with {devices.num_cores()} cores." in first
+def test_without_a_gpu_one_line_counts_the_cores_and_names_the_page(no_gpu):
+    (said,) = devices.describe_devices().splitlines()
+    assert f"computing on: CPU with {devices.num_cores()} cores (no GPU found; for one see" in said
+    assert (PROJECT / "docs" / "SERVERS.md").is_file() and "docs/SERVERS.md" in said
     assert 1 <= devices.num_cores() <= os.cpu_count()
-    advice = "\n".join(advice)
-    assert "nvidia-smi must list it" in advice
-    assert "(it is not set)" in advice
-    assert 'pip install "tensorflow[and-cuda]"' in advice
 
 
-def test_hidden_gpu_is_told_of(no_gpu, monkeypatch):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert "must not hide it (it is '')" in devices.describe_devices()
+def test_layout_can_be_chosen(no_gpu):
+    assert devices.inner_data_format("channels_first") == "channels_first"
+
+
+@pytest.mark.parametrize(("flags", "has"), [("avx2 avx512_bf16", True), ("avx2 fma", False)])
+def test_bfloat16_is_read_from_the_processors_flags(no_gpu, monkeypatch, flags, has):
+    monkeypatch.setattr(Path, "read_text", lambda path, **options: f"flags : fpu {flags} sse\n")
+    assert devices.has_bfloat16() == has
+
+
+def test_a_gpu_has_bfloat16(gpu):
+    assert devices.has_bfloat16()
+
+
+def test_a_training_without_bfloat16_computes_in_float32_and_says_so(
+    no_gpu, monkeypatch, global_state, capsys
+):
+    monkeypatch.setattr(devices, "has_bfloat16", lambda: False)
+    devices.start_computing(0, True, "none")
+    assert "this processor has no bfloat16: training in float32" in capsys.readouterr().out
+    assert keras.config.dtype_policy().name == "float32"
+    devices.start_computing(0, True)  # a test
+    assert "bfloat16" not in capsys.readouterr().out
+    assert keras.config.dtype_policy().name == "mixed_bfloat16"
 
 
 def test_layout_is_channels_first_on_a_gpu(gpu):

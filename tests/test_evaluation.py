@@ -20,7 +20,7 @@ def pixels_of(confusion_matrix):
 
 
 def test_figures_of_eight_pixels_by_hand():
-    figures = ev.binary_figures(TRUTH, PROBABILITY)
+    figures = ev.binary_scores(TRUTH, PROBABILITY)
     assert figures["confusion_matrix"] == [[2, 2], [1, 3]]
     assert figures["accuracy"] == 5 / 8
     assert figures["sensitivity"] == 3 / 4
@@ -39,15 +39,15 @@ def test_figures_of_eight_pixels_by_hand():
 
 
 def test_a_probability_of_exactly_the_threshold_is_vessel():
-    figures = ev.binary_figures(np.array([1, 0]), np.array([0.5, 0.4999]))
+    figures = ev.binary_scores(np.array([1, 0]), np.array([0.5, 0.4999]))
     assert figures["confusion_matrix"] == [[1, 0], [0, 1]]
-    figures = ev.binary_figures(np.array([1, 0]), np.array([0.3, 0.2]), threshold=0.3)
+    figures = ev.binary_scores(np.array([1, 0]), np.array([0.3, 0.2]), threshold=0.3)
     assert figures["confusion_matrix"] == [[1, 0], [0, 1]]
 
 
 def test_published_confusion_matrix_gives_the_published_figures():
     # performances.txt of retina-unet; its "Jaccard", .955983978469, is the accuracy.
-    figures = ev.confusion_figures(*pixels_of([[3895256, 65238], [134513, 443136]]))
+    figures = ev.confusion_scores(*pixels_of([[3895256, 65238], [134513, 443136]]))
     published = {
         "accuracy": 0.955983978469,
         "sensitivity": 0.767137136912,
@@ -94,7 +94,7 @@ def test_pixels_of_the_published_table_are_those_inside_drives_masks():
     ],
 )
 def test_one_class_only_leaves_undefined_what_is_0_over_0(truth, probability, undefined, defined):
-    figures = ev.binary_figures(np.full(5, truth), np.full(5, probability))
+    figures = ev.binary_scores(np.full(5, truth), np.full(5, probability))
     assert {name for name in ev.ORIGINAL_NAMES if figures[name] is None} == undefined | {
         "auc_roc",
         "auc_pr",
@@ -103,13 +103,13 @@ def test_one_class_only_leaves_undefined_what_is_0_over_0(truth, probability, un
 
 
 def test_no_pixel_at_all_gives_no_figure():
-    figures = ev.binary_figures(np.zeros(0, int), np.zeros(0))
+    figures = ev.binary_scores(np.zeros(0, int), np.zeros(0))
     assert figures["confusion_matrix"] == [[0, 0], [0, 0]]
     assert {figures[name] for name in ev.ORIGINAL_NAMES} == {None}
 
 
 def test_constant_probability_is_chance():
-    figures = ev.binary_figures(TRUTH, np.full(8, 0.5))
+    figures = ev.binary_scores(TRUTH, np.full(8, 0.5))
     assert figures["auc_roc"] == pytest.approx(0.5)
 
 
@@ -147,9 +147,9 @@ def test_ranking_of_eight_pixels_by_hand():
 
 
 def test_perfect_and_inverted_answers():
-    assert ev.binary_figures(TRUTH, TRUTH * 1.0)["auc_roc"] == 1
-    assert ev.binary_figures(TRUTH, TRUTH * 1.0)["auc_pr"] == 1
-    assert ev.binary_figures(TRUTH, 1 - TRUTH * 1.0)["auc_roc"] == 0
+    assert ev.binary_scores(TRUTH, TRUTH * 1.0)["auc_roc"] == 1
+    assert ev.binary_scores(TRUTH, TRUTH * 1.0)["auc_pr"] == 1
+    assert ev.binary_scores(TRUTH, 1 - TRUTH * 1.0)["auc_roc"] == 0
 
 
 def test_auc_is_the_share_of_ordered_pairs(rng):
@@ -157,7 +157,7 @@ def test_auc_is_the_share_of_ordered_pairs(rng):
     probability = np.round(rng.random(200) * 0.7 + truth * 0.3, 2)  # with ties
     above = probability[truth][:, None] - probability[~truth][None]
     expected = np.mean((above > 0) + 0.5 * (above == 0))
-    assert ev.binary_figures(truth, probability)["auc_roc"] == pytest.approx(expected)
+    assert ev.binary_scores(truth, probability)["auc_roc"] == pytest.approx(expected)
 
 
 def test_only_pixels_inside_the_fov_are_kept_image_after_image():
@@ -174,7 +174,7 @@ def test_best_threshold_by_hand():
     probability = np.array([0.1, 0.2, 0.6, 0.7, 0.8, 0.3])
     threshold, f1 = ev.best_f1_threshold(ev.rank_pixels(truth, probability))
     assert (threshold, f1) == (0.6, pytest.approx(0.8))
-    assert ev.binary_figures(truth, probability, threshold)["f1"] == pytest.approx(0.8)
+    assert ev.binary_scores(truth, probability, threshold)["f1"] == pytest.approx(0.8)
 
 
 @pytest.mark.parametrize("best", [0.99998939, 0.000528, 1e-7])
@@ -184,7 +184,7 @@ def test_the_threshold_that_is_told_gives_the_f1_that_is_told(rng, best):
     probability += (rng.random(500) * best * 1e-7).astype(np.float32)
     ranking = ev.rank_pixels(truth, probability)
     performances = {
-        "inside_FOV": ev.binary_figures(truth, probability),
+        "inside_FOV": ev.binary_scores(truth, probability),
         "whole_image": None,
         "per_image": {"spread": dict.fromkeys(ev.ORIGINAL_NAMES)},
         "second_observer": None,
@@ -192,7 +192,7 @@ def test_the_threshold_that_is_told_gives_the_f1_that_is_told(rng, best):
     }
     text = ev.performances_text(performances)
     told = float(text.partition("at a probability of ")[2].partition(". For")[0])
-    f1 = ev.binary_figures(truth, probability, told)["f1"]
+    f1 = ev.binary_scores(truth, probability, told)["f1"]
     assert f1 == pytest.approx(performances["best_f1"]["f1"], abs=1e-12)
     assert f1 > 0.99
 
@@ -218,10 +218,10 @@ def test_spread_over_images_leaves_out_undefined_figures():
 
 
 def performances(second_observer=None):
-    figures = ev.binary_figures(TRUTH, PROBABILITY)
+    figures = ev.binary_scores(TRUTH, PROBABILITY)
     return {
         "inside_FOV": figures,
-        "whole_image": ev.binary_figures(TRUTH, 1 - PROBABILITY),
+        "whole_image": ev.binary_scores(TRUTH, 1 - PROBABILITY),
         "per_image": {"spread": ev.spread([figures])},
         "second_observer": second_observer,
     }
@@ -263,7 +263,7 @@ def test_confusion_matrix_is_aligned_as_the_original_prints_it():
 
 
 def test_table_has_columns_for_whole_image_second_observer_and_mean():
-    observer = ev.confusion_figures(*pixels_of([[6, 0], [1, 1]]))
+    observer = ev.confusion_scores(*pixels_of([[6, 0], [1, 1]]))
     lines = ev.performances_text(performances(observer)).splitlines()
     header = next(i for i, line in enumerate(lines) if "whole image" in line)
     assert lines[header].split("  ")[-1].strip() == "mean of images"
@@ -280,7 +280,7 @@ def test_text_without_second_observer_has_no_column_for_one():
 
 def test_undefined_figures_are_worded():
     table = performances()
-    table["inside_FOV"] = ev.binary_figures(np.zeros(4), np.zeros(4))
+    table["inside_FOV"] = ev.binary_scores(np.zeros(4), np.zeros(4))
     table["per_image"]["spread"] = ev.spread([table["inside_FOV"]])
     text = ev.performances_text(table)
     assert "Area under the ROC curve: undefined (0/0)\n" in text

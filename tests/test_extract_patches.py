@@ -11,7 +11,7 @@ from lib import extract_patches as ep
 
 def centre_channel(patches):
     """A predictor that gives its input back."""
-    return patches[:, 0]
+    return patches
 
 
 @st.composite
@@ -180,9 +180,9 @@ def test_identity_predictor_gives_the_image_back(tiling, seed):
     size, patch, stride = tiling
     image = np.random.default_rng(seed).random((1, *size), np.float32)
     predicted = ep.predict_overlap(centre_channel, image, patch, stride)
-    assert predicted.shape == size
+    assert predicted.shape == (1, *size)
     assert predicted.dtype == np.float32
-    np.testing.assert_allclose(predicted, image[0], rtol=1e-6)
+    np.testing.assert_allclose(predicted, image, rtol=1e-6)
 
 
 @settings(max_examples=60, deadline=None)
@@ -191,18 +191,18 @@ def test_average_over_all_covering_patches_equals_a_plain_loop(tiling, seed):
     size, patch, stride = tiling
     image = np.random.default_rng(seed).random((2, *size), np.float32)
 
-    def predictor(patches):  # no patch predicts alike at two places
+    def predictor(patches):  # two classes; no patch predicts alike at two places
         ramp = np.arange(patch[0] * patch[1]).reshape(patch)
-        return patches[:, 1] + ramp * patches.mean(axis=(1, 2, 3))[:, np.newaxis, np.newaxis]
+        return patches[:, ::-1] + ramp * patches.mean(axis=(1, 2, 3), keepdims=True)
 
     padded = ep.pad_for_overlap(image, patch, stride)
-    total, count = np.zeros(padded.shape[1:]), np.zeros(padded.shape[1:])
+    total, count = np.zeros(padded.shape), np.zeros(padded.shape[1:])
     for top in range(0, padded.shape[1] - patch[0] + 1, stride[0]):
         for left in range(0, padded.shape[2] - patch[1] + 1, stride[1]):
             place = (slice(top, top + patch[0]), slice(left, left + patch[1]))
-            total[place] += predictor(padded[(np.newaxis, slice(None), *place)])[0]
+            total[(slice(None), *place)] += predictor(padded[(None, slice(None), *place)])[0]
             count[place] += 1
-    expected = (total / count)[: size[0], : size[1]]
+    expected = (total / count)[:, : size[0], : size[1]]
     predicted = ep.predict_overlap(predictor, image, patch, stride)
     np.testing.assert_allclose(predicted, expected, rtol=1e-5)
 
@@ -215,21 +215,21 @@ def test_average_of_four_patches_by_hand():
     def numbered(patches):
         first = sum(calls)
         calls.append(len(patches))
-        return np.arange(first, first + len(patches))[:, np.newaxis, np.newaxis] * np.ones((1, 2))
+        return np.arange(first, first + len(patches)).reshape(-1, 1, 1, 1) * np.ones((1, 2))
 
     predicted = ep.predict_overlap(numbered, np.zeros((1, 1, 4), np.float32), (1, 2), (1, 1))
-    np.testing.assert_array_equal(predicted, [[0, 0.5, 1.5, 2]])
+    np.testing.assert_array_equal(predicted, [[[0, 0.5, 1.5, 2]]])
 
 
 def test_stride_of_a_patch_cuts_the_image_apart(rng):
     image = rng.random((1, 6, 8), np.float32)
 
     def mean_of_each(patches):
-        return np.ones(patches[:, 0].shape) * patches.mean((2, 3))[..., np.newaxis]
+        return np.ones(patches.shape) * patches.mean((2, 3), keepdims=True)
 
     predicted = ep.predict_overlap(mean_of_each, image, (3, 4), (3, 4))
     means = image.reshape(2, 3, 2, 4).mean((1, 3))
-    np.testing.assert_allclose(predicted, np.kron(means, np.ones((3, 4))), rtol=1e-6)
+    np.testing.assert_allclose(predicted[0], np.kron(means, np.ones((3, 4))), rtol=1e-6)
 
 
 def test_predictor_gets_batches_of_bounded_size_and_every_patch_is_counted(rng):
@@ -238,7 +238,7 @@ def test_predictor_gets_batches_of_bounded_size_and_every_patch_is_counted(rng):
 
     def predictor(patches):
         shapes.append(patches.shape)
-        return patches[:, 0]
+        return patches
 
     ep.predict_overlap(predictor, image, (4, 8), (2, 1), counted.append)
     # (30 - 4) / 2 + 1 = 14 rows of (200 - 8) / 1 + 1 = 193 patches
@@ -260,13 +260,13 @@ def test_patches_outside_the_fov_are_left_out_and_nothing_changes_inside(tiling,
 
     def predictor(patches):
         predicted.append(len(patches))
-        return patches[:, 0] * patches[:, 0].mean(axis=(1, 2), keepdims=True)
+        return patches * patches.mean(axis=(2, 3), keepdims=True)
 
     whole = ep.predict_overlap(predictor, image, patch, stride)
     every = sum(predicted)
     predicted.clear()
     part = ep.predict_overlap(predictor, image, patch, stride, shown.append, inside)
-    np.testing.assert_allclose(part[inside], whole[inside], rtol=1e-6)
+    np.testing.assert_allclose(part[:, inside], whole[:, inside], rtol=1e-6)
     # One pixel is covered by at most ceil(patch / stride) patches along each axis.
     most = np.prod([-(-length // step) for length, step in zip(patch, stride)])
     assert 1 <= sum(predicted) <= most
@@ -278,21 +278,21 @@ def test_patches_outside_the_fov_by_hand():
     # Patch k answers k everywhere:  0, 1, (1 + 2) / 2, 2, 0, 0
     row = np.arange(6, dtype=np.float32).reshape(1, 1, 6)
     predicted = ep.predict_overlap(
-        lambda patches: np.repeat(patches[:, 0, :, :1], 2, axis=2),
+        lambda patches: np.repeat(patches[..., :1], 2, axis=3),
         row,
         (1, 2),
         (1, 1),
         inside=row[0] == 2,
     )
-    np.testing.assert_array_equal(predicted, [[0, 1, 1.5, 2, 0, 0]])
+    np.testing.assert_array_equal(predicted, [[[0, 1, 1.5, 2, 0, 0]]])
 
 
 def test_an_empty_fov_needs_no_prediction():
     image = np.ones((1, 9, 9), np.float32)
     predicted = ep.predict_overlap(
-        lambda patches: patches[:, 0], image, (4, 4), (2, 2), inside=np.zeros((9, 9), bool)
+        lambda patches: patches, image, (4, 4), (2, 2), inside=np.zeros((9, 9), bool)
     )
-    np.testing.assert_array_equal(predicted, np.zeros((9, 9)))
+    np.testing.assert_array_equal(predicted, np.zeros((1, 9, 9)))
 
 
 def test_drive_at_stride_5_is_padded_to_588_x_568_and_makes_109_x_105_patches():

@@ -241,6 +241,9 @@ def test_information_score_equals_entropies_of_all_pixels(slices):
 def test_perfect_proposal(ground_truth):
     metrics = mm.membrane_metrics(ground_truth[None], ground_truth[None].astype(np.float32))
     num_cells = ndimage.label(ground_truth)[1]
+    if not num_cells:  # nothing is a cell at any threshold
+        assert {value(metrics, name) for name in NAMES} == {None}
+        return
     for name in ("pixel_error", "rand_error", "warping_error"):
         assert value(metrics, name) == pytest.approx(0.0, abs=1e-12)
     assert value(metrics, "v_rand_thin") == pytest.approx(1.0)
@@ -354,8 +357,22 @@ def test_empty_proposal():
     # Two cells of 2 pixels; 4 lost pixels are clusters of one: P = 4 / 4, R = 4 / 8, F = 2/3.
     # Thinned, the empty proposal is one object of 4: P = 8 / 16, R = 8 / 8, F = 2/3 again.
     metrics = mm.membrane_metrics(stack(["11011"]), np.zeros((1, 1, 5), np.float32))
-    figures = [value(metrics, name) for name in NAMES]
-    assert figures == pytest.approx([1.0, 1 / 3, 0.0, 2 / 3, 0.0])
+    scores = [metrics[name]["at_half"] for name in NAMES]
+    assert scores == pytest.approx([1.0, 1 / 3, 0.0, 2 / 3, 0.0])
+    # Nothing is a cell at any threshold: a perfect warping error is not the best of anything.
+    assert {metrics[name]["best"] for name in NAMES} == {None}
+    assert {metrics[name]["threshold"] for name in NAMES} == {None}
+
+
+def test_thresholds_without_a_cell_are_never_the_best():
+    # Cells up to .6: at .7 and above the warping error is 0, for nothing is split or merged.
+    truth = stack(["11011"] * 5)
+    proposal = np.full((1, 5, 5), 0.6, np.float32)
+    metrics = mm.membrane_metrics(truth, proposal)["warping_error"]
+    # Below, the membrane's 5 of 25 pixels merge two cells.
+    assert metrics["curve"][7:] == [0.0, 0.0, 0.0]
+    assert metrics["best"] == 5 / 25
+    assert metrics["threshold"] == 0.0
 
 
 def test_slice_without_membrane():
@@ -368,7 +385,7 @@ def test_slice_without_membrane():
 def test_slice_without_cells():
     zeros = np.zeros((1, 4, 6), np.uint8)
     metrics = mm.membrane_metrics(zeros, zeros.astype(np.float32))
-    assert [value(metrics, name) for name in NAMES] == [0.0, 0.0, 0.0, 1.0, 0.0]
+    assert [metrics[name]["at_half"] for name in NAMES] == [0.0, 0.0, 0.0, 1.0, 0.0]
 
 
 def test_pooled_and_mean_figures_differ():
