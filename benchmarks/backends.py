@@ -16,7 +16,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.run import REPOSITORY, describe_place, environment
+from benchmarks.run import REPOSITORY, describe_place, environment, write_untrained
 from benchmarks.tables import table
 from lib.backends import BACKENDS
 
@@ -57,9 +57,9 @@ def prepare(folder):
         source, weights = Path(real) / "DRIVE", Path(real) / "orobix_test" / "test_best_weights.h5"
         prepared = _run(["prepare_datasets_DRIVE.py", source, "--only", "test"], folder)
     else:
-        from benchmarks.run import write_untrained
-
-        prepared = _run(["prepare_datasets_phantom.py", "phantom", "--num-training", "1"], folder)
+        prepared = _run(
+            ["demo/prepare_datasets_phantom.py", "phantom", "--num-training", "1"], folder
+        )
         weights = write_untrained(folder / "untrained.h5")
     if prepared.returncode or not weights.is_file():
         raise SystemExit(prepared.stdout if prepared.returncode else f"{weights} does not exist.")
@@ -79,7 +79,7 @@ def prepare(folder):
 
 
 def test(folder, backend, python):
-    """Runs run_testing.py under a backend -> confusion matrix, or why there is none."""
+    """Runs run_testing.py under a backend; gives the confusion matrix, or why there is none."""
     installed = subprocess.run([python, "-c", f"import {backend}"], capture_output=True)
     if installed.returncode:
         return "not installed here"

@@ -22,10 +22,11 @@ import numpy as np
 from benchmarks.run import REPOSITORY, describe_place
 from benchmarks.tables import table
 from lib.configuration import read_configuration
-from lib.devices import start_computing
 from lib.errors import run_script
 from lib.evaluation import areas_under_curves, pred_only_FOV, rank_pixels, roc_and_pr_curves
-from src.retinaNN_predict import find_weights, load_images, predict_images
+from lib.experiment import PRETRAINED, Experiment
+from src.retinaNN_predict import load_images, open_weights, predict_images
+from src.tasks import TASKS
 
 FOV_WIDTH = 540
 
@@ -33,12 +34,12 @@ FOV_WIDTH = 540
 def main():
     """Simulates each camera, tests, writes the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    best = REPOSITORY / "best_held_out" / "best_held_out_configuration.txt"
-    parser.add_argument("--configuration", type=Path, default=best)
+    shipped = PRETRAINED / "vessels_held_out" / "vessels_held_out_configuration.txt"
+    parser.add_argument("--configuration", type=Path, default=shipped)
     parser.add_argument("--cameras", nargs="+", choices=CAMERAS, default=list(CAMERAS))
     parser.add_argument("--output", type=Path, default=REPOSITORY / "benchmarks" / "cameras.md")
     arguments = parser.parse_args()
-    configuration = read_configuration(arguments.configuration, "retina")
+    configuration = read_configuration(arguments.configuration, TASKS, "retina")
     ids, areas = areas_on_cameras(configuration, arguments.cameras)
     if arguments.output.suffix == ".json":
         arguments.output.write_text(json.dumps(areas, indent=1) + "\n")
@@ -48,7 +49,7 @@ def main():
         for camera, both in areas.items()
     ]
     text = (
-        f"# {configuration.experiment_name.name}/ and other cameras, simulated\n\n"
+        f"# {configuration.experiment_name.name} and other cameras, simulated\n\n"
         f"`python -m benchmarks.cameras` {describe_place()}.\n\n"
         f"Training images that only validated: {', '.join(ids)}.\n\n"
         f"{table(('camera', 'fov_width', 'AUC ROC', 'AUC PR'), rows)}\n"
@@ -61,27 +62,28 @@ def areas_on_cameras(configuration, names):
     """Tests an experiment on the images that only validated, as several cameras would take them.
 
     Args:
-        configuration: lib.configuration.Configuration of a trained retina experiment; its
-            fov_width is set for each camera.
+        configuration: lib.configuration.Configuration of a trained retina experiment; each camera
+            has a fov_width of its own.
         names: of CAMERAS.
     Returns:
         ids of the images; {name: (area under the ROC curve, under precision-recall)}.
     """
-    start_computing(0, configuration.training_settings.mixed_precision)
-    configuration.testing_settings.images = "validation"
-    data = load_images(configuration)
+    configuration = configuration.with_values("testing_settings", images="validation")
+    weights = open_weights(configuration, Experiment(configuration.experiment_name.name))
+    data = load_images(configuration, weights)
     stacks = [data[kind] for kind in ("images", "ground_truth", "fov_masks")]
     areas = {}
     for name in names:
-        simulate, configuration.testing_settings.fov_width = CAMERAS[name]
-        areas[name] = test(configuration, *simulate(*stacks))
+        simulate, fov_width = CAMERAS[name]
+        configured = configuration.with_values("data_attributes", fov_width=fov_width)
+        areas[name] = test(configured, weights, *simulate(*stacks))
     return data["ids"], areas
 
 
-def test(configuration, images, ground_truth, fov_masks):
+def test(configuration, weights, images, ground_truth, fov_masks):
     """Gives both areas of photographs (N, 3, H, W), their truth and FOV (N, 1, H, W)."""
     data = {"images": images, "fov_masks": fov_masks}
-    _, probabilities = predict_images(configuration, find_weights(configuration), data)
+    _, probabilities = predict_images(configuration, weights, data)
     inside, truth = pred_only_FOV(probabilities, ground_truth > 0, fov_masks)
     return areas_under_curves(roc_and_pr_curves(rank_pixels(truth, inside)))
 

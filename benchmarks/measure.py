@@ -16,14 +16,13 @@ import time
 import tracemalloc
 from types import SimpleNamespace
 
-import h5py
 import keras
 import numpy as np
 
 from benchmarks import plain
 from lib.configuration import read_configuration
 from lib.devices import start_computing
-from lib.evaluation import binary_figures, pred_only_FOV, rank_pixels, roc_and_pr_curves
+from lib.evaluation import binary_scores, pred_only_FOV, rank_pixels, roc_and_pr_curves
 from lib.extract_patches import (
     draw_patch_positions,
     full_image_tile,
@@ -32,13 +31,14 @@ from lib.extract_patches import (
     predict_full_image,
     predict_overlap,
 )
-from lib.legacy_weights import load_legacy_weights
-from lib.patch_dataset import PatchDataset
+from lib.patch_dataset import TileDataset
 from lib.pre_processing import preprocess
 from lib.training import get_optimizer
-from lib.unet import REACH
+from lib.unet import NETWORKS
+from lib.weights import read_weights
 from src.retinaNN_predict import FULL_IMAGE_MULTIPLE, load_predictor
 from src.retinaNN_training import build_network
+from src.tasks import TASKS
 
 PATCH = (plain.PATCH, plain.PATCH)
 BATCH = plain.BATCH
@@ -49,8 +49,9 @@ def main():
     shared = json.loads(sys.argv[1])
     with contextlib.redirect_stdout(sys.stderr):
         start_computing(0, shared["precision"] == "bfloat16")
+        shared["weights"] = read_weights(shared["weights"])
         shared["arrays"] = dict(np.load(shared["data"]))
-        shared["configuration"] = read_configuration("configuration.txt", "retina")
+        shared["configuration"] = read_configuration("configuration.txt", TASKS)
     print(json.dumps("ready"), flush=True)
     set_up = {}
     for line in sys.stdin:
@@ -195,8 +196,14 @@ def _compiled_network(task):
 def _patch_dataset(images, truth, num_patches):
     rng = np.random.default_rng(0)
     positions = draw_patch_positions(rng, num_patches, truth, *PATCH, False)
-    return PatchDataset(
-        images, truth, positions, patch_size=PATCH, batch_size=BATCH, shuffle_seed=0
+    return TileDataset(
+        list(images),
+        list(truth[:, 0]),
+        None,
+        positions,
+        input_size=PATCH,
+        batch_size=BATCH,
+        shuffle=True,
     )
 
 
@@ -250,8 +257,7 @@ def allocated_MB(function, *arguments):
 
 def _plain_network(task):
     model = plain.get_unet()
-    with h5py.File(task.weights, "r") as file:
-        load_legacy_weights(model, file)
+    task.weights.load_into(model)
     return model
 
 
@@ -273,14 +279,14 @@ def stride5(task):
 
 
 def _stride_predictor(task):
-    """Gives (1, H, W), stride and perhaps the FOV, (H, W) bool -> (H, W), in the way asked for."""
+    """Gives a function (1, H, W), stride, perhaps the FOV (H, W) bool -> (H, W) of a way."""
     if task.way == "plain":
         model = _plain_network(task)
         return lambda image, stride: plain.predict_stride(model, image[np.newaxis], stride)[0, 0]
-    predictor = load_predictor(task.configuration, task.weights, PATCH)
+    predictor = load_predictor(task.configuration, task.weights)
 
     def predict(image, stride, inside=None):
-        return predict_overlap(predictor, image, PATCH, (stride, stride), inside=inside)
+        return predict_overlap(predictor, image, PATCH, (stride, stride), inside=inside)[0]
 
     return predict
 
@@ -315,7 +321,7 @@ def _plain_figures(probabilities, ground_truth, fov_masks):
 def _our_figures(probabilities, ground_truth, fov_masks):
     inside, truth = pred_only_FOV(probabilities, ground_truth > 0, fov_masks)
     curves = roc_and_pr_curves(rank_pixels(truth, inside))
-    return binary_figures(truth, inside, curves=curves)
+    return binary_scores(truth, inside, curves=curves)
 
 
 def figures(task):
@@ -349,18 +355,16 @@ def whole_images(task):
 
 def _whole_predictor(task):
     """Gives images -> probabilities in one pass, as src.retinaNN_predict; builds each size once."""
-    margin = REACH[task.configuration.training_settings.network]
-    predictors = {}
+    network = NETWORKS[task.configuration.training_settings.network]
+    predictor = load_predictor(task.configuration, task.weights)
 
     def predict_one(image):
-        padded = pad_to_multiple(image, FULL_IMAGE_MULTIPLE)
-        tile = full_image_tile(padded.shape[1:], margin)
-        if tile not in predictors:
-            predictors[tile] = load_predictor(task.configuration, task.weights, tile)
-        probability = predict_full_image(predictors[tile], padded, tile, margin)
-        return probability[: image.shape[1], : image.shape[2]]
+        padded = pad_to_multiple(image, max(FULL_IMAGE_MULTIPLE, network.multiple))
+        tile = full_image_tile(padded.shape[1:], network.reach, network.multiple)
+        predicted = predict_full_image(predictor, padded, tile, network.reach, network.multiple)
+        return predicted[:, : image.shape[1], : image.shape[2]]
 
-    return lambda images: np.stack([predict_one(image) for image in images])[:, np.newaxis]
+    return lambda images: np.stack([predict_one(image) for image in images])
 
 
 # ---------------------------------------------------------------- cost curves
@@ -424,7 +428,7 @@ def _along_stride(task):
 
 
 def _along_batch(task):
-    predictor = load_predictor(task.configuration, task.weights, PATCH)
+    predictor = load_predictor(task.configuration, task.weights)
     sizes = (1, 4) if task.quick else (1, 8, 32, 128, 512)
     patches = np.random.default_rng(0).random((max(sizes), 1, *PATCH), np.float32)
     for size in sizes:
@@ -461,7 +465,7 @@ def profile_stride5(task):
     """Splits stride 5 into the network, and the cutting, adding and averaging of patches."""
     image = task.arrays["images"][0][:, : 64 if task.quick else 80]
     inside = []
-    predictor = load_predictor(task.configuration, task.weights, PATCH)
+    predictor = load_predictor(task.configuration, task.weights)
 
     def timed(patches):
         seconds, result = seconds_of(predictor, patches)

@@ -16,7 +16,7 @@ import numpy as np
 
 from lib.errors import UserError, run_script
 from lib.files import atomic_write
-from lib.training import read_training_state
+from lib.weights import read_weights
 
 
 def main():
@@ -32,20 +32,24 @@ def pack(path):
     """Rounds the weights in a file to bfloat16, kept as float32, and compresses them.
 
     Args:
-        path: weights file that lib.training.save_weights wrote.
+        path: weights file that lib.weights.save_weights wrote.
     Returns:
         sizes of the file before and after, in bytes.
     Raises:
-        UserError: if the file is not whole, holds an optimiser, which shall resume from what it has,
-            or is of a training in float32, which sees the digits that rounding takes.
+        UserError: if the file is not whole, does not tell its settings, holds an optimiser, which
+            shall resume from what it has, or is of a training in float32, which sees the digits
+            that rounding takes.
     """
-    settings = read_training_state(path)["settings"]["training_settings"]
-    if not settings["mixed_precision"]:
+    record = read_weights(path).record
+    if "settings" not in record:
+        raise UserError(f"{path} does not tell its settings; only weights of this project do.")
+    if not record["settings"]["training_settings"]["mixed_precision"]:
         raise UserError(f"{path} was trained in float32; only mixed_precision = True is packed.")
     before = path.stat().st_size
+    # Left in reverse: both files are closed before the new one takes the place of the old one.
     with (
-        h5py.File(path, "r") as source,
         atomic_write(path) as beside,
+        h5py.File(path, "r") as source,
         h5py.File(beside, "w") as target,
     ):
         if "optimizer" in source:

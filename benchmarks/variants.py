@@ -23,11 +23,12 @@ from benchmarks.run import REPOSITORY, describe_place
 from benchmarks.tables import table
 from lib.configuration import read_configuration
 from lib.experiment import Experiment
-from lib.training import read_training_state
+from lib.weights import read_weights
+from src.tasks import TASKS
 
 SHORT = {"N_subimgs": 3000, "N_epochs": 2}
 ABLATION = SimpleNamespace(
-    base="best_held_out/best_held_out_configuration.txt",
+    base="pretrained/vessels_held_out/vessels_held_out_configuration.txt",
     images="validation",
     cameras=("30 degrees in place of 45", "noise of 8 grey levels"),
     common={**SHORT, "learning_rate": 0.001, "initial_weights": None, "threshold": 0.5},
@@ -121,10 +122,10 @@ def run_variant(study_name, variant):
 
 
 def _is_trained(path):
-    configuration = read_configuration(path, "retina")
+    configuration = read_configuration(path, TASKS, "retina")
     last = Experiment(configuration.experiment_name.name).weights("last")
     num_epochs = configuration.training_settings.N_epochs
-    return last.exists() and len(read_training_state(last)["history"]) >= num_epochs
+    return last.exists() and len(read_weights(last).history) >= num_epochs
 
 
 def write_configuration(base, path, changes):
@@ -138,9 +139,14 @@ def write_configuration(base, path, changes):
     parser, pattern = (_parser(base), _parser(REPOSITORY / "configuration.txt"))
     for key, value in changes.items():
         section = next(name for name in pattern.sections() if pattern.has_option(name, key))
-        parser.set(section, key, str(value))
+        parser.set(section, key, _as_text(value))
     with path.open("w", encoding="utf-8") as file:
         parser.write(file)
+
+
+def _as_text(value):
+    """Writes a value as a configuration has it: None is none."""
+    return "none" if value is None else str(value)
 
 
 def _parser(path):
@@ -154,11 +160,11 @@ def report(study_name, tested):
     """Writes what was changed and the scores of each variant so far: Markdown."""
     study = STUDIES[study_name]
     columns = {**FIGURES, **{name: f"AUC ROC, {name}" for name in study.cameras}}
-    common = ", ".join(f"`{key} = {value}`" for key, value in study.common.items())
+    common = _as_lines(study.common)
     rows = [
         [
             variant,
-            ", ".join(f"`{key} = {value}`" for key, value in study.variants[variant].items()),
+            _as_lines(study.variants[variant]),
             *(f"{figures[name]:.5f}" for name in columns),
         ]
         for variant, figures in tested.items()
@@ -169,6 +175,10 @@ def report(study_name, tested):
         f"`{study.base}` with {common}; figures inside the FOV of the {study.images} images.\n\n"
         f"{table(('variant', 'changed', *columns.values()), rows)}\n"
     )
+
+
+def _as_lines(values):
+    return ", ".join(f"`{key} = {_as_text(value)}`" for key, value in values.items())
 
 
 if __name__ == "__main__":
