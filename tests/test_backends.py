@@ -11,7 +11,7 @@ import pytest
 from lib.backends import BACKENDS, require_backend
 from lib.errors import UserError
 from lib.files import load_hdf5
-from tests.processes import run
+from tests.processes import require_success, run
 from tests.tiny_experiments import write_membrane, write_retina
 
 CONFIGURATIONS = ("configuration.txt", "configuration_membrane.txt")
@@ -22,7 +22,7 @@ import sys
 import numpy as np
 from lib.devices import start_computing
 from lib.unet import get_gnet, get_unet, get_unpadded_unet
-start_computing(seed=0, mixed_precision=False)
+start_computing(seed=0, mixed_precision=False, distribute="none")
 drawn, answers = np.random.default_rng(0), {}
 for build, size in ((get_unet, 32), (get_gnet, 32), (get_unpadded_unet, 60)):
     for data_format in sys.argv[2:]:
@@ -62,8 +62,7 @@ def trained(tmp_path_factory):
     write_membrane(folder, testing="symmetries = True")
     for script in ("run_training.py", "run_testing.py"):
         for configuration in CONFIGURATIONS:
-            done = run(script, configuration, cwd=folder, KERAS_BACKEND="tensorflow")
-            assert done.returncode == 0, done.output
+            require_success(run(script, configuration, cwd=folder, KERAS_BACKEND="tensorflow"))
     return folder
 
 
@@ -74,9 +73,9 @@ def test_the_weights_of_tensorflow_predict_the_same(backend, trained, tmp_path):
     folder = tmp_path / "copy"
     shutil.copytree(trained, folder)
     for configuration, predictions in zip(CONFIGURATIONS, PREDICTIONS):
-        done = run("run_testing.py", configuration, cwd=folder, KERAS_BACKEND=backend)
-        assert done.returncode == 0, done.output
-        assert f" on {backend} " in done.output
+        assert f" on {backend} " in require_success(
+            run("run_testing.py", configuration, cwd=folder, KERAS_BACKEND=backend)
+        )
         expected, predicted = load_hdf5(trained / predictions), load_hdf5(folder / predictions)
         assert np.ptp(expected) > 1e-3
         np.testing.assert_allclose(predicted, expected, rtol=0, atol=1e-4)
@@ -89,8 +88,7 @@ def test_all_networks_agree(backend, tmp_path):
     layouts = ("channels_last", "channels_first")
     for name in ("tensorflow", backend):
         path = str(tmp_path / f"{name}.npz")
-        done = run("-c", NETWORKS, path, *layouts, cwd=tmp_path, KERAS_BACKEND=name)
-        assert done.returncode == 0, done.output
+        require_success(run("-c", NETWORKS, path, *layouts, cwd=tmp_path, KERAS_BACKEND=name))
     with np.load(tmp_path / "tensorflow.npz") as a, np.load(tmp_path / f"{backend}.npz") as b:
         assert len(a.files) == 6
         for network in a.files:
@@ -108,11 +106,12 @@ def test_training_and_testing_with_the_weights_in_tensorflow(backend, tmp_path):
     write_retina(tmp_path)
     write_membrane(tmp_path)
     for configuration in CONFIGURATIONS:
-        done = run("run_training.py", configuration, cwd=tmp_path, KERAS_BACKEND=backend)
-        assert done.returncode == 0, done.output
-        assert f" on {backend} " in done.output
-        done = run("run_testing.py", configuration, cwd=tmp_path, KERAS_BACKEND="tensorflow")
-        assert done.returncode == 0, done.output
+        assert f" on {backend} " in require_success(
+            run("run_training.py", configuration, cwd=tmp_path, KERAS_BACKEND=backend)
+        )
+        require_success(
+            run("run_testing.py", configuration, cwd=tmp_path, KERAS_BACKEND="tensorflow")
+        )
 
 
 def test_training_with_openvino_is_refused(tmp_path):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import signal
 import socket
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,15 +16,18 @@ from lib.configuration import read_configuration
 from lib.devices import Devices, set_up_devices
 from lib.errors import UserError
 from lib.experiment import Experiment
-from lib.patch_dataset import PatchDataset, batch_numbers
+from lib.patch_dataset import TileDataset, batch_numbers
 from lib.training import require_shareable_batches
-from tests.processes import finish, run, start
+from lib.weights import read_weights as read_trained
+from src.tasks import TASKS
+from tests.processes import finish, require_success, run, start, wait_until
+from tests.small_data import read_log, read_weights
 from tests.test_backends import require
 from tests.tiny_experiments import write_membrane, write_retina
 
 TWO_DEVICES = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "KERAS_BACKEND": "jax"}
 
-# 36 patches in batches of 8 are 5 steps, the last of 4 patches. Momentum carries every step on.
+# 36 tiles in batches of 8 are 5 steps, the last of 4 tiles. Momentum carries every step on.
 FIVE_STEPS = """
 import json, os, sys
 number, dropout = int(sys.argv[1]), float(sys.argv[2])
@@ -36,30 +40,29 @@ else:
 import keras
 import numpy as np
 from lib.devices import start_computing
-from lib.patch_dataset import PatchDataset
+from lib.patch_dataset import TileDataset
 from lib.unet import get_unet
 devices = start_computing(3, mixed_precision=False, distribute="auto")
 rng = np.random.default_rng(0)
 images = rng.random((2, 1, 48, 48), np.float32)
-ground_truth = (images > 0.7).astype(np.uint8)
-positions = np.stack([rng.integers(0, high, 36) for high in (2, 33, 33)], axis=-1)
-def patches(chosen, seed=None):
-    return PatchDataset(images, ground_truth, chosen, patch_size=(16, 16), batch_size=8,
-                        shuffle_seed=seed, devices=devices)
+labels = (images[:, 0] > 0.7).astype(np.uint8)
+places = np.stack([rng.integers(0, high, 36) for high in (2, 33, 33)], axis=-1)
+def tiles(chosen, shuffle):
+    return TileDataset(list(images), list(labels), None, chosen, input_size=(16, 16), batch_size=8,
+                       shuffle=shuffle, devices=devices)
 with devices.scope():
     model = get_unet(1, 16, 16, data_format="channels_last", dropout=dropout)
     model.compile(keras.optimizers.SGD(0.1, momentum=0.9), "sparse_categorical_crossentropy")
 # As lib.training does: Keras's own shuffling is another one on several devices.
-options = {"validation_data": patches(positions[:12]), "shuffle": False, "verbose": 0}
-history = model.fit(patches(positions, 0), **options)
+options = {"validation_data": tiles(places[:12], False), "shuffle": False, "verbose": 0}
+history = model.fit(tiles(places, True), **options)
 print("RESULT", json.dumps([devices.num_devices, history.history]))
 """
 
 
 def five_steps(backend, number, dropout, folder):
-    done = run("-c", FIVE_STEPS, str(number), str(dropout), cwd=folder, KERAS_BACKEND=backend)
-    assert done.returncode == 0, done.output
-    lines = [line for line in done.output.splitlines() if line.startswith("RESULT")]
+    done = run("-c", FIVE_STEPS, number, dropout, cwd=folder, KERAS_BACKEND=backend)
+    lines = [line for line in require_success(done).splitlines() if line.startswith("RESULT")]
     num_devices, history = json.loads(lines[0].removeprefix("RESULT"))
     assert num_devices == number
     return history
@@ -89,28 +92,34 @@ def test_one_device_gets_what_is_there():
     assert batch_numbers(0, 4, 9).tolist() == [0, 1, 2, 3]
 
 
-def test_fewer_patches_than_devices_are_repeated():
+def test_fewer_tiles_than_devices_are_repeated():
     assert batch_numbers(0, 8, 3, Devices(8)).tolist() == [0, 1, 2, 0, 1, 2, 0, 1]
 
 
 def test_the_parts_of_all_hosts_are_the_batch():
     rng = np.random.default_rng(0)
     images = rng.random((2, 1, 20, 20), np.float32)
+    labels = rng.integers(0, 2, (2, 20, 20), np.uint8)
     positions = np.stack([rng.integers(0, high, 12) for high in (2, 5, 5)], axis=-1)
 
     def batch(devices):
-        return PatchDataset(
-            images,
-            images.astype(np.uint8),
+        tiles = TileDataset(
+            list(images),
+            list(labels),
+            None,
             positions,
-            patch_size=(16, 16),
+            input_size=(16, 16),
             batch_size=8,
-            shuffle_seed=1,
+            seed=1,
+            shuffle=True,
             devices=devices,
-        )[0][0]
+        )
+        return tiles[0]
 
     parts = [batch(Devices(4, host, 2)) for host in (0, 1)]
-    np.testing.assert_array_equal(np.concatenate(parts), batch(Devices()))
+    for kind, whole in enumerate(batch(Devices())):
+        assert len(whole) == 8
+        np.testing.assert_array_equal(np.concatenate([part[kind] for part in parts]), whole)
 
 
 # ---------------------------------------------------------------- the scripts
@@ -132,10 +141,46 @@ def test_a_training_on_two_devices_goes_on_where_it_stopped(tmp_path):
         for num_epochs in starts:
             write_retina(folder, "distribute = auto", num_epochs=num_epochs)
             done = run("run_training.py", cwd=folder, **TWO_DEVICES)
-            assert done.returncode == 0, done.output
-            assert "shared by 2 devices" in done.output
+            assert "shared by 2 devices" in require_success(done)
         losses.append(read_losses(folder / "tiny/tiny_log.csv"))
     np.testing.assert_allclose(losses[1], losses[0], rtol=0, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_training_on_jax_that_is_stopped_within_an_epoch_resumes_as_if_nothing_had_happened(
+    number, tmp_path
+):
+    require("jax")
+    devices = TWO_DEVICES if number == 2 else {"KERAS_BACKEND": "jax"}
+    settings = "distribute = auto\noptimizer = adam\nN_subimgs = 1600\n"
+    folders = [tmp_path / name for name in ("undisturbed", "stopped")]
+    for folder in folders:
+        write_retina(folder, settings, num_epochs=2)
+    undisturbed, stopped = (folder / "tiny" for folder in folders)
+    require_success(run("run_training.py", cwd=folders[0], **devices))
+
+    write_retina(folders[1], settings + "saving_interval = 0.001", num_epochs=2)  # every batch
+    process = start("run_training.py", cwd=folders[1], **devices)
+    wait_until((stopped / "tiny_last.weights.h5").exists, process)
+    process.send_signal(signal.SIGTERM)
+    done = finish(process)
+    assert done.returncode == 143, done.output
+    progress = read_trained(stopped / "tiny_last.weights.h5").progress
+    assert f"batch {progress['batches']} of 180 of epoch 1 is saved" in done.output
+    assert ("shared by 2 devices" in done.output) == (number == 2)
+
+    write_retina(folders[1], settings, num_epochs=2)
+    resumed = require_success(run("run_training.py", cwd=folders[1], **devices))
+    assert f"Resuming after epoch 0 of 2, batch {progress['batches']} from" in resumed
+    assert read_log(stopped / "tiny_log.csv") == read_log(undisturbed / "tiny_log.csv")
+    for name in ("best", "last"):
+        weights, expected = (
+            read_weights(folder / f"tiny_{name}.weights.h5") for folder in (stopped, undisturbed)
+        )
+        assert weights.keys() == expected.keys()
+        for key, array in weights.items():
+            np.testing.assert_array_equal(array, expected[key], err_msg=f"{name} {key}")
 
 
 @pytest.mark.slow
@@ -153,9 +198,7 @@ def test_two_hosts_train_together_and_the_first_writes(tmp_path):
         words = ("run_training.py", "configuration_membrane.txt")
         processes.append(start(*words, cwd=folder, KERAS_BACKEND="jax", **variables))
     for process in processes:
-        done = finish(process)
-        assert done.returncode == 0, done.output
-        assert "shared by 2 devices" in done.output
+        assert "shared by 2 devices" in require_success(finish(process))
     assert (tmp_path / "host0/tiny_membrane/tiny_membrane_last.weights.h5").exists()
     assert not (tmp_path / "host1/tiny_membrane").exists()
 
@@ -166,8 +209,7 @@ def test_several_steps_an_execution_train_the_same(tmp_path):
     for number in (1, 3):
         folder = tmp_path / str(number)
         write_retina(folder, f"steps_per_execution = {number}")
-        done = run("run_training.py", cwd=folder, KERAS_BACKEND="tensorflow")
-        assert done.returncode == 0, done.output
+        require_success(run("run_training.py", cwd=folder, KERAS_BACKEND="tensorflow"))
         losses.append(read_losses(folder / "tiny/tiny_log.csv"))
     np.testing.assert_allclose(losses[1], losses[0], rtol=0, atol=1e-6)
 
@@ -193,7 +235,7 @@ def test_a_host_without_a_number_is_refused(monkeypatch):
 def test_other_hosts_make_no_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     other = Experiment("shared", is_first_host=False)
-    with other.writable_folder(), other.locked_for_training():
+    with other.locked_for_training():
         assert not Path("shared").exists()
 
 
@@ -201,7 +243,7 @@ def test_other_hosts_make_no_folder(tmp_path, monkeypatch):
 
 
 def configured(folder, training):
-    return read_configuration(write_retina(folder, training))
+    return read_configuration(write_retina(folder, training), TASKS)
 
 
 def test_a_batch_that_cannot_be_shared_equally_is_refused(tmp_path):
@@ -253,4 +295,4 @@ def test_values_out_of_range(tmp_path, line, words):
 
 def test_average_flips_out_of_range(tmp_path):
     with pytest.raises(UserError, match="average_flips must be True or False. Received: both"):
-        read_configuration(write_retina(tmp_path, testing="average_flips = both"))
+        read_configuration(write_retina(tmp_path, testing="average_flips = both"), TASKS)
