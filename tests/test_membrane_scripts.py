@@ -1,12 +1,8 @@
 """The membrane experiment by its real scripts, on small synthetic slices."""
 
 import json
-import os
 import shutil
 import signal
-import sys
-import time
-from pathlib import Path
 from types import SimpleNamespace
 
 import h5py
@@ -14,53 +10,41 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lib.experiment import Experiment
 from lib.phantom import membranes
 from src import launch
-from tests.processes import TIMEOUT, run, start
-from tests.small_data import hashes, picture, read_log, read_weights
+from tests.processes import require_refusal, require_success, run, start, wait_until
+from tests.small_data import (
+    hashes,
+    mentions,
+    picture,
+    read_log,
+    read_weights,
+    write_configuration,
+)
+
+pytest_plugins = ["tests.finished"]
 
 SIDE, NUM_LABELLED, NUM_TEST = 96, 4, 2
-CONFIGURATION = """\
-[data paths]
-path_local = ./data/
-train_imgs_original = ISBI_dataset_imgs_train.hdf5
-train_groundTruth = ISBI_dataset_groundTruth_train.hdf5
-train_weight_maps = ISBI_dataset_weightMaps_train.hdf5
-test_imgs_original = ISBI_dataset_imgs_test.hdf5
-
-[experiment name]
-name = small
-task = membrane
-
-[data attributes]
-tile_size = 76
-
-[training settings]
-N_tiles = 12
-validation_images = 1
-N_epochs = 2
-nohup = False
-seed = 3
-optimizer = adam
-learning_rate = 0.002
-base_filters = 4
-depth = 2
-
-[testing settings]
-best_last = last
-tile_size = 60
-N_group_visual = 2
-nohup = False
-"""
+SETTINGS = {
+    "data_attributes__tile_size": 76,
+    "N_subimgs": 12,
+    "batch_size": 1,
+    "seed": 3,
+    "optimizer": "adam",
+    "learning_rate": 0.002,
+    "base_filters": 4,
+    "best_last": "last",
+    "testing_settings__tile_size": 60,
+    "N_group_visual": 2,
+}
+METRICS = ("pixel_error", "rand_error", "warping_error", "v_rand_thin", "v_info_thin")
+OF_LABELLED = {"predictions.hdf5", "performances.txt", "all_predictions.png"}
+OF_TEST = {"predictions_test.hdf5", "submission.tif", "all_test_predictions.png"}
 
 
-def write_configuration(folder, *replacements, name="configuration.txt"):
-    text = CONFIGURATION
-    for old, new in replacements:
-        assert old in text, f"the pattern has no {old!r}"
-        text = text.replace(old, new)
-    (folder / name).write_text(text)
-    return name
+def configure(folder, **changes):
+    return write_configuration(folder, task="membrane", **{**SETTINGS, **changes})
 
 
 def write_stack(path, pages):
@@ -68,48 +52,64 @@ def write_stack(path, pages):
     first.save(path, save_all=True, append_images=others)
 
 
+def data_file(folder, kind, subset="train"):
+    return folder / f"ISBI_datasets_training_testing/ISBI_dataset_{kind}_{subset}.hdf5"
+
+
+def read_predictions(folder, name="predictions.hdf5"):
+    with h5py.File(folder / "small" / name) as file:
+        return file["image"][...], file["ids"].asstr()[...].tolist()
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """One experiment, prepared, trained and tested; never changed."""
+    """One experiment, prepared, trained and tested with a log file (nohup); never changed."""
     folder = tmp_path_factory.mktemp("membranes")
     (folder / "ISBI").mkdir()
     slices, labels = membranes(0, SIDE, SIDE, NUM_LABELLED)
-    write_stack(folder / "ISBI" / "train-volume.tif", slices)
-    write_stack(folder / "ISBI" / "train-labels.tif", labels)
-    write_stack(folder / "ISBI" / "test-volume.tif", slices[:NUM_TEST])
-    write_configuration(folder)
-    prepared = run("prepare_datasets_ISBI.py", "ISBI", "--output", "data", cwd=folder)
+    stacks = {"train-volume": slices, "train-labels": labels, "test-volume": slices[:NUM_TEST]}
+    for name, pages in stacks.items():
+        write_stack(folder / "ISBI" / f"{name}.tif", pages)
+    configure(folder, testing_settings__nohup=True)
+    prepared = run("prepare_datasets_ISBI.py", cwd=folder)
     trained = run("run_training.py", "configuration.txt", cwd=folder)
     tested = run("run_testing.py", "configuration.txt", cwd=folder)
-    return SimpleNamespace(folder=folder, prepared=prepared, trained=trained, tested=tested)
+    experiment = folder / "small"
+    return SimpleNamespace(
+        folder=folder, experiment=experiment, prepared=prepared, trained=trained, tested=tested
+    )
 
 
 @pytest.fixture
-def call(finished, tmp_path, monkeypatch, capfd):
-    """A function that runs a step inside this process, on a copy of the finished experiment."""
-    folder = tmp_path / "copy"
+def workspace(finished, tmp_path):
+    """A copy of the finished experiment and its data, to be spoilt."""
+    folder = tmp_path / "workspace"
     shutil.copytree(finished.folder, folder)
-    monkeypatch.chdir(folder)
+    configure(folder)
+    return folder
 
-    def calling(step, *replacements):
-        name = write_configuration(folder, *replacements, name="other.txt")
-        monkeypatch.setattr(sys, "argv", [step, name])
-        capfd.readouterr()
-        status = launch.launch(step)
-        return SimpleNamespace(returncode=status, output="".join(capfd.readouterr()))
 
-    calling.folder = folder
+@pytest.fixture
+def step(call, workspace):
+    """A function that runs a step on the copy, with changed values of the configuration."""
+
+    def calling(name, **changes):
+        configure(workspace, **changes)
+        return call(name, workspace, "configuration.txt")
+
     return calling
 
 
+# ---------------------------------------------------------------- the whole way, once
+
+
 def test_all_three_scripts_end_well(finished):
-    for step in (finished.prepared, finished.trained, finished.tested):
-        assert step.returncode == 0, step.output
-        assert "Traceback" not in step.output
+    for done in (finished.prepared, finished.trained, finished.tested):
+        require_success(done)
 
 
 def test_training_leaves_its_files_and_tells_the_split(finished):
-    names = {path.name for path in (finished.folder / "small").iterdir()}
+    names = {path.name for path in finished.experiment.iterdir()}
     assert {
         "small_best.weights.h5",
         "small_last.weights.h5",
@@ -122,12 +122,12 @@ def test_training_leaves_its_files_and_tells_the_split(finished):
         "sample_input_weights.png",
     } <= names
     assert "12 tiles an epoch from the slices 00 to 02; held out" in finished.trained.output
-    assert "never trained on: 03." in finished.trained.output
-    assert len(read_log(finished.folder / "small" / "small_log.csv")) == 2
+    assert "never trained on: slice 03." in finished.trained.output
+    assert len(read_log(finished.experiment / "small_log.csv")) == 2
 
 
 def test_samples_show_context_around_labels(finished):
-    folder = finished.folder / "small"
+    folder = finished.experiment
     # Six tiles, three in a row: inputs of 76 pixels, labels of 76 - 40 = 36.
     assert picture(folder / "sample_input_imgs.png").shape == (2 * 76, 3 * 76)
     assert picture(folder / "sample_input_masks.png").shape == (2 * 36, 3 * 36)
@@ -137,252 +137,238 @@ def test_samples_show_context_around_labels(finished):
     assert len(np.unique(weights)) > 20, "the border term gives many different weights"
 
 
-def test_predictions_pictures_and_figures_of_the_held_out_slice(finished):
-    folder = finished.folder / "small"
-    with h5py.File(folder / "predictions.hdf5") as file:
-        probabilities = file["image"][...]
-        assert file["ids"].asstr()[...].tolist() == ["03"]
-        settings = json.loads(file["settings"].asstr()[()])
+def test_testing_writes_its_output_to_a_log_of_its_own(finished):
+    log = finished.experiment / "small_testing.nohup"
+    assert mentions(finished.tested.output, f"tail -f {log}", f"Done; see {log}.")
+    assert mentions(log.read_text(), "on 1 labelled slices", "on 2 slices without labels")
+    assert "Testing" not in finished.tested.output
+
+
+def test_predictions_pictures_and_scores_of_the_held_out_slice(finished):
+    folder = finished.experiment
+    probabilities, ids = read_predictions(finished.folder)
+    assert ids == ["03"]
     assert (probabilities.shape, probabilities.dtype) == ((1, 1, SIDE, SIDE), np.float32)
     assert 0 <= probabilities.min() < probabilities.max() <= 1
+    with h5py.File(folder / "predictions.hdf5") as file:
+        settings = json.loads(file["settings"].asstr()[()])
     assert settings["training_settings"]["base_filters"] == 4
     for name in ("originals", "groundTruths", "predictions"):
         assert picture(folder / f"all_{name}.png").shape == (SIDE, SIDE)
     assert picture(folder / "all_segmentations.png").shape == (SIDE, SIDE, 3)
     rows = picture(folder / "small_Original_GroundTruth_Prediction_Segmentation0.png")
     assert rows.shape == (4 * SIDE, SIDE, 3)
-    figures = json.loads((folder / "performances.json").read_text())
-    assert figures["slices"] == ["03"]
-    for name in ("pixel_error", "rand_error", "warping_error", "v_rand_thin", "v_info_thin"):
-        assert 0 <= figures[name]["best"] <= 1
-    assert "V_Rand(thin)" in (folder / "performances.txt").read_text()
+    scores = json.loads((folder / "performances.json").read_text())
+    assert scores["slices"] == ["03"]
+    assert all(0 <= scores[name]["best"] <= 1 for name in METRICS)
+    with h5py.File(data_file(finished.folder, "groundTruth")) as file:
+        accuracy = np.mean((probabilities > 0.5) == (file["image"][3:] > 0))
+    assert scores["accuracy"] == pytest.approx(accuracy)
+    text = (folder / "performances.txt").read_text()
+    assert f"Accuracy at 0.5: {accuracy:.6f} of all pixels." in text
+    assert "V_Rand(thin)" in text
 
 
-def test_submission_has_a_page_of_floats_for_each_slice(finished):
-    with Image.open(finished.folder / "small" / "submission.tif") as stack:
+def test_slices_without_labels_give_probabilities_pictures_and_a_submission(finished):
+    folder = finished.experiment
+    probabilities, ids = read_predictions(finished.folder, "predictions_test.hdf5")
+    assert ids == ["00", "01"]
+    assert probabilities.shape == (NUM_TEST, 1, SIDE, SIDE)
+    for name, plane in zip(ids, probabilities[:, 0]):
+        grey = picture(folder / "probabilities" / f"{name}.png")
+        np.testing.assert_array_equal(grey, np.rint(plane * 255))
+        segmentation = picture(folder / "segmentations" / f"{name}.png")
+        np.testing.assert_array_equal(segmentation, (plane > 0.5) * 255)
+    for name in ("originals", "predictions"):
+        assert picture(folder / f"all_test_{name}.png").shape == (SIDE, 2 * SIDE)
+    assert picture(folder / "all_test_segmentations.png").shape == (SIDE, 2 * SIDE, 3)
+    with Image.open(folder / "submission.tif") as stack:
         assert stack.n_frames == NUM_TEST
-        for page in range(NUM_TEST):
+        for page, plane in enumerate(probabilities[:, 0]):
             stack.seek(page)
-            pixels = np.asarray(stack)
-            assert (stack.mode, pixels.dtype, pixels.shape) == ("F", np.float32, (SIDE, SIDE))
-            assert 0 <= pixels.min() < pixels.max() <= 1
+            assert stack.mode == "F"
+            np.testing.assert_array_equal(np.asarray(stack), plane)
 
 
-def test_tile_size_does_not_change_the_prediction(finished, call):
-    before = finished.folder / "small" / "predictions.hdf5"
-    assert call("prediction", ("tile_size = 60", "tile_size = 136")).returncode == 0
-    with h5py.File(before) as one, h5py.File(call.folder / "small" / "predictions.hdf5") as other:
-        np.testing.assert_allclose(one["image"][...], other["image"][...], atol=1e-5)
+def test_the_module_runs_by_itself_without_a_log(workspace):
+    configure(workspace, testing_settings__nohup=True)
+    words = ("-m", "src.membraneNN_predict", "configuration.txt")
+    output = require_success(run(*words, cwd=workspace))
+    assert "Accuracy at 0.5" in output
+    assert "nohup" not in output
 
 
-def test_symmetries_are_averaged(finished, call):
-    ended = call("prediction", ("tile_size = 60", "tile_size = 60\nsymmetries = True"))
-    assert ended.returncode == 0, ended.output
-    with h5py.File(finished.folder / "small" / "predictions.hdf5") as one:
-        with h5py.File(call.folder / "small" / "predictions.hdf5") as other:
-            difference = np.abs(one["image"][...] - other["image"][...])
+# ---------------------------------------------------------------- other ways of testing
+
+
+def test_tile_size_does_not_change_the_prediction(finished, workspace, step):
+    require_success(step("testing", testing_settings__tile_size=136))
+    before, after = (read_predictions(folder)[0] for folder in (finished.folder, workspace))
+    np.testing.assert_allclose(before, after, atol=1e-5)
+
+
+def test_eight_orientations_are_averaged_under_the_name_of_before_too(finished, workspace, step):
+    averaged = []
+    for setting in ({"average_flips": 8}, {"symmetries": True}):
+        require_success(step("testing", **setting))
+        averaged.append(read_predictions(workspace)[0])
+    np.testing.assert_array_equal(*averaged)
+    difference = np.abs(averaged[0] - read_predictions(finished.folder)[0])
     assert 1e-4 < difference.max() < 0.6
 
 
-def test_without_test_slices_there_is_no_submission(call):
-    (call.folder / "data" / "ISBI_dataset_imgs_test.hdf5").unlink()
-    (call.folder / "small" / "submission.tif").unlink()
-    ended = call("prediction")
-    assert ended.returncode == 0
-    assert "no submission.tif" in ended.output
-    assert not (call.folder / "small" / "submission.tif").exists()
+def test_without_test_slices_there_is_no_submission(workspace, step):
+    data_file(workspace, "imgs", "test").unlink()
+    output = require_success(step("testing"))
+    assert "no submission.tif" in output
+    names = {path.name for path in (workspace / "small").iterdir()}
+    assert names >= OF_LABELLED
+    assert not names & OF_TEST
+    assert not list(workspace.glob("small/segmentations/*"))
 
 
-def test_killed_in_the_second_epoch_it_goes_on_and_equals_an_uninterrupted_run(finished, tmp_path):
-    folder = tmp_path / "killed"
-    shutil.copytree(finished.folder / "data", folder / "data")
-    write_configuration(folder, ("N_epochs = 2", "N_epochs = 3"))
-    log = folder / "small" / "small_log.csv"
-    process = start("run_training.py", "configuration.txt", cwd=folder, output=folder / "out")
-    deadline = time.monotonic() + TIMEOUT
-    while not log.exists():
-        assert process.poll() is None, (folder / "out").read_text()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    os.kill(process.pid, signal.SIGKILL)
+def test_all_labelled_slices_can_be_tested_and_are_called_so(step):
+    output = require_success(step("testing", labelled_slices="all"))
+    assert "All labelled slices: 00, 01, 02, 03" in output
+    assert "trained on images with the ids 00, 01, 02." in output
+    assert "eld-out" not in output
+
+
+def test_slices_without_labels_need_no_labelled_ones(workspace, step):
+    for kind in ("imgs", "groundTruth", "weightMaps"):
+        data_file(workspace, kind).unlink()
+    require_refusal(step("testing"), "ISBI_dataset_imgs_train.hdf5 does not exist")
+    require_success(step("testing", labelled_slices="none"))
+    names = {path.name for path in (workspace / "small").iterdir()}
+    assert names >= OF_TEST
+    assert not names & OF_LABELLED
+    data_file(workspace, "imgs", "test").unlink()
+    before = hashes(workspace / "small")
+    require_refusal(step("testing", labelled_slices="none"), "There is nothing to test")
+    assert hashes(workspace / "small") == before
+
+
+def test_a_testing_makes_one_experiment_and_opens_its_weights_once(workspace, monkeypatch):
+    weights = workspace / "small" / "small_last.weights.h5"
+    opened, made = [], []
+    for cls, calls in ((h5py.File, opened), (Experiment, made)):
+        note_calls(monkeypatch, cls, calls)
+    monkeypatch.chdir(workspace)
+    launch.test(SimpleNamespace(configuration="configuration.txt", data=None, output=None))
+    assert len(made) == 1
+    assert [str(path) for path in opened].count(str(weights)) == 1
+
+
+def note_calls(monkeypatch, cls, calls):
+    """Adds to a list the first argument of every object that is made of a class."""
+    original = cls.__init__
+
+    def noting(self, first, *arguments, **options):
+        calls.append(first)
+        original(self, first, *arguments, **options)
+
+    monkeypatch.setattr(cls, "__init__", noting)
+
+
+# ---------------------------------------------------------------- other ways of training
+
+
+def test_killed_in_the_second_epoch_it_resumes_and_equals_an_uninterrupted_run(finished, tmp_path):
+    data = "ISBI_datasets_training_testing"
+    shutil.copytree(finished.folder / data, tmp_path / data)
+    configure(tmp_path, N_epochs=3)
+    log = tmp_path / "small" / "small_log.csv"
+    output = tmp_path / "output"
+    process = start("run_training.py", "configuration.txt", cwd=tmp_path, output=output)
+    wait_until(log.exists, process)
+    process.send_signal(signal.SIGKILL)
     process.wait()
-    rows_before = len(read_log(log))
-    resumed = run("run_training.py", "configuration.txt", cwd=folder)
-    assert resumed.returncode == 0, resumed.output
-    assert f"Going on after epoch {rows_before} of 3" in resumed.output
+    num_done = len(read_log(log))
+    resumed = require_success(run("run_training.py", "configuration.txt", cwd=tmp_path))
+    assert f"Resuming after epoch {num_done} of 3" in resumed
     rows = read_log(log)
     assert [row["epoch"] for row in rows] == [1, 2, 3]
     # The finished experiment ran the first two epochs of the same training.
-    assert rows[:2] == read_log(finished.folder / "small" / "small_log.csv")
+    assert rows[:2] == read_log(finished.experiment / "small_log.csv")
 
 
-def test_same_seed_same_weights(finished, call):
-    before = read_weights(finished.folder / "small" / "small_last.weights.h5")
-    shutil.rmtree(call.folder / "small")
-    assert call("training").returncode == 0
-    after = read_weights(call.folder / "small" / "small_last.weights.h5")
+def test_names_of_before_and_the_same_seed_give_the_same_weights(finished, workspace, call):
+    path = configure(workspace)
+    text = path.read_text().replace("N_subimgs", "N_tiles")
+    path.write_text(text.replace("validation_split", "validation_images"))
+    shutil.rmtree(workspace / "small")
+    require_success(call("training", workspace, "configuration.txt"))
+    before, after = (
+        read_weights(folder / "small" / "small_last.weights.h5")
+        for folder in (finished.folder, workspace)
+    )
     assert before.keys() == after.keys()
     for name, array in before.items():
-        np.testing.assert_array_equal(array, after[name])
+        np.testing.assert_array_equal(array, after[name], err_msg=name)
 
 
-def test_figures_tell_from_which_weights_the_training_started(call):
-    changes = [
-        ("name = small", "name = tuned"),
-        ("N_epochs = 2", "N_epochs = 1\ninitial_weights = small/small_last.weights.h5"),
-    ]
-    trained = call("training", *changes)
-    assert trained.returncode == 0, trained.output
-    assert "Starting from the weights small/small_last.weights.h5." in trained.output
-    tested = call("prediction", *changes)
-    assert tested.returncode == 0, tested.output
-    performances = (call.folder / "tuned" / "performances.txt").read_text()
-    assert "Trained from the weights small/small_last.weights.h5. Figures on images" in performances
-    assert "Trained from" not in (call.folder / "small" / "performances.txt").read_text()
+def test_scores_tell_from_which_weights_the_training_started(workspace, step):
+    initial = "small/small_last.weights.h5"
+    changes = {"name": "tuned", "N_epochs": 1, "initial_weights": initial}
+    # Those weights were trained on slice 03, which validates here.
+    with h5py.File(workspace / initial, "a") as file:
+        record = json.loads(file["training_state"].asstr()[()])
+        record["images"] = {"training": ["01", "02", "03"], "validation": ["00"]}
+        del file["training_state"]
+        file["training_state"] = json.dumps(record)
+    output = require_success(step("training", **changes))
+    assert f"Starting from the weights {workspace / initial}." in output
+    require_success(step("testing", **changes))
+    words = f"the weights that they started from ({initial}) were trained on images with the ids 03"
+    assert mentions((workspace / "tuned" / "performances.txt").read_text(), words)
 
 
-def test_a_training_on_all_slices_has_last_weights_and_no_figures(call):
-    shutil.rmtree(call.folder / "small")
-    all_slices = ("validation_images = 1", "validation_images = 0")
-    done = call("training", all_slices)
-    assert done.returncode == 0, done.output
-    assert "no slice is held out" in done.output
-    assert "Trained. Weights: small/small_last.weights.h5." in done.output
-    assert not (call.folder / "small" / "small_best.weights.h5").exists()
-    assert "val_loss" not in (call.folder / "small" / "small_log.csv").read_text()
-    done = call("prediction", all_slices)
-    assert done.returncode == 0, done.output
-    assert "no figures" in done.output
-    names = {path.name for path in (call.folder / "small").iterdir()}
-    assert "submission.tif" in names
-    assert not names & {"performances.txt", "predictions.hdf5", "all_predictions.png"}
-    done = call("prediction", all_slices, ("best_last = last", "best_last = best"))
-    assert done.returncode == 1
-    assert "[testing settings] best_last must be last where validation_images = 0" in done.output
+def test_a_training_on_all_slices_has_last_weights_and_no_scores(workspace, step):
+    shutil.rmtree(workspace / "small")
+    output = require_success(step("training", validation_split=0))
+    assert "no slice is held out" in output
+    assert f"Trained. Weights: {workspace}/small/small_last.weights.h5." in output
+    assert not (workspace / "small" / "small_best.weights.h5").exists()
+    assert "val_loss" not in (workspace / "small" / "small_log.csv").read_text()
+    output = require_success(step("testing", validation_split=0))
+    assert "no scores" in output
+    names = {path.name for path in (workspace / "small").iterdir()}
+    assert names >= OF_TEST
+    assert not names & OF_LABELLED
 
 
-LAST_LINE = "N_group_visual = 2"
-
-
-def test_slices_that_were_trained_on_do_not_pass_as_held_out(call):
-    done = call("prediction", ("validation_images = 1", "validation_images = 4"))
-    assert done.returncode == 1
-    assert "validation_images must be 1, with which small/small_" in done.output
-
-
-def test_all_labelled_slices_can_be_tested_and_are_called_so(call):
-    done = call("prediction", (LAST_LINE, f"{LAST_LINE}\nlabelled_slices = all"))
-    assert done.returncode == 0, done.output
-    assert "on the slices 00, 01, 02, 03" in done.output
-    assert "All labelled slices: 00, 01, 02, 03" in done.output
-    assert "eld-out" not in done.output
-
-
-def test_a_slice_must_be_left_to_train_on(call):
-    shutil.rmtree(call.folder / "small")
-    done = call("training", ("validation_images = 1", "validation_images = 4"))
-    assert done.returncode == 1
-    assert "must be below 4, the number of labelled slices, or none is left" in done.output
-
-
-def test_slices_without_labels_need_no_labelled_ones(call):
-    for kind in ("imgs", "groundTruth", "weightMaps"):
-        (call.folder / "data" / f"ISBI_dataset_{kind}_train.hdf5").unlink()
-    assert call("prediction").returncode == 1
-    alone = (LAST_LINE, f"{LAST_LINE}\nlabelled_slices = none")
-    done = call("prediction", alone)
-    assert done.returncode == 0, done.output
-    with Image.open(call.folder / "small" / "submission.tif") as stack:
-        cells = np.asarray(stack) > 0.5
-    with Image.open(call.folder / "small" / "segmentations" / "00.png") as segmentation:
-        np.testing.assert_array_equal(np.asarray(segmentation), cells * 255)
-    (call.folder / "data" / "ISBI_dataset_imgs_test.hdf5").unlink()
-    done = call("prediction", alone)
-    assert done.returncode == 1
-    assert "There is nothing to test" in done.output
-    assert (call.folder / "small" / "submission.tif").exists()
+# ---------------------------------------------------------------- mistakes that only data show
 
 
 @pytest.mark.parametrize(
-    ("step", "old", "new", "words"),
+    ("name", "changes", "words"),
     [
-        ("training", "tile_size = 76", "tile_size = 75", "Received: 75. Use 72 or 76"),
-        ("prediction", "tile_size = 60", "tile_size = 570", "Received: 570. Use 568 or 572"),
-        (
-            "prediction",
-            "validation_images = 1",
-            "validation_images = 0",
-            "validation_images must be 1, with which",
-        ),
-        ("training", "validation_images = 1", "validation_images = all", "a whole number of at"),
-        ("training", "depth = 2", "depth = 9", "must be a whole number from 1 to 8"),
-        ("training", "base_filters = 4", "base_filters = 0", "a whole number of at least 1"),
-        (
-            "training",
-            "seed = 3",
-            "elastic_sigma = -1",
-            "elastic_sigma must be a number of at least",
-        ),
-        ("training", "seed = 3", "rotation_degrees = 200", "at most 180"),
-        ("training", "seed = 3", "stride_height = 5", "has an unknown key stride_height"),
-        ("training", "task = membrane", "task = membranes", "task must be retina or membrane"),
-        (
-            "prediction",
-            "path_local = ./data/",
-            "path_local = ./nothing/",
-            "does not exist. Prepare",
-        ),
-        (
-            "prediction",
-            "base_filters = 4",
-            "base_filters = 8",
-            "base_filters must be 4, with which small/small_last.weights.h5 was trained",
-        ),
-        ("prediction", "name = small", "name = nobody", "experiment folder nobody does not exist"),
+        ("testing", {"validation_split": 2}, "validation_split must be 1, with which"),
+        ("testing", {"base_filters": 8}, "base_filters must be 4, with which"),
+        ("testing", {"name": "nobody"}, "nobody does not exist. Train first"),
+        ("testing", {"path_local": "./nothing/"}, "does not exist. Prepare"),
+        ("training", {"name": "new", "validation_split": 4}, "must be below 4, the number of"),
     ],
 )
-def test_mistakes_are_named_and_leave_everything_as_it_was(call, step, old, new, words):
-    before = hashes(call.folder / "small")
-    ended = call(step, (old, new))
-    assert ended.returncode == 1
-    assert words in " ".join(ended.output.split())
-    assert "Traceback" not in ended.output
-    assert hashes(call.folder / "small") == before
+def test_mistakes_are_named_and_leave_everything_as_it_was(workspace, step, name, changes, words):
+    before = hashes(workspace / "small")
+    require_refusal(step(name, **changes), words)
+    assert hashes(workspace / "small") == before
+    assert not (workspace / "new").exists()
 
 
-def test_a_network_too_deep_for_the_slices_is_refused(call):
-    # Depth 4 has a margin of 92 pixels; slices of 96 still hold it. Depth 5 has one of 188.
-    replacements = [("tile_size = 76", "tile_size = 444"), ("tile_size = 60", "tile_size = 444")]
-    ended = call("training", *replacements, ("depth = 2", "depth = 5"), ("= small", "= deep"))
-    assert ended.returncode == 1
-    assert "margin of the network (188 pixels a side)" in " ".join(ended.output.split())
-    assert not (call.folder / "deep").exists()
-
-
-def test_test_slices_smaller_than_the_margin_are_refused(call):
-    path = call.folder / "data" / "ISBI_dataset_imgs_test.hdf5"
-    with h5py.File(path, "a") as file:
+def test_test_slices_smaller_than_the_margin_are_refused(workspace, step):
+    with h5py.File(data_file(workspace, "imgs", "test"), "a") as file:
         part = file["image"][..., :16, :16]
         del file["image"]
         file["image"] = part
-    ended = call("prediction")
-    assert ended.returncode == 1
-    assert "sides of the slices (16 x 16)" in " ".join(ended.output.split())
+    require_refusal(step("testing"), "sides of the slices (16 x 16)")
 
 
 @pytest.mark.parametrize("kind", ["groundTruth", "weightMaps"])
-def test_files_of_other_slices_are_refused(call, kind):
-    path = call.folder / "data" / f"ISBI_dataset_{kind}_train.hdf5"
-    with h5py.File(path, "a") as file:
+def test_files_of_other_slices_are_refused(workspace, step, kind):
+    with h5py.File(data_file(workspace, kind), "a") as file:
         shorter = file["image"][:3]
         del file["image"], file["ids"]
         file["image"] = shorter
-    ended = call("prediction")
-    assert ended.returncode == 1
-    assert "holds 3 arrays for the 4 images" in ended.output
-
-
-def test_the_sources_run_by_themselves(finished):
-    module = Path(launch.__file__).parent / "membraneNN_predict.py"
-    ended = run(module, "configuration.txt", cwd=finished.folder)
-    assert ended.returncode == 0, ended.output
+    require_refusal(step("testing"), "holds 3 arrays for the 4 images")
