@@ -154,7 +154,9 @@ def test_no_data_set_and_no_path_of_a_machine_ships(shipped):
 def test_the_results_page_gives_the_shipped_scores(name, scores):
     page = (PRETRAINED.parent / "docs" / "RESULTS.md").read_text(encoding="utf-8")
     performances = json.loads((PRETRAINED / name / "performances.json").read_text())
-    rows = [row for row in page.splitlines() if row.startswith("|") and f"pretrained/{name}`" in row]
+    rows = [
+        row for row in page.splitlines() if row.startswith("|") and f"pretrained/{name}`" in row
+    ]
     for score, digits in scores.items():
         value = performances.get("inside_FOV", performances)[score]
         value = value["best"] if isinstance(value, dict) else value
