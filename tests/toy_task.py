@@ -1,15 +1,10 @@
-"""What a task costs: discs and bars in colour pictures of two sizes, told apart by the shared code.
-
-A whole third task: its keys, its data, its training and its test. A `Task` in src.tasks.TASKS makes
-it known to the scripts; see tests/test_toy_task.py.
-"""
+"""What a task costs: discs and bars in colour images of two sizes; see tests/test_toy_task.py."""
 
 from functools import partial
 
 import numpy as np
 
-from lib.configuration import EXPERIMENT_KEYS, TESTING_KEYS, TRAINING, TRAINING_KEYS
-from lib.configuration import Key, data_keys, integer, multiple_of_4
+from lib import configuration as keys
 from lib.devices import inner_data_format, start_computing
 from lib.experiment import locate
 from lib.extract_patches import average_orientations, pad_to_multiple, predict_full_image
@@ -26,13 +21,13 @@ SIZES = ("small", "large")
 NETWORK = NETWORKS["unet"]
 
 KEYS = (
-    *data_keys(),
-    *EXPERIMENT_KEYS,
-    Key("data attributes", "patch_size", multiple_of_4, role=TRAINING),
-    Key("training settings", "N_subimgs", integer(1), role=TRAINING),
-    Key("training settings", "batch_size", integer(1), 8, TRAINING),
-    *TRAINING_KEYS,
-    *TESTING_KEYS,
+    *keys.data_keys(),
+    *keys.EXPERIMENT_KEYS,
+    keys.Key("data attributes", "patch_size", keys.multiple_of_4, role=keys.TRAINING),
+    keys.Key("training settings", "N_subimgs", keys.integer(1), role=keys.TRAINING),
+    keys.Key("training settings", "batch_size", keys.integer(1), 8, keys.TRAINING),
+    *keys.TRAINING_KEYS,
+    *keys.TESTING_KEYS,
 )
 
 
@@ -48,12 +43,9 @@ def load(configuration, subset):
     return images, labels, ids
 
 
-def main(configuration, experiment, overwrite=None):
+def main(configuration, experiment, **overwrite):
     """Trains, or tests where nothing says whether to overwrite an earlier training."""
-    if overwrite is None:
-        test(configuration, experiment)
-    else:
-        train(configuration, experiment, overwrite)
+    (train if overwrite else test)(configuration, experiment, **overwrite)
 
 
 def train(configuration, experiment, overwrite):
