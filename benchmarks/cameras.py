@@ -1,4 +1,4 @@
-"""Tests pretrained/vessels_held_out on photographs as other cameras might have taken them, simulated.
+"""Tests pretrained/vessels_held_out on photographs of other cameras, simulated.
 
     python -m benchmarks.cameras
 

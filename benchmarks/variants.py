@@ -1,6 +1,6 @@
 """Trains an experiment several times, each time with other settings, and compares the scores.
 
-    python -m benchmarks.variants ablation      vessels_held_out, each ingredient off, short trainings
+    python -m benchmarks.variants ablation      vessels_held_out, each ingredient off, short
     python -m benchmarks.variants seeds         the short recipe of the README with three seeds
 
 Start it in the project's folder with DRIVE prepared. Each variant is an experiment of its own,
