@@ -81,7 +81,8 @@ class TrainingRecorder(keras.callbacks.Callback):
         experiment = self.run.experiment
         if experiment.is_first_host:
             if row.get("val_loss", math.inf) < best:
-                save_weights(self.model, experiment.weights("best"), self.record)
+                record = {**self.record, "epoch": len(self.history)}
+                save_weights(self.model, experiment.weights("best"), record)
             write_log(self.history, experiment.file("log.csv"))
             draw_loss_curves(self.history, experiment.file("loss_curves.png"))
             # Last, because a training whose weights are complete is never started again.

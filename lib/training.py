@@ -278,7 +278,7 @@ def find_begun(experiment, configuration):
     """
     last, best = experiment.weights("last"), experiment.weights("best")
     if not last.exists():
-        if best.exists():
+        if best.exists() and not _was_killed_in_epoch_1(best):
             raise UserError(
                 f"{best} exists, but no {last.name} to resume from. Choose another "
                 "[experiment name] name, or start anew with --overwrite."
@@ -300,6 +300,11 @@ def find_begun(experiment, configuration):
     begun.require_same_training(configuration)
     _require_incomplete(begun, experiment, configuration)
     return begun
+
+
+def _was_killed_in_epoch_1(best):
+    """Tells whether a training was killed after its first best weights, before its first last ones."""
+    return read_weights(best).record.get("epoch") == 1
 
 
 def _require_incomplete(begun, experiment, configuration):

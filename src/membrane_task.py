@@ -160,7 +160,7 @@ def split_validation(configuration, num_slices):
         UserError: if no slice is left for training.
     """
     split = configuration.training_settings.validation_split
-    held_out = split if split >= 1 or not split else max(1, round(split * num_slices))
+    held_out = int(split) if split >= 1 or not split else max(1, round(split * num_slices))
     if held_out >= num_slices:
         raise UserError(
             configuration.problem(

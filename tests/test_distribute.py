@@ -291,8 +291,3 @@ def test_several_gpus_on_torch_are_refused(monkeypatch):
 def test_values_out_of_range(tmp_path, line, words):
     with pytest.raises(UserError, match=words):
         configured(tmp_path, line)
-
-
-def test_average_flips_out_of_range(tmp_path):
-    with pytest.raises(UserError, match="average_flips must be True or False. Received: both"):
-        read_configuration(write_retina(tmp_path, testing="average_flips = both"), TASKS)

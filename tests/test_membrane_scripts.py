@@ -93,7 +93,7 @@ def workspace(finished, tmp_path):
 def step(call, workspace):
     """A function that runs a step on the copy, with changed values of the configuration."""
 
-    def calling(name, **changes):
+    def calling(name, /, **changes):
         configure(workspace, **changes)
         return call(name, workspace, "configuration.txt")
 

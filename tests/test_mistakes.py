@@ -365,7 +365,7 @@ def file_as_experiment(folder):
 
 BROKEN_EXPERIMENTS = {
     "no weights": ("testing", remove_best, ["small_best.weights.h5", "small_last.weights.h5"]),
-    "no experiment": ("testing", remove_experiment, ["folder small does not exist", "Train"]),
+    "no experiment": ("testing", remove_experiment, ["workspace/small does not exist", "Train"]),
     "cut weights": ("testing", cut_best, ["small_best.weights.h5 is not a whole", "cut off"]),
     "damaged weights": ("testing", damage_best, ["small_best.weights.h5 is not a whole"]),
     "last weights damaged": ("training", damage_last, ["small_last.weights.h5", "--overwrite"]),
@@ -382,8 +382,8 @@ BROKEN_EXPERIMENTS = {
         ["small_best_weights.h5", "11 convolutions", "Received: 12"],
     ),
     "Keras 1, cut": ("testing", best_cut_keras1, ["small_best_weights.h5", "not a whole"]),
-    "read-only to test": ("testing", make_read_only, ["folder small", "read-only", "chmod"]),
-    "read-only to train": ("training", make_read_only, ["folder small", "read-only", "chmod"]),
+    "read-only to test": ("testing", make_read_only, ["small cannot be", "read-only", "chmod"]),
+    "read-only to train": ("training", make_read_only, ["small cannot be", "read-only", "chmod"]),
     "a file to test": ("testing", file_as_experiment, ["small", "is a file"]),
     "a file to train": ("training", file_as_experiment, ["small", "is a file"]),
     "last weights cut": ("training", cut_last, ["small_last.weights.h5", "--overwrite"]),
@@ -455,7 +455,7 @@ def test_a_missing_package_or_backend_is_reported(workspace, call, monkeypatch):
     retina = dataclasses.replace(launch.TASKS["retina"], training="no_such_package")
     monkeypatch.setitem(launch.TASKS, "retina", retina)
     done = call("training", workspace)
-    require_refusal(done, "no_such_package", sys.executable, "KERAS_BACKEND=tensorflow")
+    require_refusal(done, f"{sys.executable} lacks no_such_package", ".venv/bin/activate")
 
 
 def test_a_full_disk_is_called_so(tmp_path):
