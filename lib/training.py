@@ -303,7 +303,7 @@ def find_begun(experiment, configuration):
 
 
 def _was_killed_in_epoch_1(best):
-    """Tells whether a training was killed after its first best weights, before its first last ones."""
+    """Tells whether a training was killed between its first best and its first last weights."""
     return read_weights(best).record.get("epoch") == 1
 
 
