@@ -2,12 +2,12 @@
 
     python -m benchmarks.variants ablation      vessels_held_out, each ingredient off, briefly
     python -m benchmarks.variants seeds         the short recipe of the README with three seeds
+    python -m benchmarks.variants options       the short recipe with each option of the original
 
 Start it in the project's folder with DRIVE prepared. Each variant is an experiment of its own,
 <study>_<variant>/, trained by run_training.py and tested by run_testing.py, so that a study that
 was stopped resumes where it was. The ablation is tested on simulated other cameras too. Expected
-result: benchmarks/ablation.md or benchmarks/seeds.md; about 50 and 20 minutes on two quiet CPU
-cores.
+result: benchmarks/ablation.md, seeds.md or options.md; about 50, 20 and 45 minutes on two quiet CPU cores.
 """
 
 import argparse
@@ -64,7 +64,20 @@ SEEDS = SimpleNamespace(
     },
     variants={f"seed {seed}": {"seed": seed} for seed in range(3)},
 )
-STUDIES = {"ablation": ABLATION, "seeds": SEEDS}
+OPTIONS = SimpleNamespace(
+    base="configuration.txt",
+    images="test",
+    cameras=(),
+    common=SEEDS.common,
+    variants={
+        "as it stands": {},
+        "histogram": {"equalization": "histogram"},
+        "inside the FOV": {"inside_FOV": True},
+        "linear": {"output_activation": "linear"},
+        "gnet": {"network": "gnet"},
+    },
+)
+STUDIES = {"ablation": ABLATION, "seeds": SEEDS, "options": OPTIONS}
 SCRIPTS = ("run_training.py", "run_testing.py")
 FIGURES = {"auc_roc": "AUC ROC", "auc_pr": "AUC PR", "f1": "F1", "accuracy": "accuracy"}
 
