@@ -7,7 +7,8 @@
 Start it in the project's folder with DRIVE prepared. Each variant is an experiment of its own,
 <study>_<variant>/, trained by run_training.py and tested by run_testing.py, so that a study that
 was stopped resumes where it was. The ablation is tested on simulated other cameras too. Expected
-result: benchmarks/ablation.md, seeds.md or options.md; about 50, 20 and 45 minutes on two quiet CPU cores.
+result: benchmarks/ablation.md, seeds.md or options.md; about 50, 20 and 45 minutes on two quiet
+CPU cores.
 """
 
 import argparse
