@@ -177,3 +177,100 @@ def _cut(image, start, size, depth):
         for first, length in zip(start, image.shape[1:])
     )
     return image[:, rows[:, None], columns]
+
+
+# ---------------------------------------------------------------- networks with padded convolutions
+
+
+def predict_blended(predictor, image, tile_size, overlap, multiple=1, on_tile=None):
+    """Predicts an image of any size by tiles that overlap and fade into each other.
+
+    For networks with padded convolutions, whose outputs near a tile's edge see zeros in place of
+    the image. Where neighbouring tiles overlap, the weight of each falls linearly towards its edge,
+    so that an edge counts nothing; at the image's own border it counts fully. An image that is not
+    larger than a tile is one tile. What lies beyond the image is mirrored.
+
+    Memory is the result and one tile: the image may be one that is read from disk when it is cut.
+
+    Args:
+        predictor: (C, height, width) float32 -> (K, height, width) float32; the sides are multiples
+            of `multiple`, at most tile_size.
+        image: (C, height, width) float32, or an object with that shape that is cut alike.
+        tile_size: longest side of a tile in pixels, a multiple of `multiple`.
+        overlap: pixels that neighbouring tiles share at least, below half the tile.
+        multiple: of which a tile's sides and starts must be: 2^d for a network that pools d times.
+        on_tile: called with 1 after each tile, for a progress bar.
+    Returns:
+        (K, height, width) float32.
+    Raises:
+        ValueError: if a tile is no such multiple, or tiles would overlap by half or more.
+    """
+    rows, columns = (blended_places(n, tile_size, overlap, multiple) for n in image.shape[1:])
+    blended = None
+    for row_indices, row_weights in rows:
+        for column_indices, column_weights in columns:
+            output = predictor(cut_mirrored(image, row_indices, column_indices))
+            if blended is None:
+                blended = np.zeros((len(output), *image.shape[1:]), np.float32)
+            height, width = len(row_weights), len(column_weights)
+            top, left = row_indices[0], column_indices[0]
+            weighted = output[:, :height, :width] * row_weights[:, np.newaxis] * column_weights
+            blended[:, top : top + height, left : left + width] += weighted
+            if on_tile:
+                on_tile(1)
+    return blended
+
+
+def blended_places(length, tile_size, overlap, multiple=1):
+    """Lays the tiles of predict_blended along one axis.
+
+    Example: 20 pixels by tiles of 12 that overlap by 4. They show 0 ... 11 and 8 ... 19; the pixels
+    8, 9, 10 and 11 belong to the first by 7/8, 5/8, 3/8 and 1/8, and to the second by the rest.
+
+    Args:
+        length: height or width of the image in pixels.
+        tile_size: longest side of a tile in pixels, a multiple of `multiple`.
+        overlap: pixels that neighbouring tiles share at least.
+        multiple: of which a tile's sides and starts must be.
+    Returns:
+        list of (tile's pixels as indices of the image, mirrored beyond it; weights of those that
+        lie in the image). At each pixel of the image the weights of all tiles sum to 1.
+    Raises:
+        ValueError: as predict_blended.
+    """
+    if tile_size % multiple or tile_size < multiple:
+        raise ValueError(f"a tile must be a multiple of {multiple} pixels. Received: {tile_size}")
+    if not 0 <= overlap < tile_size / 2:
+        raise ValueError(
+            f"tiles of {tile_size} pixels must overlap by 0 or more pixels, and less than half. "
+            f"Received: {overlap}"
+        )
+    side = min(tile_size, -(-length // multiple) * multiple)
+    spare = length - side
+    # The starts lie evenly; rounding them to the multiple must not widen a step.
+    step = (side - overlap) // multiple * multiple
+    number = 1 + max(0, -(-spare // max(step, 1)))
+    last = -(-max(spare, 0) // multiple) * multiple
+    starts = [last * i // (max(number - 1, 1) * multiple) * multiple for i in range(number)]
+    weights = np.zeros((number, length))
+    for row, start in zip(weights, starts):
+        inside = np.arange(start, min(start + side, length))
+        # Distance to the tile's edges in the image.
+        before = inside - start + 0.5 if start > 0 else np.inf
+        after = start + side - inside - 0.5 if start + side < length else np.inf
+        row[inside] = np.minimum(np.minimum(before, after), max(overlap, 0.5))
+    weights /= weights.sum(axis=0)
+    return [
+        (
+            mirror_indices(np.arange(start, start + side), length),
+            weights[i, start : start + side].astype(np.float32),
+        )
+        for i, start in enumerate(starts)
+    ]
+
+
+def cut_mirrored(image, rows, columns):
+    """Cuts (C, rows, columns) out of an image by indices, reading only the part that holds them."""
+    top, left = rows.min(), columns.min()
+    part = np.asarray(image[:, top : rows.max() + 1, left : columns.max() + 1])
+    return part[:, (rows - top)[:, np.newaxis], columns - left]

@@ -1,11 +1,12 @@
 """Pictures: stacks of images as grids, written as PNG."""
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from lib.files import atomic_write
 
 GRID_BACKGROUND = 0
+LEGEND_SIZE = 14  # height of the letters in pixels
 
 
 def group_images(images, per_row):
@@ -48,6 +49,50 @@ def colour_classes(labels, colours):
     table = np.full((256, 3), 255, np.uint8)
     table[: len(colours)] = colours
     return np.moveaxis(table[np.minimum(labels, 255)], -1, -3)
+
+
+def draw_legend(names, colours, width):
+    """Draws class names beside squares of their colours, in as many lines as they need.
+
+    Args:
+        names: of the K classes.
+        colours: K tuples of red, green and blue in [0, 255].
+        width: of the picture in pixels; a name that is longer is cut off.
+    Returns:
+        (height, width, 3) uint8.
+    """
+    font = ImageFont.load_default(LEGEND_SIZE)
+    line, places, x, y = round(1.6 * LEGEND_SIZE), [], 0, 0
+    for name in names:
+        needed = round(font.getlength(name)) + 3 * LEGEND_SIZE
+        if x and x + needed > width:
+            x, y = 0, y + line
+        places.append((x, y))
+        x += needed
+    picture = Image.new("RGB", (width, y + line))
+    draw = ImageDraw.Draw(picture)
+    for name, colour, (x, y) in zip(names, colours, places):
+        x, y = x + LEGEND_SIZE // 2, y + LEGEND_SIZE // 4
+        square = (x, y, x + LEGEND_SIZE, y + LEGEND_SIZE)
+        draw.rectangle(square, fill=tuple(map(int, colour)), outline="white")
+        draw.text((x + 1.5 * LEGEND_SIZE, y - 1), name, fill="white", font=font)
+    return np.asarray(picture)
+
+
+def on_canvas(images, size, background=GRID_BACKGROUND):
+    """Puts images of several sizes on canvases of one size, in the top left corner.
+
+    Args:
+        images: list of (C, H, W), one C.
+        size: (height, width) of the canvas in pixels, at least that of every image.
+        background: value around them.
+    Returns:
+        (N, C, height, width) of the images' type.
+    """
+    canvases = np.full((len(images), len(images[0]), *size), background, images[0].dtype)
+    for canvas, image in zip(canvases, images):
+        canvas[:, : image.shape[1], : image.shape[2]] = image
+    return canvases
 
 
 def as_rgb(stack):

@@ -6,6 +6,7 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt  # noqa: E402
 import numpy as np  # noqa: E402
+from sklearn.metrics import ConfusionMatrixDisplay  # noqa: E402
 
 from lib.files import atomic_write  # noqa: E402
 
@@ -64,6 +65,28 @@ def draw_precision_recall(recall, precision, area, path, observer=None):
     )
 
 
+def draw_confusion_matrix(matrix, names, path):
+    """Draws which share of the pixels of each true class was given to which class.
+
+    Args:
+        matrix: (K, K) counts: true class, predicted class.
+        names: of the K classes.
+        path: the PNG file.
+    """
+    matrix = np.asarray(matrix, float)
+    totals = matrix.sum(axis=1, keepdims=True)
+    shares = np.divide(matrix, totals, out=np.full_like(matrix, np.nan), where=totals > 0)
+    side = 3 + 0.6 * len(names)
+    figure, axes = plt.subplots(figsize=(side, side))
+    picture = ConfusionMatrixDisplay(shares, display_labels=names)
+    picture.plot(
+        ax=axes, cmap="Blues", values_format=".2f", xticks_rotation=45, im_kw={"vmin": 0, "vmax": 1}
+    )
+    plt.setp(axes.get_xticklabels(), ha="right", rotation_mode="anchor")
+    axes.set(title="Share of each true class", xlabel="predicted", ylabel="true")
+    _save(figure, path)
+
+
 def _thinned(x, y):
     """Takes points that are evenly spaced along the curve."""
     x, y = np.asarray(x), np.asarray(y)
@@ -80,6 +103,10 @@ def _finish(figure, axes, path, *, title, x, y, square=False):
         axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
     axes.grid(alpha=0.3)
     axes.legend()
+    _save(figure, path)
+
+
+def _save(figure, path):
     with atomic_write(path) as beside:
         figure.savefig(beside, dpi=100, bbox_inches="tight", format="png")
     plt.close(figure)

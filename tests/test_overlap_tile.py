@@ -252,3 +252,48 @@ def test_tile_with_an_output_below_the_pooling_step_is_refused():
 def test_output_of_a_size_that_does_not_fit(size, words):
     with pytest.raises(ValueError, match=words):
         ot.output_size(size)
+
+
+# ---------------------------------------------------------------- blended tiles
+
+SIDES = st.integers(1, 150)
+
+
+@settings(max_examples=60, deadline=None)
+@given(SIDES, SIDES, st.sampled_from([1, 4, 16]), st.sampled_from([(64, 0), (64, 20), (32, 15)]))
+def test_blended_tiles_of_the_identity_are_the_image(height, width, multiple, tile):
+    image = np.random.default_rng(height).random((2, height, width), np.float32)
+    sides = set()
+
+    def identity(cut):
+        sides.update(cut.shape[1:])
+        return cut
+
+    tile_size, overlap = tile
+    blended = ot.predict_blended(identity, image, tile_size, overlap, multiple)
+    np.testing.assert_allclose(blended, image, atol=1e-6)
+    assert all(side % multiple == 0 and side <= tile_size for side in sides)
+
+
+def test_blended_tiles_overlap_and_fade():
+    (first, fading), (second, rising) = ot.blended_places(20, 12, 4)
+    assert first.tolist() == list(range(12)) and second.tolist() == list(range(8, 20))
+    np.testing.assert_allclose(fading[8:], [7 / 8, 5 / 8, 3 / 8, 1 / 8])
+    np.testing.assert_allclose(rising[:4], [1 / 8, 3 / 8, 5 / 8, 7 / 8])
+    assert (fading[:8] == 1).all() and (rising[4:] == 1).all()
+
+
+def test_blended_tiles_count_little_where_they_are_wrong():
+    def wrong_at_its_edges(cut):
+        predicted = np.ones((1, *cut.shape[1:]), np.float32)
+        predicted[:, 1:-1, 1:-1] = 0
+        return predicted
+
+    blended = ot.predict_blended(wrong_at_its_edges, np.zeros((1, 160, 160)), 64, 16)
+    assert blended[0, 1:-1, 1:-1].max() < 0.1
+
+
+@pytest.mark.parametrize(("tile_size", "overlap"), [(60, 8), (64, 32), (64, -1)])
+def test_blended_tiles_that_do_not_fit_are_refused(tile_size, overlap):
+    with pytest.raises(ValueError, match=f"{tile_size}"):
+        ot.predict_blended(np.negative, np.zeros((1, 99, 99)), tile_size, overlap, 16)
