@@ -6,7 +6,6 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt  # noqa: E402
 import numpy as np  # noqa: E402
-from sklearn.metrics import ConfusionMatrixDisplay  # noqa: E402
 
 from lib.files import atomic_write  # noqa: E402
 
@@ -78,11 +77,13 @@ def draw_confusion_matrix(matrix, names, path):
     shares = np.divide(matrix, totals, out=np.full_like(matrix, np.nan), where=totals > 0)
     side = 3 + 0.6 * len(names)
     figure, axes = plt.subplots(figsize=(side, side))
-    picture = ConfusionMatrixDisplay(shares, display_labels=names)
-    picture.plot(
-        ax=axes, cmap="Blues", values_format=".2f", xticks_rotation=45, im_kw={"vmin": 0, "vmax": 1}
-    )
-    plt.setp(axes.get_xticklabels(), ha="right", rotation_mode="anchor")
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for place, share in np.ndenumerate(shares):
+        text = "-" if np.isnan(share) else f"{share:.2f}"
+        colour = "white" if share > 0.5 else "black"
+        axes.text(*place[::-1], text, ha="center", va="center", color=colour)
+    axes.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(len(names)), names)
     axes.set(title="Share of each true class", xlabel="predicted", ylabel="true")
     _save(figure, path)
 
