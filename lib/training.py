@@ -278,7 +278,10 @@ def find_begun(experiment, configuration):
     """
     last, best = experiment.weights("last"), experiment.weights("best")
     if not last.exists():
-        if best.exists() and not _was_killed_in_epoch_1(best):
+        if best.exists():
+            if _was_killed_in_epoch_1(best):
+                print(f"The first epoch left no {last.name}: {experiment.name} starts anew.")
+                return None
             raise UserError(
                 f"{best} exists, but no {last.name} to resume from. Choose another "
                 "[experiment name] name, or start anew with --overwrite."

@@ -323,6 +323,20 @@ def test_weights_that_say_nothing_to_resume_from_are_not_replaced(experiment, mo
     assert overwrite in problem
 
 
+def test_a_training_killed_between_its_first_best_and_last_weights_starts_anew(
+    experiment, model, capsys
+):
+    save_weights(model, experiment.weights("best"), {"epoch": 1})
+    assert find_begun(experiment, configure()) is None
+    assert (
+        "The first epoch left no run_last.weights.h5: run starts anew." in capsys.readouterr().out
+    )
+    save_weights(model, experiment.weights("best"), {"epoch": 2})
+    assert "no run_last.weights.h5 to resume from" in problem_of(
+        find_begun, experiment, configure()
+    )
+
+
 def test_weights_of_retina_unet_in_the_folder_are_told(experiment, capsys):
     experiment.original_weights("best").touch()
     assert find_begun(experiment, configure()) is None
