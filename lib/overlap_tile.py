@@ -269,6 +269,12 @@ def blended_places(length, tile_size, overlap, multiple=1):
     ]
 
 
+def num_blended_tiles(image_size, tile_size, overlap, multiple=1):
+    """Counts the tiles of predict_blended for an image of (height, width) pixels."""
+    rows, columns = (blended_places(n, tile_size, overlap, multiple) for n in image_size)
+    return len(rows) * len(columns)
+
+
 def cut_mirrored(image, rows, columns):
     """Cuts (C, rows, columns) out of an image by indices, reading only the part that holds them."""
     top, left = rows.min(), columns.min()

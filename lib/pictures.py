@@ -2,6 +2,7 @@
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+from skimage.color import label2rgb
 
 from lib.files import atomic_write
 
@@ -49,6 +50,17 @@ def colour_classes(labels, colours):
     table = np.full((256, 3), 255, np.uint8)
     table[: len(colours)] = colours
     return np.moveaxis(table[np.minimum(labels, 255)], -1, -3)
+
+
+def colour_objects(objects):
+    """Draws objects in colours on black, neighbours mostly in different ones.
+
+    Args:
+        objects: (H, W) integers, 0 is background, each number above 0 an object.
+    Returns:
+        (3, H, W) uint8.
+    """
+    return as_grey_levels(label2rgb(objects, bg_label=0)).transpose(2, 0, 1)
 
 
 def draw_legend(names, colours, width):

@@ -4,11 +4,13 @@ Beside the results lies a list of the files that a test wrote. The next test rem
 others: a file that is in the way and not on the list is somebody's, and is refused.
 """
 
+import contextlib
 import json
 from pathlib import Path
 
 import h5py
 import numpy as np
+from PIL import Image
 
 from lib.errors import UserError
 from lib.files import atomic_write, write_hdf5
@@ -23,11 +25,14 @@ NAMES = (
     "submission.tif",
     "ROC.png",
     "Precision_recall.png",
+    "confusion_matrix.png",
     "all_*.png",
     "*_Original_*Prediction*.png",
 )
 # Folders of pictures that are called like the images.
-ID_FOLDERS = ("segmentations", "probabilities")
+ID_FOLDERS = ("segmentations", "probabilities", "objects")
+MOST_OBJECTS = 2**16 - 1
+CHUNK = 256  # side of a chunk of predictions in pixels
 
 
 class Results:
@@ -94,6 +99,64 @@ class Results:
         """
         settings = json.dumps(configuration.as_dict())
         write_hdf5(self.file(name), probabilities, ids=ids, settings=settings)
+
+    @contextlib.contextmanager
+    def predictions_by_image(self, ids, configuration, name="predictions.hdf5"):
+        """Saves probabilities as HDF5 one image after the other, of any sizes.
+
+        They are rounded to float16, to 3 digits: `probabilities/0`, `probabilities/1`, ... of
+        (K, H, W), with ids and settings as in save_predictions. The file appears when it is whole.
+
+        Args:
+            ids: N names.
+            configuration: lib.configuration.Configuration.
+            name: of the file.
+        Yields:
+            function of the number of an image and its (K, H, W) float32 that saves them.
+        """
+        with atomic_write(self.file(name)) as beside, h5py.File(beside, "w") as file:
+            file["ids"] = list(ids)
+            file["settings"] = json.dumps(configuration.as_dict())
+
+            def save(number, probabilities):
+                file.create_dataset(
+                    f"probabilities/{number}",
+                    data=probabilities.astype(np.float16),
+                    chunks=(1, *(min(side, CHUNK) for side in probabilities.shape[1:])),
+                    compression="lzf",
+                )
+
+            yield save
+
+    def save_class_numbers(self, name, classes, colours):
+        """Saves a picture in class colours whose pixel values are class numbers.
+
+        Args:
+            name: as file_names makes it: segmentations/<name>.png.
+            classes: (H, W) uint8.
+            colours: K tuples of red, green and blue in [0, 255].
+        """
+        picture = Image.fromarray(classes, "P")
+        picture.putpalette(np.asarray(colours, np.uint8).tobytes())
+        with atomic_write(self.file(f"segmentations/{name}.png")) as beside:
+            picture.save(beside, "PNG")
+
+    def save_object_numbers(self, name, objects):
+        """Saves the numbers of objects as a picture of 16 bits.
+
+        Args:
+            name: as file_names makes it: objects/<name>.png.
+            objects: (H, W) integers, 0 is background.
+        Raises:
+            UserError: if there are more objects than 16 bits can tell apart.
+        """
+        if objects.max(initial=0) > MOST_OBJECTS:
+            raise UserError(
+                f"{name} must hold at most {MOST_OBJECTS} objects to be saved. Received: "
+                f"{objects.max()}. Set [testing settings] smallest_object, or cut the image."
+            )
+        with atomic_write(self.file(f"objects/{name}.png")) as beside:
+            Image.fromarray(objects.astype(np.uint16)).save(beside, "PNG")
 
     def save_pictures(self, folder, ids, stack):
         """Saves a picture for each image: <folder>/<id>.png.

@@ -1,0 +1,196 @@
+"""The segmentation experiment, of any images and classes: its keys, their checks, its data."""
+
+from lib.configuration import (
+    EXPERIMENT_KEYS,
+    NETWORK,
+    SPLIT,
+    TESTING_KEYS,
+    TRAINING,
+    TRAINING_KEYS,
+    Key,
+    augmentation_keys,
+    best_of_nothing,
+    boolean,
+    choice,
+    data_keys,
+    integer,
+    orientations,
+    path_or_none,
+    real,
+    share_or_number,
+)
+from lib.encoders import ENCODERS
+from lib.errors import UserError, raise_if_any
+from lib.experiment import locate
+from lib.image_sets import ImageSet
+from lib.losses import LOSSES
+from lib.unet import PADDED_NETWORKS
+
+KEYS = (
+    *data_keys(
+        train_images="training.hdf5",
+        validation_images="validation.hdf5",
+        test_images="test.hdf5",
+    ),
+    *EXPERIMENT_KEYS,
+    Key("data attributes", "tile_size", integer(8), role=TRAINING),
+    Key("training settings", "N_subimgs", integer(1, 100_000_000), role=TRAINING),
+    Key("training settings", "validation_split", share_or_number, 0.1, SPLIT),
+    Key("training settings", "batch_size", integer(1), 8, TRAINING),
+    *TRAINING_KEYS,
+    Key("training settings", "momentum", real(0, 0.9999), 0.9, TRAINING),
+    Key("training settings", "network", choice(*PADDED_NETWORKS), "unet", NETWORK),
+    Key("training settings", "base_filters", integer(1), 32, NETWORK),
+    Key("training settings", "depth", integer(1, 6), 4, NETWORK),
+    Key("training settings", "batch_normalization", boolean, True, NETWORK),
+    Key("training settings", "deep_supervision", boolean, False, NETWORK),
+    Key("training settings", "encoder", choice("none", *ENCODERS), "none", NETWORK),
+    Key("training settings", "encoder_weights", path_or_none, None, TRAINING),
+    Key("training settings", "encoder_learning_rate_factor", real(0), 0.1, TRAINING),
+    Key("training settings", "output_activation", choice("softmax", "sigmoid"), "softmax", NETWORK),
+    Key("training settings", "dropout", real(0, 0.9), 0.0, TRAINING),
+    Key("training settings", "loss", choice(*LOSSES), "cross_entropy", TRAINING),
+    Key("training settings", "cross_entropy_weight", real(0), 1.0, TRAINING),
+    Key("training settings", "dice_weight", real(0), 0.8, TRAINING),
+    Key("training settings", "class_weights", choice("none", "balanced"), "none", TRAINING),
+    *augmentation_keys(
+        elastic_sigma=0.0, rotation_degrees=0.0, flip=False, brightness=0.0, contrast=0.0
+    ),
+    *TESTING_KEYS,
+    Key("testing settings", "images", choice("test", "validation", "training"), "test"),
+    Key("testing settings", "tile_size", integer(8), 512),
+    Key("testing settings", "overlap", integer(0), 64),
+    Key("testing settings", "average_flips", orientations, 1),
+    Key("testing settings", "smallest_object", integer(0), 0),
+)
+
+
+def check(configuration):
+    """Lists tiles that do not fit the network, and settings that exclude each other."""
+    problems = best_of_nothing(configuration)
+    settings = configuration.training_settings
+    multiple = size_multiple(settings)
+    for section in ("data attributes", "testing settings"):
+        size = configuration.sections[section.replace(" ", "_")].tile_size
+        if size % multiple:
+            lower = max(multiple, size // multiple * multiple)
+            expected = (
+                f"a multiple of {multiple}, because the network halves it "
+                f"{multiple.bit_length() - 1} times; {lower} or {lower + multiple} would do"
+            )
+            problems.append(configuration.problem(section, "tile_size", expected))
+    testing = configuration.testing_settings
+    if 2 * testing.overlap >= testing.tile_size:
+        expected = f"below half of the tile_size of {testing.tile_size}"
+        problems.append(configuration.problem("testing settings", "overlap", expected))
+    if settings.deep_supervision and settings.network != "unet_plus_plus":
+        expected = "False with network = unet, which has one output"
+        problems.append(configuration.problem("training settings", "deep_supervision", expected))
+    if settings.encoder == "none" and settings.encoder_weights is not None:
+        expected = "none with encoder = none"
+        problems.append(configuration.problem("training settings", "encoder_weights", expected))
+    return problems
+
+
+def size_multiple(settings):
+    """Gives the multiple of which the sides of the network's input must be, of its settings."""
+    return 2**settings.depth if settings.encoder == "none" else ENCODER_MULTIPLE
+
+
+def open_images(configuration, use):
+    """Opens the images of a use.
+
+    Args:
+        configuration: lib.configuration.Configuration of the segmentation task.
+        use: "train", "validation" or "test".
+    Returns:
+        lib.image_sets.ImageSet; None for a validation file that is not there.
+    Raises:
+        UserError: if the file is missing, not whole or of another kind.
+    """
+    paths = configuration.data_paths
+    path = locate(paths.path_local) / getattr(paths, f"{use}_images")
+    return None if use == "validation" and not path.is_file() else ImageSet(path)
+
+
+def load_training(configuration):
+    """Opens the images that train and those that validate.
+
+    Those of the validation file validate; where there is none, validation_split says how many of
+    the training images do, the last ones.
+
+    Args:
+        configuration: lib.configuration.Configuration of the segmentation task.
+    Returns:
+        the ImageSet of the training images, and {"training": part, "validation": part}: as
+        part_of gives them, the second of no images where none validates.
+    Raises:
+        UserError: as open_images; if there are no labels, files do not fit each other, or none is
+            left to train on.
+    """
+    training, validation = (open_images(configuration, use) for use in ("train", "validation"))
+    problems = [
+        f"{images.path} holds no labels. Prepare the data again, with labels."
+        for images in (training, validation)
+        if images is not None and images.labels is None
+    ]
+    if validation is not None and describe_data(validation) != describe_data(training):
+        problems.append(
+            f"{validation.path} holds other classes or channels than {training.path}: "
+            f"{describe_data(validation)}, {describe_data(training)}. Prepare them together."
+        )
+    raise_if_any(problems)
+    if validation is not None:
+        return training, {"training": part_of(training), "validation": part_of(validation)}
+    first = len(training) - num_held_out(configuration, len(training))
+    return training, {
+        "training": part_of(training, slice(0, first)),
+        "validation": part_of(training, slice(first, None)),
+    }
+
+
+def num_held_out(configuration, number):
+    """Counts the training images that only validate, of a number of them; see load_training."""
+    split = configuration.training_settings.validation_split
+    held_out = int(split) if split >= 1 or not split else max(1, round(split * number))
+    if held_out < number:
+        return held_out
+    raise UserError(
+        configuration.problem(
+            "training settings",
+            "validation_split",
+            f"below {number}, the number of labelled images, or none is left to train on",
+        )
+    )
+
+
+def part_of(images, part=slice(None)):
+    """Gives some of an ImageSet.
+
+    Args:
+        images: lib.image_sets.ImageSet.
+        part: slice of image numbers.
+    Returns:
+        dictionary of lists: ids, shapes, images, labels and instances (None without), and
+        class_counts (K,), their pixels of every class.
+    """
+    kinds = ("ids", "shapes", "images", "labels", "instances")
+    values = {kind: getattr(images, kind) for kind in kinds}
+    chosen = {kind: value if value is None else value[part] for kind, value in values.items()}
+    return {**chosen, "class_counts": images.image_class_counts[part].sum(axis=0)}
+
+
+def describe_data(images):
+    """Gives what a network must know of its data: the weights record it.
+
+    Args:
+        images: lib.image_sets.ImageSet.
+    Returns:
+        dictionary that JSON can hold: num_channels, class_names, class_colours, has_instances.
+    """
+    return {
+        "num_channels": images.num_channels,
+        "class_names": list(images.class_names),
+        "class_colours": [list(colour) for colour in images.class_colours],
+        "has_instances": images.has_instances,
+    }
