@@ -69,6 +69,7 @@ class TrainingRun:
         self.progress = self.begun.progress if self.begun else None
         self.scaling = start.scaling if start else DEFAULT_SCALING
         self.image_ids = None
+        self.data = None
         self.devices = start_computing(settings.seed, settings.mixed_precision, settings.distribute)
         require_shareable_batches(configuration, self.devices)
 
@@ -84,6 +85,18 @@ class TrainingRun:
         self.image_ids = {use: list(ids) for use, ids in image_ids.items()}
         if self.begun:
             self.begun.require_images(self.image_ids)
+
+    def require_data(self, data):
+        """Notes what the network must know of its data, and refuses to resume with others.
+
+        Args:
+            data: dictionary that JSON can hold; kept with the weights.
+        Raises:
+            UserError: if the training was begun with others.
+        """
+        self.data = data
+        if self.begun:
+            self.begun.require_data(data)
 
     def build(self, make_network, loss, num_batches):
         """Builds and compiles the network with the weights it starts from.
@@ -199,6 +212,8 @@ class TrainingRun:
             "images": self.image_ids,
             "scaling": self.scaling,
         }
+        if self.data is not None:
+            record["data"] = self.data
         if self.begun:
             record["ancestors"] = self.begun.ancestors
         elif self.initial:

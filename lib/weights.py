@@ -153,6 +153,31 @@ class TrainedWeights:
                     "name] name, or --overwrite)."
                 )
 
+    @property
+    def data(self):
+        """Gives what a network knows of its data, as require_data takes it."""
+        return self.record.get("data", {})
+
+    def require_data(self, data):
+        """Refuses weights that were trained on data of another kind than the data are now.
+
+        Args:
+            data: dictionary that JSON can hold, such as names of classes and number of channels.
+        Raises:
+            UserError: that names what differs.
+        """
+        changed = [
+            f"{name.replace('_', ' ')}: {_listed(self.data[name])} -> {_listed(value)}"
+            for name, value in data.items()
+            if self.data.get(name, value) != value
+        ]
+        if changed:
+            raise UserError(
+                f"{self.path} was trained on data of another kind ({'; '.join(changed)}). Prepare "
+                "the data as then, correct [data paths], or train anew (another [experiment name] "
+                "name, or --overwrite)."
+            )
+
     def require_optimizer(self):
         """Refuses to resume without the optimiser's variables; Keras would start it anew silently.
 
@@ -326,6 +351,10 @@ def dropout_states(model):
 def lowest_validation_loss(history):
     """Gives the lowest validation loss of epochs; inf without any."""
     return min((row.get("val_loss", math.inf) for row in history), default=math.inf)
+
+
+def _listed(value):
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _overlap(words, images, ids):
