@@ -213,6 +213,9 @@ class ImageSet:
         for arrays in (self.labels, self.instances):
             same = arrays is None or [array.shape for array in arrays] == self.shapes
             self._require(same, "holds labels of other sizes than their images")
+        expected = (len(self) if self.labels else 0, len(names))
+        is_right = self.image_class_counts.shape == expected
+        self._require(is_right, "holds class_counts of other images or classes")
         (self.num_channels,) = channels
 
     def _arrays(self, file, group, ndim, types):
@@ -226,6 +229,7 @@ class ImageSet:
             self._require(
                 stored.dtype.str[1:] in types, f"holds {name} as {stored.dtype}, not {types}"
             )
+            self._require(stored.size, f"holds nothing in {name}")
             limits = self._limits(name, stored) if group == "images" else None
             arrays.append(StoredArray(file, name, limits))
         return arrays
@@ -246,7 +250,7 @@ class ImageSet:
         self._require(self._is_inside(file, name), f"holds no {name}")
         stored = file[name]
         is_one = isinstance(stored, h5py.Dataset) and stored.ndim == ndim
-        self._require(is_one and min(stored.shape) >= 0, f"holds no {name} of {ndim} axes")
+        self._require(is_one, f"holds no {name} of {ndim} axes")
         self._require(
             not (stored.external or stored.is_virtual)
             and not h5py.check_ref_dtype(stored.dtype)
@@ -259,7 +263,7 @@ class ImageSet:
         """Tells whether a name leads to something in the file, without links at any step."""
         place = file
         for part in name.split("/"):
-            link = place.get(part, getlink=True) if part in place.keys() else None
+            link = place.get(part, getlink=True) if isinstance(place, h5py.Group) else None
             if link is None:
                 return False
             self._require(isinstance(link, h5py.HardLink), f"leads elsewhere by a link: {name}")

@@ -19,7 +19,7 @@ from lib.image_files import kind_of, read_picture, shortened
 from lib.tiff_files import ImageError, is_tiff
 
 LARGEST_CLASS = IGNORE - 1
-# More values or colours than these, without a list of classes, are greys, smoothed edges or objects.
+# More values or colours than these, without a list of classes, are greys or objects.
 MOST_UNLISTED = 64
 # What a line of classes.txt ends with where colours are used.
 COLOUR = re.compile(r"#([0-9a-fA-F]{6})$")
@@ -56,12 +56,12 @@ class Label(NamedTuple):
 
 
 class LabelContent(NamedTuple):
-    """The numbers and colours that occur in a label file, without its pixels."""
+    """The numbers and colours that occur in a label file, and how often; without its pixels."""
 
     path: Path
     shape: tuple  # (height, width)
-    numbers: frozenset | None
-    colours: frozenset | None
+    numbers: dict | None
+    colours: dict | None
     palette: dict  # number: colour, of those that occur
 
 
@@ -76,6 +76,12 @@ class Coding(NamedTuple):
         """Turns a Label into classes (H, W) uint8; its values must be those of the survey."""
         pixels = label.colours if self.by_colour else label.numbers
         return self.classes[np.searchsorted(self.values, pixels)]
+
+    def count(self, content, num_classes):
+        """Counts the pixels of every class in a LabelContent -> (num_classes,) int64."""
+        counts = content.colours if self.by_colour else content.numbers
+        classes = self.classes[np.searchsorted(self.values, list(counts))]
+        return np.bincount(classes, list(counts.values()), IGNORE + 1)[:num_classes].astype(int)
 
 
 # ---------------------------------------------------------------- files
@@ -146,20 +152,29 @@ def read_instances(path):
 
 def content_of(path, label):
     """Lists the numbers and colours of a Label -> LabelContent."""
-    numbers = colours = None
-    palette = {}
-    if label.numbers is not None:
-        numbers = np.unique(label.numbers)
+    path = Path(path)
+    if label.numbers is None:
+        return LabelContent(path, label.colours.shape, None, _counts(label.colours), {})
+    numbers, colours = _counts(label.numbers), None
     if label.colours is not None:
-        colours = np.unique(label.colours)
-    if label.has_palette:
-        pairs = np.unique(label.numbers.astype(np.int64) << 24 | label.colours)
-        palette = {int(pair >> 24): int(pair & 0xFFFFFF) for pair in pairs}
-    shape = (label.numbers if colours is None else label.colours).shape
-    numbers, colours = (
-        None if values is None else frozenset(values.tolist()) for values in (numbers, colours)
-    )
-    return LabelContent(Path(path), shape, numbers, colours, palette)
+        colour_of = np.zeros(256, np.int32)
+        colour_of[label.numbers] = label.colours
+        palette = {number: int(colour_of[number]) for number in numbers}
+        colours = dict.fromkeys(palette.values(), 0)
+        for number, colour in palette.items():
+            colours[colour] += numbers[number]
+    palette = palette if label.has_palette else {}
+    return LabelContent(path, label.numbers.shape, numbers, colours, palette)
+
+
+def _counts(pixels):
+    """Counts the values of an array of integers >= 0 -> {value: pixels}."""
+    if pixels.dtype.itemsize <= 2:
+        counts = np.bincount(pixels.ravel())  # faster than np.unique, which sorts
+        values = np.flatnonzero(counts)
+        return dict(zip(values.tolist(), counts[values].tolist()))
+    values, counts = np.unique(pixels, return_counts=True)
+    return dict(zip(values.tolist(), counts.tolist()))
 
 
 def _require_lossless(path):
@@ -392,7 +407,7 @@ def _unlisted_colours(content, known, listed):
     """Words the first colour of a file that is in no list, with its place."""
     if content.colours is None:
         return [f"{content.path} must show colours as the other labels do. Received: numbers."]
-    unlisted = content.colours - known
+    unlisted = content.colours.keys() - known
     if not unlisted:
         return []
     pixels = read_label(content.path).colours
@@ -432,7 +447,7 @@ def _classes_by_number(contents, listed, ignored):
 
 def _require_class_numbers(contents, numbers):
     """Refuses numbers that cannot be classes: too large, too many, or with wide gaps."""
-    largest = max(contents, key=lambda content: max(content.numbers - {IGNORE}, default=0))
+    largest = max(contents, key=lambda content: max(content.numbers.keys() - {IGNORE}, default=0))
     shown = shortened(numbers)
     place = f"The labels in {largest.path.parent}"
     if numbers and numbers[-1] > LARGEST_CLASS or len(numbers) > MOST_UNLISTED:

@@ -1,11 +1,12 @@
 """Pictures: stacks of images as grids, written as PNG."""
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from lib.files import atomic_write
 
 GRID_BACKGROUND = 0
+LEGEND_TEXT, LEGEND_LINE = 14, 20  # pixels
 
 
 def group_images(images, per_row):
@@ -48,6 +49,33 @@ def colour_classes(labels, colours):
     table = np.full((256, 3), 255, np.uint8)
     table[: len(colours)] = colours
     return np.moveaxis(table[np.minimum(labels, 255)], -1, -3)
+
+
+def legend(names, colours, width):
+    """Draws a list of classes with their colours, black on white, in as many lines as it takes.
+
+    Args:
+        names: K texts.
+        colours: K tuples of red, green and blue in [0, 255].
+        width: of the picture in pixels; a longer name is cut off.
+    Returns:
+        (3, height, width) uint8.
+    """
+    font = ImageFont.load_default(LEGEND_TEXT)
+    places, row, column = [], 0, 0
+    for name in names:
+        needed = 2 * LEGEND_LINE + int(font.getlength(name))
+        if column and column + needed > width:
+            row, column = row + 1, 0
+        places.append((column, row * LEGEND_LINE))
+        column += needed
+    picture = Image.new("RGB", (width, (row + 1) * LEGEND_LINE), "white")
+    draw = ImageDraw.Draw(picture)
+    for (x, y), name, colour in zip(places, names, colours):
+        box = (x + 3, y + 3, x + LEGEND_TEXT + 3, y + LEGEND_TEXT + 3)
+        draw.rectangle(box, fill=tuple(colour), outline="black")
+        draw.text((x + LEGEND_LINE + 2, y + 1), name, "black", font)
+    return np.asarray(picture).transpose(2, 0, 1)
 
 
 def as_rgb(stack):
