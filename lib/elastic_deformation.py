@@ -182,11 +182,12 @@ def warp(image, coordinates, order):
     cv2.remap before OpenCV 5 rounds places to 1/32 pixel.
 
     Args:
-        image: (height, width); floating point for order 1, any type for order 0.
+        image: (height, width) or (C, height, width); floating point for order 1, any type for
+            order 0.
         coordinates: (2, out_height, out_width) rows and columns in the image, finite.
         order: 1 for linear (images, weights), 0 for nearest (labels; halves go up).
     Returns:
-        (out_height, out_width) of the image's type.
+        (out_height, out_width) or (C, out_height, out_width) of the image's type.
     """
     return warp_together([image], coordinates, [order])[0]
 
@@ -195,13 +196,14 @@ def warp_together(images, coordinates, orders):
     """Samples several images of one size at the same places; faster than one by one.
 
     Args:
-        images: list of (height, width) arrays, as in warp.
+        images: list of (height, width) or (C, height, width) arrays, or of what reads such an array
+            when it is sliced: only the part that is needed is.
         coordinates: (2, out_height, out_width) rows and columns in the images, finite.
         orders: 1 (linear) or 0 (nearest) for each image.
     Returns:
-        list of (out_height, out_width) arrays of the images' types.
+        list of (out_height, out_width) or (C, out_height, out_width) arrays of the images' types.
     """
-    window = _MirroredWindow(images[0].shape, coordinates)
+    window = _MirroredWindow(images[0].shape[-2:], coordinates)
     return [window.sample(image, order) for image, order in zip(images, orders)]
 
 
@@ -236,9 +238,10 @@ def cut_tile(image, label, weights, place, input_size, output_size, augmentation
     """Cuts one training tile out of an image and transforms it at random, sampling it once.
 
     Args:
-        image: (C, height, width) float32 in [0, 1], the whole image.
-        label: (height, width) uint8 classes of the image.
-        weights: (height, width) float32 weights of the image (weight_map); None for none.
+        image: (C, height, width) float32 in [0, 1], the whole image; or what gives one when it is
+            sliced (lib.image_sets): no more is read than the tile shows.
+        label: (height, width) uint8 classes of the image, alike.
+        weights: (height, width) float32 weights of the image (weight_map), alike; None for none.
         place: (row, column) of the label's tile. May lie outside: the image is mirrored.
         input_size: (height, width) of the image's tile.
         output_size: (height, width) of the label's tile, in the middle of it.
@@ -255,7 +258,7 @@ def cut_tile(image, label, weights, place, input_size, output_size, augmentation
     tile = Tile(int(place[0]), int(place[1]), input_size[0], output_size[0])
     coordinates = tile_coordinates(tile, augmentation, rng)
     middle = slice(tile.margin, tile.margin + tile.output_size)
-    image = np.stack(warp_together(list(image), coordinates, [1] * len(image)))
+    image = warp(image, coordinates, order=1)
     others = [label] if weights is None else [label, weights]
     label, *weights = warp_together(others, coordinates[:, middle, middle], [0, 1])
     image = vary_grey_values(image, augmentation, rng)
@@ -270,7 +273,19 @@ def _cut_mirrored(array, place, size):
     rows, columns = (
         mirror_indices(np.arange(n) + at, length) for at, n, length in zip(place, size, shape)
     )
-    return array[..., rows[:, None], columns]
+    part, rows, columns = _part_with(array, rows, columns)
+    return part[..., rows[:, None], columns]
+
+
+def _part_with(array, rows, columns):
+    """Slices what holds given rows and columns out of (..., height, width), once.
+
+    Returns:
+        the part; and the rows and columns as they are numbered in it.
+    """
+    first_row, first_column = rows.min(), columns.min()
+    part = array[..., first_row : rows.max() + 1, first_column : columns.max() + 1]
+    return part, rows - first_row, columns - first_column
 
 
 def get_augmentation(settings):
@@ -308,11 +323,17 @@ class _MirroredWindow:
 
     def sample(self, image, order):
         """Returns the image's values at the places: nearest for order 0, linear for order 1."""
-        flat = image.take(self.row_indices, axis=0).take(self.column_indices, axis=1).ravel()
+        part, rows, columns = _part_with(image, self.row_indices, self.column_indices)
+        if part.ndim == 3:
+            return np.stack([self._sample(plane, rows, columns, order) for plane in part])
+        return self._sample(part, rows, columns, order)
+
+    def _sample(self, plane, rows, columns, order):
+        flat = plane.take(rows, axis=0).take(columns, axis=1).ravel()
         if order == 0:
             return flat.take(self._nearest_index)
         index, below, right = self._linear_index
-        below, right = below.astype(image.dtype), right.astype(image.dtype)
+        below, right = below.astype(plane.dtype), right.astype(plane.dtype)
         upper_row = _mix(flat.take(index), flat[1:].take(index), right)
         next_row = flat[len(self.column_indices) :]
         return _mix(upper_row, _mix(next_row.take(index), next_row[1:].take(index), right), below)

@@ -79,7 +79,7 @@ def load_hdf5(path):
     Raises:
         UserError: if there is no such file, it is no whole HDF5 file or holds no such array.
     """
-    with _open_hdf5(path) as file:
+    with open_hdf5(path) as file:
         if "image" not in file:
             raise UserError(
                 f"{path} holds no data set `image`, but {sorted(file) or 'nothing'}. "
@@ -108,7 +108,7 @@ def load_hdf5_extra(path, name):
         the array (of strings: a list; of one string: itself), or None where the file has no such
         data set: files that retina-unet wrote have only `image`.
     """
-    with _open_hdf5(path) as file:
+    with open_hdf5(path) as file:
         if name not in file:
             return None
         if h5py.check_string_dtype(file[name].dtype):
@@ -118,12 +118,22 @@ def load_hdf5_extra(path, name):
 
 
 @contextlib.contextmanager
-def _open_hdf5(path):
+def open_hdf5(path, script=None):
+    """Opens an HDF5 file for reading, and says what is wrong with it, also while it is read.
+
+    Args:
+        path: the file.
+        script: how a user makes it, for the message.
+    Yields:
+        h5py.File.
+    Raises:
+        UserError: if there is no such file, it is in use, or not whole.
+    """
     path = Path(path)
     if not path.is_file():
         raise UserError(
-            f"{path} does not exist. Prepare the data first, or fix path_local and the file "
-            "names in [data paths] of the configuration."
+            f"{path} does not exist. Prepare the data first{f': {script}' if script else ''}, or "
+            "fix path_local and the file names in [data paths] of the configuration."
         )
     try:
         with h5py.File(path, "r") as file:

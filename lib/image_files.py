@@ -50,14 +50,16 @@ def list_images(folder):
     Raises:
         ValueError: if the folder is missing or empty, or two files have the same id.
     """
-    by_id = {}
+    by_id, problems = {}, []
     for path in sorted(_image_files(Path(folder)), key=lambda path: _natural_key(path.name)):
-        if image_id(path) in by_id:
-            raise ValueError(
-                f"{path} and {by_id[image_id(path)].name} both have the id {image_id(path)}. "
+        first = by_id.setdefault(image_id(path), path)
+        if first != path:
+            problems.append(
+                f"{path} and {first.name} both have the id {image_id(path)}. "
                 "Remove or rename one of them."
             )
-        by_id[image_id(path)] = path
+    if problems:
+        raise ValueError(" ".join(problems))
     return dict(sorted(by_id.items(), key=lambda item: _natural_key(item[0])))
 
 
@@ -73,7 +75,7 @@ def _image_files(folder):
     if problems:
         raise ValueError(" ".join(problems))
     if files and others:
-        print(f"{folder}: passed over {_shortened(others)} (no image file by its name).")
+        print(f"{folder}: passed over {shortened(others)} (no image file by its name).")
     if not files:
         raise ValueError(f"The folder {folder} holds no image ({', '.join(IMAGE_ENDINGS)}).")
     return files
@@ -107,12 +109,41 @@ def read_image(path, most_pixels=MOST_PIXELS):
     Raises:
         ValueError: if it cannot be read whole or holds several images.
     """
-    return _one_picture(path, most_pixels).pixels
+    return read_picture(path, most_pixels).pixels
 
 
 def read_pages(path, most_pixels=MOST_PIXELS):
     """Reads all images of a file, as read_image does -> list of (C, height, width)."""
     return [picture.pixels for picture in _pictures(path, most_pixels)]
+
+
+def read_channels(path, most_pixels=MOST_PIXELS):
+    """Reads an image whose pages, if they belong to no named axis, are its channels.
+
+    NumPy arrays of (C, H, W) that tifffile wrote without a word about their axes are such files.
+
+    Args:
+        path: an image file.
+        most_pixels: as in read_image.
+    Returns:
+        (C, height, width) as read_image gives it, and whether its channels were slices or channels
+        by the file alone.
+    Raises:
+        ValueError: as read_image; for several pages it says how channels are written.
+    """
+    pictures = _pictures(path, most_pixels)
+    first = pictures[0]
+    if len(pictures) > 1 and first.axes.startswith("Q"):
+        return np.concatenate([picture.pixels for picture in pictures]), True
+    if len(pictures) > 1:
+        raise ImageError(
+            f"{path} must hold one image. Received: {len(pictures)} pages"
+            f"{_in_brackets(first.axes)}. Save each as a file of its own; or, if they are "
+            "channels, say so (tifffile: metadata={'axes': 'CYX'})."
+        )
+    if first.is_array and first.alpha is not None:
+        return np.concatenate([first.pixels, first.alpha[np.newaxis]]), True
+    return first.pixels, first.is_array
 
 
 def read_labels(path, most_pixels=MOST_PIXELS):
@@ -126,12 +157,12 @@ def read_labels(path, most_pixels=MOST_PIXELS):
     Raises:
         ValueError: if it cannot be read whole, or shows colours that are no greys.
     """
-    picture = _one_picture(path, most_pixels)
+    picture = read_picture(path, most_pixels)
     if picture.indices is not None:
         return picture.indices
     if (picture.pixels != picture.pixels[:1]).any():
         raise ImageError(
-            f"{path} must hold a number for each pixel. Received: {_kind(picture)}. Save the "
+            f"{path} must hold a number for each pixel. Received: {kind_of(picture)}. Save the "
             "numbers as a grey image, or as one with a palette (PNG)."
         )
     return picture.pixels[0]
@@ -147,7 +178,7 @@ def read_photograph(path):
     Raises:
         ValueError: if it cannot be read whole or is not RGB.
     """
-    picture = _one_picture(path)
+    picture = read_picture(path)
     pixels = picture.pixels
     if len(pixels) == 3 and pixels.dtype == np.uint16:
         raise ImageError(
@@ -156,7 +187,7 @@ def read_photograph(path):
         )
     if len(pixels) != 3 or pixels.dtype != np.uint8 or picture.indices is not None:
         raise ImageError(
-            f"{path} must be an RGB photograph of 8 bits a channel. Received: {_kind(picture)}. "
+            f"{path} must be an RGB photograph of 8 bits a channel. Received: {kind_of(picture)}. "
             "Convert it to RGB; or are the folders of images and masks swapped?"
         )
     return pixels
@@ -175,7 +206,7 @@ def read_binary_mask(path):
     Raises:
         ValueError: if it cannot be read whole or has more values; they are listed.
     """
-    return two_values(path, _as_grey(path, _one_picture(path)))
+    return two_values(path, _as_grey(path, read_picture(path)))
 
 
 def read_stack(path, is_label=False):
@@ -220,7 +251,7 @@ def read_grey_images(folder, is_label=False):
         ValueError: if one cannot be read whole, is not grey of 8 bits, or sizes differ.
     """
     files = list_images(folder)
-    pictures = [_one_picture(path) for path in files.values()]
+    pictures = [read_picture(path) for path in files.values()]
     images = _grey_slices(files.values(), pictures, is_label)
     for path, image in zip(files.values(), images):
         if image.shape != images[0].shape:
@@ -286,7 +317,17 @@ def _are_objects(image):
     return np.mean(whole) >= LEAST_WHOLE_OBJECTS
 
 
-def _one_picture(path, most_pixels=MOST_PIXELS):
+def read_picture(path, most_pixels=MOST_PIXELS):
+    """Reads the one image of a file, with all that the file tells of it.
+
+    Args:
+        path: an image file.
+        most_pixels: refuses larger images; None reads any.
+    Returns:
+        lib.tiff_files.Picture.
+    Raises:
+        ValueError: if it cannot be read whole or holds several images.
+    """
     pictures = _pictures(path, most_pixels)
     if len(pictures) > 1:
         raise ImageError(
@@ -355,7 +396,7 @@ def _grey_slices(places, pictures, is_label):
     for place, picture in zip(places, pictures):
         if len(picture.pixels) != 1 or picture.pixels.dtype != np.uint8:
             raise ImageError(
-                f"{place} must be a grey image of 8 bits a pixel. Received: {_kind(picture)}. "
+                f"{place} must be a grey image of 8 bits a pixel. Received: {kind_of(picture)}. "
                 f"{_how_to_grey(picture)}"
             )
     return [picture.pixels[0] for picture in pictures]
@@ -389,7 +430,7 @@ def _as_grey(path, picture):
                 "they are classes, `task = segmentation` takes them."
             )
     raise ImageError(
-        f"{path} must be a mask in black and white. Received: {_kind(picture)}. "
+        f"{path} must be a mask in black and white. Received: {kind_of(picture)}. "
         "Are the folders of images and masks swapped?"
     )
 
@@ -400,8 +441,8 @@ def _colour_numbers(colours):
     return (299 * red + 587 * green + 114 * blue) << 24 | red << 16 | green << 8 | blue
 
 
-def _kind(picture):
-    """Says in words what kind of image was read."""
+def kind_of(picture):
+    """Says in words what kind of image a lib.tiff_files.Picture is."""
     dtype, channels = picture.pixels.dtype, len(picture.pixels)
     numbers = {"f": "floating-point numbers", "i": "signed numbers"}.get(dtype.kind)
     numbers = f"of {numbers}" if numbers else f"of {8 * dtype.itemsize} bits a pixel"
@@ -478,10 +519,11 @@ def _no_image(path):
 
 def _list_values(values):
     word = "value" if len(values) == 1 else "values"
-    return f"{len(values)} {word}: {_shortened(values)}"
+    return f"{len(values)} {word}: {shortened(values)}"
 
 
-def _shortened(items, most=8):
+def shortened(items, most=8):
+    """Lists the first items, and says by ... that there are more."""
     shown = ", ".join(str(item) for item in items[:most])
     return f"{shown}{', ...' if len(items) > most else ''}"
 

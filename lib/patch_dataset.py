@@ -11,13 +11,14 @@ class TileDataset(keras.utils.PyDataset):
     """Cuts batches of tiles with their labels and weights, changed at random if asked for.
 
     retina-unet holds 190,000 patches and their one-hot masks in memory, 14 GB; this holds the
-    images and one batch. What an epoch shows, and in which order, follows from the seed and the
+    images and one batch; of images that lie in a file (lib.image_sets) it reads what a tile shows.
+    What an epoch shows, and in which order, follows from the seed and the
     number of the epoch alone, so that a training resumed at any batch sees what an uninterrupted
     one would have seen.
 
     Args:
-        images: list of (C, H, W) float32 in [0, 1], of any sizes.
-        labels: list of (H, W) uint8 class numbers.
+        images: list of (C, H, W) float32 in [0, 1], of any sizes, in memory or read when sliced.
+        labels: list of (H, W) uint8 class numbers, alike.
         weights: list of (H, W) float32 weight maps; None where every pixel counts alike.
         places: (num_tiles, 3) int: image, row and column of the label's tile; or, with draw_place,
             the number of tiles of an epoch.
@@ -139,6 +140,32 @@ def uniform_places(num_images, shape, output_size):
     def draw(rng):
         row, column = (rng.integers(0, s + 1) if s > 0 else s // 2 for s in spare)
         return rng.integers(num_images), row, column
+
+    return draw
+
+
+def places_by_area(shapes, output_size):
+    """Gives a function that draws tiles over images of several sizes.
+
+    An image is drawn in proportion to its area, so that a pixel of a large image is seen as often
+    as one of a small image, and pooled scores are trained for. A side shorter than the tile counts
+    as long as the tile: a small image is not passed over.
+
+    Args:
+        shapes: (height, width) of each image in pixels.
+        output_size: (height, width) of the label's tile.
+    Returns:
+        function rng -> (image, row, column). A tile that is larger than the image lies in its
+        middle, mirrored around.
+    """
+    sides = np.asarray(shapes, np.int64)
+    areas = np.maximum(sides, output_size).prod(axis=1)
+    bounds = np.cumsum(areas)
+
+    def draw(rng):
+        index = int(np.searchsorted(bounds, rng.integers(bounds[-1]), side="right"))
+        spare = sides[index] - output_size
+        return index, *(int(rng.integers(0, s + 1)) if s > 0 else int(s // 2) for s in spare)
 
     return draw
 

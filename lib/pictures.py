@@ -7,7 +7,7 @@ from skimage.color import label2rgb
 from lib.files import atomic_write
 
 GRID_BACKGROUND = 0
-LEGEND_SIZE = 14  # height of the letters in pixels
+LEGEND_TEXT, LEGEND_LINE = 14, 20  # pixels
 
 
 def group_images(images, per_row):
@@ -63,34 +63,6 @@ def colour_objects(objects):
     return as_grey_levels(label2rgb(objects, bg_label=0)).transpose(2, 0, 1)
 
 
-def draw_legend(names, colours, width):
-    """Draws class names beside squares of their colours, in as many lines as they need.
-
-    Args:
-        names: of the K classes.
-        colours: K tuples of red, green and blue in [0, 255].
-        width: of the picture in pixels; a name that is longer is cut off.
-    Returns:
-        (height, width, 3) uint8.
-    """
-    font = ImageFont.load_default(LEGEND_SIZE)
-    line, places, x, y = round(1.6 * LEGEND_SIZE), [], 0, 0
-    for name in names:
-        needed = round(font.getlength(name)) + 3 * LEGEND_SIZE
-        if x and x + needed > width:
-            x, y = 0, y + line
-        places.append((x, y))
-        x += needed
-    picture = Image.new("RGB", (width, y + line))
-    draw = ImageDraw.Draw(picture)
-    for name, colour, (x, y) in zip(names, colours, places):
-        x, y = x + LEGEND_SIZE // 2, y + LEGEND_SIZE // 4
-        square = (x, y, x + LEGEND_SIZE, y + LEGEND_SIZE)
-        draw.rectangle(square, fill=tuple(map(int, colour)), outline="white")
-        draw.text((x + 1.5 * LEGEND_SIZE, y - 1), name, fill="white", font=font)
-    return np.asarray(picture)
-
-
 def on_canvas(images, size, background=GRID_BACKGROUND):
     """Puts images of several sizes on canvases of one size, in the top left corner.
 
@@ -105,6 +77,33 @@ def on_canvas(images, size, background=GRID_BACKGROUND):
     for canvas, image in zip(canvases, images):
         canvas[:, : image.shape[1], : image.shape[2]] = image
     return canvases
+
+
+def legend(names, colours, width):
+    """Draws a list of classes with their colours, black on white, in as many lines as it takes.
+
+    Args:
+        names: K texts.
+        colours: K tuples of red, green and blue in [0, 255].
+        width: of the picture in pixels; a longer name is cut off.
+    Returns:
+        (3, height, width) uint8.
+    """
+    font = ImageFont.load_default(LEGEND_TEXT)
+    places, row, column = [], 0, 0
+    for name in names:
+        needed = 2 * LEGEND_LINE + int(font.getlength(name))
+        if column and column + needed > width:
+            row, column = row + 1, 0
+        places.append((column, row * LEGEND_LINE))
+        column += needed
+    picture = Image.new("RGB", (width, (row + 1) * LEGEND_LINE), "white")
+    draw = ImageDraw.Draw(picture)
+    for (x, y), name, colour in zip(places, names, colours):
+        box = (x + 3, y + 3, x + LEGEND_TEXT + 3, y + LEGEND_TEXT + 3)
+        draw.rectangle(box, fill=tuple(colour), outline="black")
+        draw.text((x + LEGEND_LINE + 2, y + 1), name, "black", font)
+    return np.asarray(picture).transpose(2, 0, 1)
 
 
 def as_rgb(stack):

@@ -185,6 +185,24 @@ def resized(images, size):
     )
 
 
+def resized_labels(labels, size):
+    """Scales numbers, each pixel taking that of the pixel its middle falls into.
+
+    Args:
+        labels: (..., height, width) of any type.
+        size: (height, width) in pixels; None leaves the labels as they are.
+    Returns:
+        (..., *size) of the same type.
+    """
+    if size is None:
+        return labels
+    rows, columns = (
+        np.minimum((np.arange(new) + 0.5) * old / new, old - 1).astype(int)
+        for new, old in zip(size, labels.shape[-2:])
+    )
+    return labels[..., rows[:, None], columns]
+
+
 def resized_mask(masks, size):
     """Scales masks (num_masks, 1, height, width) in {0, 1}; half of a pixel's area is in it."""
     if masks.shape[2:] == tuple(size):

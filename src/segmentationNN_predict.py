@@ -26,8 +26,8 @@ from lib.pictures import (
     as_rgb,
     colour_classes,
     colour_objects,
-    draw_legend,
     group_images,
+    legend,
     on_canvas,
     visualize,
 )
@@ -277,7 +277,7 @@ def save_comparison(results, rows, data, number):
     if has_truth:
         names += ["right", "wrong", "ignored"]
         colours += [RIGHT, WRONG, UNKNOWN]
-    stripes.append(draw_legend(names, colours, stripes[0].shape[1]))
+    stripes.append(legend(names, colours, stripes[0].shape[1]).transpose(1, 2, 0))
     title = "Original_GroundTruth_Prediction_Errors" if has_truth else "Original_Prediction"
     visualize(np.concatenate(stripes), results.file(f"{results.name}_{title}{number}.png"))
 
