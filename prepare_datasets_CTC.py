@@ -1,7 +1,7 @@
 """Turns sequences of the Cell Tracking Challenge into the HDF5 files that the scripts read.
 
     python prepare_datasets_CTC.py [folder] [--training 01] [--test 02] [--labels both]
-                                   [--skip 01:067] [--border 1] [--w0 10] [--sigma 5] [--output folder]
+                    [--skip 01:067] [--border 1] [--w0 10] [--sigma 5] [--output folder]
 
 The folder (default ./CTC) holds the challenge's own layout: 01/t000.tif, its annotated frames
 01_GT/SEG/man_seg000.tif (gold truth) and 01_ST/SEG/man_seg000.tif (silver truth), 02/... A pair of
@@ -9,8 +9,8 @@ folders of one's own, images and 16-bit label images of the same names, is taken
 --training-pair IMAGES LABELS and --test-pair IMAGES LABELS.
 
 Expected result: CTC_dataset_{imgs,instances,groundTruth,weightMaps}_train.hdf5 and
-CTC_dataset_{imgs,instances}_test.hdf5 in ./CTC_datasets_training_testing/; for the two sequences of
-DIC-C2DH-HeLa (84 + 84 frames of 512 x 512) 240 MB, in about a minute, most of it for the weight maps.
+CTC_dataset_{imgs,instances}_test.hdf5 in ./CTC_datasets_training_testing/; for the 84
+and 84 frames of DIC-C2DH-HeLa 250 MB, in about 15 seconds, most of it for the weight maps.
 """
 
 import argparse
@@ -32,8 +32,8 @@ with tell_missing_packages():
 OUTPUT_FOLDER = "CTC_datasets_training_testing"
 FRAME, ANNOTATION = re.compile(r"t(\d{3,4})\.tif"), re.compile(r"man_seg(\d{3,4})\.tif")
 KINDS = {"GT": "gold", "ST": "silver"}
-# An annotation with fewer objects than this share of the silver truth's, or of the frames around it,
-# is taken for a partial one.
+# An annotation with fewer objects than this share of the silver truth's, or of the frames around
+# it, is taken for a partial one.
 LEAST_OBJECTS = 0.6
 # Object numbers of a label image: 16 bits, as the challenge has them.
 MOST_OBJECTS = 65_535
@@ -70,8 +70,8 @@ def parse_arguments(words=None):
         "--labels",
         choices=["both", "GT", "ST"],
         default="both",
-        help="gold truth (GT), silver truth (ST), or gold where it is whole, else silver (default); "
-        "testing takes the gold truth alone unless ST is given",
+        help="gold truth (GT), silver truth (ST), or gold where it is whole, else silver (both, "
+        "the default); scores are about the gold truth alone, unless ST is given",
     )
     parser.add_argument(
         "--skip",
@@ -196,7 +196,11 @@ def find_frames(folder, sequence):
     ]
     raise_if_any(problems)
     return [
-        Frame(f"{sequence}_{number}", path, {k: of[number] for k, of in labels.items() if number in of})
+        Frame(
+            f"{sequence}_{number}",
+            path,
+            {k: of[number] for k, of in labels.items() if number in of},
+        )
         for number, path in images.items()
     ]
 

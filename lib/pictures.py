@@ -2,10 +2,13 @@
 
 import numpy as np
 from PIL import Image
+from skimage.color import label2rgb
+from skimage.segmentation import find_boundaries
 
 from lib.files import atomic_write
 
 GRID_BACKGROUND = 0
+OUTLINE = (1.0, 1.0, 0.0)
 
 
 def group_images(images, per_row):
@@ -48,6 +51,22 @@ def colour_classes(labels, colours):
     table = np.full((256, 3), 255, np.uint8)
     table[: len(colours)] = colours
     return np.moveaxis(table[np.minimum(labels, 255)], -1, -3)
+
+
+def draw_objects(image, objects, truth=None):
+    """Colours objects over their image, and outlines the true ones in yellow.
+
+    Args:
+        image: (H, W) floats in [0, 1].
+        objects: (H, W) whole numbers, 0 is background; equal numbers have equal colours.
+        truth: (H, W), the true objects; None where they are not known.
+    Returns:
+        (3, H, W) float32 in [0, 1].
+    """
+    coloured = label2rgb(objects, image, bg_label=0, alpha=0.35)
+    if truth is not None:
+        coloured[find_boundaries(truth, mode="inner")] = OUTLINE
+    return coloured.transpose(2, 0, 1).astype(np.float32)
 
 
 def as_rgb(stack):

@@ -21,6 +21,7 @@ NAMES = (
     "performances.txt",
     "performances.json",
     "submission.tif",
+    "[!.]*_RES/*",
     "ROC.png",
     "Precision_recall.png",
     "all_*.png",
