@@ -194,9 +194,9 @@ def performances_text(scores, subset, note=""):
     ]
     lines += [
         "",
-        "SEG as the Cell Tracking Challenge defines it: mean Jaccard index of the true objects, each",
-        "with the object that covers more than half of it, 0 for none. AP: pairs / (pairs + missed",
-        "+ false) at an IoU of at least that.",
+        "SEG as the Cell Tracking Challenge defines it: mean Jaccard index of the true objects,",
+        "each with the object that covers more than half of it, 0 for none. AP: pairs / (pairs +",
+        "missed + false) at an IoU of at least that.",
         *([note] if note else []),
     ]
     return "\n".join(lines) + "\n"
