@@ -1,7 +1,11 @@
-"""Objects in label images: numbers that tell touching objects apart."""
+"""Objects of one class: from labels to what a network learns, and from its probabilities back."""
 
 import numpy as np
 from scipy import ndimage
+from skimage.measure import regionprops
+from skimage.segmentation import expand_labels, watershed
+
+from lib.weight_map import instances as four_connected
 
 # The classes that a network learns objects by.
 OBJECT_CLASSES = ("background", "object", "border")
@@ -52,3 +56,91 @@ def _keep_cores(instances, targets):
         mask = instances[place] == number
         depth = ndimage.distance_transform_cdt(np.pad(mask, 1), "chessboard")[1:-1, 1:-1]
         targets[place][depth == depth.max()] = OBJECT
+
+
+def carve_touching(instance_map, width=1):
+    """Makes a binary label in which objects that touch are apart.
+
+    A pixel of an object becomes background where another object is near; each of two that touch
+    loses `width` pixels, so that the border between them is 2 * width wide. The authors' plug-in
+    takes a border of 1 or 2 pixels, depending on the direction (TrainingSample.java).
+
+    Args:
+        instance_map: (height, width) integers, 0 is background, each number above 0 an object.
+        width: pixels that each of two touching objects loses, >= 0; diagonal neighbours count.
+    Returns:
+        (height, width) bool, True inside an object.
+    """
+    size = 2 * width + 1
+    highest = ndimage.maximum_filter(instance_map, size)
+    # Seen upside down, the highest number above 0 is the lowest one.
+    top = int(instance_map.max(initial=0)) + 1
+    flipped = np.where(instance_map > 0, top - instance_map.astype(np.int64), 0)
+    lowest = top - ndimage.maximum_filter(flipped, size)
+    return (instance_map > 0) & (highest == instance_map) & (lowest == instance_map)
+
+
+def objects_from_probability(probability, threshold=0.5, grow=0, smallest=0, seeds=None):
+    """Numbers the objects of a probability map.
+
+    Objects are the 4-connected components above the threshold, their holes filled, that are large
+    enough; then each gets back the border that labels do not count to any object.
+
+    Args:
+        probability: (height, width) floats in [0, 1], of being inside an object.
+        threshold: pixels above it belong to an object.
+        grow: pixels by which each object grows, but not into another one, >= 0.
+        smallest: pixels of the smallest object that is kept, before it grows, >= 0.
+        seeds: a higher threshold, whose components are the seeds of one object each: where two
+            seeds lie in one component, it is divided between them (watershed of the probability).
+            None leaves components whole.
+    Returns:
+        (height, width) int32, 0 is background, objects are numbered from 1.
+    """
+    foreground = probability > threshold
+    objects = four_connected(foreground)
+    if seeds is not None:
+        markers = _without_small(four_connected(probability > seeds), smallest)
+        divided = watershed(-probability, markers, mask=foreground)
+        # What no seed reaches stays an object of its own.
+        objects = np.where(divided > 0, divided, objects + (divided.max() if objects.any() else 0))
+        objects[~foreground] = 0
+    objects = _filled(_without_small(objects, smallest))
+    return expand_labels(objects, grow).astype(np.int32)
+
+
+def objects_from_borders(probabilities, threshold=0.5, smallest=0):
+    """Numbers objects that a network with a class for their borders has found.
+
+    The cores, where the class object has more than the threshold, are the seeds of one object each.
+    They flood what is rather object or border than background (watershed of the probability of the
+    core), so that every object gets its border back.
+
+    Args:
+        probabilities: (3, height, width) floats: of background, object and border.
+        threshold: of the cores.
+        smallest: pixels of the smallest core that is kept, >= 0.
+    Returns:
+        (height, width) int32, 0 is background, objects are numbered from 1.
+    """
+    background, inside, _ = probabilities
+    cores = _without_small(four_connected(inside > threshold), smallest)
+    foreground = (background < 0.5) | (cores > 0)
+    return _filled(watershed(-inside, cores, mask=foreground)).astype(np.int32)
+
+
+def _without_small(objects, smallest):
+    """Removes objects of fewer pixels and numbers those that stay from 1."""
+    sizes = np.bincount(objects.ravel())
+    keeps = sizes >= max(smallest, 1)
+    keeps[0] = False
+    return np.where(keeps, np.cumsum(keeps), 0)[objects]
+
+
+def _filled(objects):
+    """Fills the holes of each object with its number; other objects in them stay."""
+    filled = objects.copy()
+    for region in regionprops(objects):
+        place = filled[region.slice]
+        place[region.image_filled & (place == 0)] = region.label
+    return filled

@@ -3,11 +3,13 @@
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from skimage.color import label2rgb
+from skimage.segmentation import find_boundaries
 
 from lib.files import atomic_write
 
 GRID_BACKGROUND = 0
 LEGEND_TEXT, LEGEND_LINE = 14, 20  # pixels
+OUTLINE = (1.0, 1.0, 0.0)
 
 
 def group_images(images, per_row):
@@ -52,15 +54,20 @@ def colour_classes(labels, colours):
     return np.moveaxis(table[np.minimum(labels, 255)], -1, -3)
 
 
-def colour_objects(objects):
-    """Draws objects in colours on black, neighbours mostly in different ones.
+def draw_objects(image, objects, truth=None):
+    """Colours objects over their image, and outlines the true ones in yellow.
 
     Args:
-        objects: (H, W) integers, 0 is background, each number above 0 an object.
+        image: (H, W) floats in [0, 1].
+        objects: (H, W) whole numbers, 0 is background; equal numbers have equal colours.
+        truth: (H, W), the true objects; None where they are not known.
     Returns:
-        (3, H, W) uint8.
+        (3, H, W) float32 in [0, 1].
     """
-    return as_grey_levels(label2rgb(objects, bg_label=0)).transpose(2, 0, 1)
+    coloured = label2rgb(objects, image, bg_label=0, alpha=0.35)
+    if truth is not None:
+        coloured[find_boundaries(truth, mode="inner")] = OUTLINE
+    return coloured.transpose(2, 0, 1).astype(np.float32)
 
 
 def on_canvas(images, size, background=GRID_BACKGROUND):

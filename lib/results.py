@@ -23,6 +23,7 @@ NAMES = (
     "performances.txt",
     "performances.json",
     "submission.tif",
+    "[!.]*_RES/*",
     "ROC.png",
     "Precision_recall.png",
     "confusion_matrix.png",

@@ -5,12 +5,14 @@ Ronneberger, Fischer, Brox 2015, section 3, equation 2:
     w(x) = w_c(x) + w0 * exp(-(d1(x) + d2(x))^2 / (2 sigma^2))
 
 with d1 and d2 the distances of pixel x to the border of the nearest and of the second nearest cell.
-The paper leaves open what a cell is, what w_c is and where the second term acts. Here a cell is a
-4-connected component of the label, w_c is N / (2 N_c), and the term acts on membrane pixels only.
+The paper leaves open what a cell is, what w_c is and where the second term acts. Here a cell is an
+object of the instance map, or where there is none a 4-connected component of the label; w_c is
+N / (2 N_c), and the term acts on membrane pixels only. Pixels of unknown kind weigh nothing.
 """
 
 import numpy as np
 from scipy import ndimage
+from skimage.segmentation import relabel_sequential
 
 
 def instances(label):
@@ -29,7 +31,7 @@ def instances(label):
     return ndimage.label(label > 0)[0]
 
 
-def class_weights(labels):
+def class_weights(labels, ignore=None):
     """Balances the two classes: w_c = N / (2 N_c), so that the mean weight of a pixel is 1.
 
     Paper, section 3: w_c is there "to balance the class frequencies", without a formula.
@@ -37,12 +39,14 @@ def class_weights(labels):
     Args:
         labels: (num_images, height, width) or any other shape, > 0 is cell, 0 is membrane; the
             whole training set in one array, as the weights belong to the set, not to one slice.
+        ignore: the value of pixels of unknown kind, which do not count; None where there are none.
     Returns:
         (membrane_weight, cell_weight), two floats.
     Raises:
         ValueError: if there is no membrane pixel or no cell pixel at all.
     """
-    cell = np.asarray(labels) > 0
+    labels = np.asarray(labels)
+    cell = labels[labels != ignore] > 0 if ignore is not None else labels > 0
     num_cell = int(np.count_nonzero(cell))
     num_membrane = cell.size - num_cell
     for name, count in (("membrane (0)", num_membrane), ("cell (> 0)", num_cell)):
@@ -82,6 +86,8 @@ def two_nearest_distances(instance_map):
     nearest, (rows, columns) = ndimage.distance_transform_edt(
         instance_map == 0, return_indices=True
     )
+    # Few digits, however high the numbers of a file are.
+    instance_map = relabel_sequential(instance_map)[0]
     nearest_number = instance_map[rows, columns]
     for digit in range(int(instance_map.max()).bit_length()):
         is_set = (instance_map >> digit) & 1 == 1
@@ -94,7 +100,7 @@ def two_nearest_distances(instance_map):
     return nearest, second_nearest
 
 
-def border_term(instance_map, w0=10.0, sigma=5.0):
+def border_term(instance_map, w0=10.0, sigma=5.0, label=None):
     """Computes the second term of equation 2, which weighs narrow gaps between cells.
 
     A straight membrane that is g pixels wide gets w0 * exp(-(g + 1)^2 / (2 sigma^2)): with the
@@ -105,6 +111,9 @@ def border_term(instance_map, w0=10.0, sigma=5.0):
         instance_map: (height, width) integers, 0 is membrane, each number above 0 a cell.
         w0: height of the term, >= 0; paper: 10.
         sigma: width of the term in pixels, > 0; paper: about 5.
+        label: (height, width), > 0 is cell, where that differs from instance_map > 0: a border that
+            was carved between touching cells. Distances are those to the cells before carving, as
+            in the authors' plug-in: such a pixel has d1 = 0.
     Returns:
         (height, width) float64 in [0, w0]; 0 everywhere if there are fewer than two cells.
     Raises:
@@ -114,11 +123,11 @@ def border_term(instance_map, w0=10.0, sigma=5.0):
     instance_map = _require_instance_map(instance_map)
     nearest, second_nearest = two_nearest_distances(instance_map)
     term = w0 * np.exp(-((nearest + second_nearest) ** 2) / (2.0 * sigma**2))
-    term[instance_map > 0] = 0.0
+    term[(instance_map if label is None else label) > 0] = 0.0
     return term
 
 
-def weight_map(label, class_weights, w0=10.0, sigma=5.0):
+def weight_map(label, class_weights, w0=10.0, sigma=5.0, *, instance_map=None, ignore=None):
     """Computes the pixel weights of one slice, equation 2.
 
     Args:
@@ -127,15 +136,23 @@ def weight_map(label, class_weights, w0=10.0, sigma=5.0):
             training set; finite, >= 0.
         w0: height of the border term, >= 0; paper: 10.
         sigma: width of the border term in pixels, > 0; paper: about 5.
+        instance_map: (height, width) integers, the cells before a border was carved between those
+            that touch; None for the 4-connected components of the label.
+        ignore: the value of the label on pixels of unknown kind, which get weight 0 and are no
+            cell; None where there are none.
     Returns:
         (height, width) float64 weights; cast to float32 for the network.
     Raises:
         ValueError: if label has not two dimensions or a setting is out of range.
     """
     membrane_weight, cell_weight = _require_class_weights(class_weights)
-    instance_map = instances(label)
-    balance = np.where(instance_map > 0, cell_weight, membrane_weight)
-    return balance + border_term(instance_map, w0, sigma)
+    label = _require_two_dimensions(label, "label")
+    is_known = np.full(label.shape, True) if ignore is None else label != ignore
+    cells = (label > 0) & is_known
+    if instance_map is None:
+        instance_map = instances(cells)
+    balance = np.where(cells, cell_weight, membrane_weight)
+    return (balance + border_term(instance_map, w0, sigma, cells)) * is_known
 
 
 def _lower_to_distance(distance, sources, where):

@@ -18,20 +18,13 @@ from lib.configuration import NETWORK, SPLIT
 from lib.devices import start_computing
 from lib.errors import UserError
 from lib.evaluation import confusion_scores
-from lib.extract_patches import average_orientations
 from lib.files import atomic_write
 from lib.membrane_metrics import membrane_metrics, thin_membrane
-from lib.overlap_tile import output_size, predict_overlap_tile, tile_starts
-from lib.progress import Progress
 from lib.results import Results
+from lib.slices import split_validation
+from lib.unpadded import load_predictor
 from lib.weights import read_weights
-from src.membrane_task import (
-    load_labelled,
-    load_test_slices,
-    split_validation,
-    test_slices_path,
-)
-from src.membraneNN_training import build_network
+from src.membrane_task import load_labelled, load_test_slices, test_slices_path
 
 METRICS = {
     "pixel_error": "Pixel error",
@@ -108,42 +101,6 @@ def load_labelled_slices(configuration, weights):
     held_out = split_validation(configuration, len(slices["ids"]))["validation"]
     weights.require_images({"validation": slices["ids"][held_out]})
     return {kind: values[held_out] for kind, values in slices.items()}
-
-
-def load_predictor(configuration, weights):
-    """Builds the network and loads its weights.
-
-    Returns:
-        function of a title and slices (N, H, W) float32 in [0, 1] -> (N, H, W) float32, probability
-        of cell, without seams.
-    """
-    settings = configuration.testing_settings
-    depth = configuration.training_settings.depth
-    side = output_size(settings.tile_size, depth)
-    model = build_network(configuration, settings.tile_size)
-    weights.load_into(model, settings.skip_order)
-
-    def predict(title, slices):
-        print(f"Testing {weights.path} on {len(slices)} {title}.")
-        num_tiles = np.prod([len(tile_starts(size, side, depth)) for size in slices.shape[1:]])
-        progress = Progress(int(num_tiles) * settings.average_flips * len(slices))
-
-        def predictor(tiles):
-            cell = np.asarray(model.predict_on_batch(tiles))[..., 1]
-            progress.add(len(tiles))
-            return cell.reshape(len(tiles), 1, side, side)
-
-        def predict_one(image):
-            return predict_overlap_tile(predictor, image, settings.tile_size, depth)
-
-        predicted = [
-            average_orientations(predict_one, image, settings.average_flips)
-            for image in slices[:, np.newaxis]
-        ]
-        progress.finish()
-        return np.concatenate(predicted)
-
-    return predict
 
 
 def save_labelled(results, configuration, labelled, probabilities, weights):

@@ -1,37 +1,18 @@
 """The membrane experiment: its keys, their checks, and its data."""
 
-import numpy as np
-
 from lib.configuration import (
     EXPERIMENT_KEYS,
-    NETWORK,
-    SPLIT,
     TESTING_KEYS,
-    TRAINING,
     TRAINING_KEYS,
     Key,
     augmentation_keys,
-    best_of_nothing,
     choice,
     data_keys,
-    eight_orientations,
-    integer,
-    orientations,
-    real,
-    share_or_number,
 )
-from lib.errors import UserError, raise_if_any
+from lib.errors import raise_if_any
 from lib.experiment import locate
-from lib.files import (
-    channels_problem,
-    load_companion,
-    load_hdf5,
-    load_ids,
-    load_masks,
-    numbered,
-)
-from lib.overlap_tile import margin, output_size, tile_starts
 from lib.pre_processing import scale_to_unit
+from lib.slices import UNPADDED_KEYS, check_tiles, load_slices, load_weighted, require_context
 
 KEYS = (
     *data_keys(
@@ -41,55 +22,17 @@ KEYS = (
         test_imgs_original="ISBI_dataset_imgs_test.hdf5",
     ),
     *EXPERIMENT_KEYS,
-    Key("data attributes", "tile_size", integer(1), role=TRAINING),
-    Key(
-        "training settings",
-        "N_subimgs",
-        integer(1, 100_000_000),
-        role=TRAINING,
-        old_names={"N_tiles": integer(1, 100_000_000)},
-    ),
-    Key(
-        "training settings",
-        "validation_split",
-        share_or_number,
-        5,
-        SPLIT,
-        old_names={"validation_images": integer(0)},
-    ),
-    Key("training settings", "batch_size", integer(1), 1, TRAINING),
+    *UNPADDED_KEYS,
     *TRAINING_KEYS,
-    Key("training settings", "momentum", real(0, 0.9999), 0.99, TRAINING),
-    Key("training settings", "base_filters", integer(1), 64, NETWORK),
-    Key("training settings", "depth", integer(1, 8), 4, NETWORK),
-    Key("training settings", "variant", choice("paper", "release"), "paper", NETWORK),
     *augmentation_keys(
         elastic_sigma=10.0, rotation_degrees=180.0, flip=True, brightness=0.05, contrast=0.2
     ),
     *TESTING_KEYS,
-    Key("testing settings", "tile_size", integer(1), 572),
-    Key(
-        "testing settings",
-        "average_flips",
-        orientations,
-        1,
-        old_names={"symmetries": eight_orientations},
-    ),
     Key("testing settings", "labelled_slices", choice("held_out", "all", "none"), "held_out"),
 )
 
 
-def check(configuration):
-    """Lists tile sizes that do not fit the depth of the network, and best weights of nothing."""
-    depth = configuration.training_settings.depth
-    problems = best_of_nothing(configuration)
-    for section in ("data attributes", "testing settings"):
-        size = configuration.sections[section.replace(" ", "_")].tile_size
-        try:
-            tile_starts(size, output_size(size, depth), depth)
-        except ValueError as error:
-            problems.append(f"{configuration.path}: [{section}] tile_size: {error}")
-    return problems
+check = check_tiles
 
 
 def load_labelled(configuration, scaling):
@@ -106,21 +49,7 @@ def load_labelled(configuration, scaling):
             where the slices cannot be read, with that alone.
     """
     paths = configuration.data_paths
-    folder = locate(paths.path_local)
-    images_path, weights_path = folder / paths.train_imgs_original, folder / paths.train_weight_maps
-    data, problems = _load_slices(images_path)
-    labels, found = load_masks(folder / paths.train_groundTruth, images_path, data)
-    weights, more = load_companion(weights_path, images_path, data)
-    if weights is not None and (weights.min() < 0 or weights.max() <= 0):
-        more.append(f"{weights_path} must hold weights of at least 0, some above. Prepare again.")
-    raise_if_any(problems + found + more)
-    _require_context(configuration, data["images"])
-    return {
-        "images": scale_to_unit(data["images"][:, 0], scaling),
-        "labels": labels[:, 0],
-        "weights": weights[:, 0].astype(np.float32),
-        "ids": data["ids"],
-    }
+    return load_weighted(locate(paths.path_local), paths, configuration, scaling)
 
 
 def load_test_slices(configuration, scaling):
@@ -135,9 +64,9 @@ def load_test_slices(configuration, scaling):
     path = test_slices_path(configuration)
     if not path.is_file():
         return None
-    data, problems = _load_slices(path)
+    data, problems = load_slices(path)
     raise_if_any(problems)
-    _require_context(configuration, data["images"])
+    require_context(configuration, data["images"])
     return {"images": scale_to_unit(data["images"][:, 0], scaling), "ids": data["ids"]}
 
 
@@ -145,54 +74,3 @@ def test_slices_path(configuration):
     """Gives the path of the slices without labels."""
     paths = configuration.data_paths
     return locate(paths.path_local) / paths.test_imgs_original
-
-
-def split_validation(configuration, num_slices):
-    """Splits the labelled slices: the last ones validate and are never trained on.
-
-    Args:
-        configuration: lib.configuration.Configuration of the membrane task.
-        num_slices: number of labelled slices.
-    Returns:
-        {"training": slice of indices, "validation": slice of indices, empty with
-        validation_split = 0; a share holds out one slice at least}.
-    Raises:
-        UserError: if no slice is left for training.
-    """
-    split = configuration.training_settings.validation_split
-    held_out = int(split) if split >= 1 or not split else max(1, round(split * num_slices))
-    if held_out >= num_slices:
-        raise UserError(
-            configuration.problem(
-                "training settings",
-                "validation_split",
-                f"below {num_slices}, the number of labelled slices, or none is left to train on",
-                f"Use {num_slices // 5}.",
-            )
-        )
-    first = num_slices - held_out
-    return {"training": slice(0, first), "validation": slice(first, num_slices)}
-
-
-def _load_slices(path):
-    images = load_hdf5(path)
-    ids, problems = load_ids(path, numbered(images))
-    if images.shape[1] != 1:
-        problems.append(channels_problem(path, 1, images))
-    return {"images": images, "ids": ids}, problems
-
-
-def _require_context(configuration, images):
-    """Refuses a network whose margin is wider than the slices: it would see mirrors of mirrors."""
-    side = min(images.shape[2:])
-    depth = configuration.training_settings.depth
-    if margin(depth) >= side:
-        raise UserError(
-            configuration.problem(
-                "training settings",
-                "depth",
-                f"such that the margin of the network ({margin(depth)} pixels a side) is below the "
-                f"sides of the slices ({images.shape[3]} x {images.shape[2]})",
-                "Use larger slices, or train with a smaller depth.",
-            )
-        )

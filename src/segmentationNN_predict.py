@@ -25,7 +25,7 @@ from lib.pictures import (
     as_grey_levels,
     as_rgb,
     colour_classes,
-    colour_objects,
+    draw_objects,
     group_images,
     legend,
     on_canvas,
@@ -238,7 +238,7 @@ def count(found, truth, data):
 
 
 def draw_row(image, found, truth, colours):
-    """Draws an image, its truth, its prediction and the errors.
+    """Draws an image, its truth, its prediction, its objects if there are any, and the errors.
 
     Args:
         image: (C, H, W) float32 in [0, 1]; of other than 3 channels the first is shown.
@@ -248,12 +248,13 @@ def draw_row(image, found, truth, colours):
     Returns:
         list of (3, H, W) uint8.
     """
-    shown = image if len(image) == 3 else image[:1]
-    pictures = [as_rgb(as_grey_levels(shown)[np.newaxis])[0]]
-    for of in filter(None, (truth, found)):
-        pictures.append(colour_classes(of["classes"], colours))
-        if "objects" in of:
-            pictures.append(colour_objects(of["objects"]))
+    shown = as_rgb(as_grey_levels(image if len(image) == 3 else image[:1])[np.newaxis])[0]
+    classes = [of["classes"] for of in (truth, found) if of]
+    pictures = [shown, *(colour_classes(one, colours) for one in classes)]
+    if "objects" in found:
+        grey = shown.mean(axis=0) / 255
+        drawn = draw_objects(grey, found["objects"], truth.get("objects"))
+        pictures.append(as_grey_levels(drawn))
     if truth:
         errors = np.where(truth["classes"] == found["classes"], 0, 1)
         errors[truth["classes"] == IGNORE] = 2

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from src import membrane_task, retina_task
+from src import cells_task, membrane_task, retina_task
 
 
 @dataclass(frozen=True)
@@ -42,5 +42,13 @@ MEMBRANE = Task(
     training="src.membraneNN_training",
     testing="src.membraneNN_predict",
 )
+CELLS = Task(
+    name="cells",
+    template="configuration_CTC.txt",
+    keys=cells_task.KEYS,
+    check=cells_task.check,
+    training="src.cellsNN_training",
+    testing="src.cellsNN_predict",
+)
 # The first is meant where a configuration names none, as those of retina-unet do.
-TASKS = {task.name: task for task in (RETINA, MEMBRANE)}
+TASKS = {task.name: task for task in (RETINA, MEMBRANE, CELLS)}

@@ -6,7 +6,8 @@ import pytest
 from lib.configuration import read_configuration
 from lib.errors import UserError
 from lib.files import load_hdf5, write_hdf5
-from src.membrane_task import load_labelled, load_test_slices, split_validation
+from lib.slices import split_validation
+from src.membrane_task import load_labelled, load_test_slices
 from src.tasks import TASKS
 from tests.small_data import write_configuration
 from tests.tiny_experiments import write_membrane

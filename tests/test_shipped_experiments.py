@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 import pytest
 
-from lib import phantom
+from lib import phantom, unpadded
 from lib.configuration import read_configuration
 from lib.errors import UserError
 from lib.evaluation import binary_scores
@@ -17,13 +17,17 @@ from lib.membrane_metrics import v_rand_thin
 from lib.pre_processing import scale_to_unit
 from lib.training import find_begun
 from lib.weights import read_weights
-from src import membraneNN_predict, membraneNN_training, retinaNN_predict, retinaNN_training
+from src import retinaNN_predict, retinaNN_training
 from src.tasks import TASKS
 
 FINISHED = ("vessels", "vessels_held_out", "membranes", "membranes_held_out")
 # On a CPU 150 epochs take days: whoever has a GPU can finish it.
 BEGUN = "vessels_faithful"
-TRAININGS = {"retina": retinaNN_training, "membrane": membraneNN_training}
+BUILDERS = {
+    "retina": retinaNN_training.build_network,
+    "membrane": unpadded.build_network,
+    "cells": unpadded.build_network,
+}
 
 
 def read_shipped(name):
@@ -76,8 +80,8 @@ def test_the_faithful_experiment_can_resume(in_tmp_path):
 
 def test_weights_load_into_the_network(shipped):
     configuration, experiment = shipped
-    size = {"retina": (48, 48), "membrane": (188,)}[configuration.task.name]
-    network = TRAININGS[configuration.task.name].build_network(configuration, *size)
+    size = {"retina": (48, 48), "membrane": (188,), "cells": (188,)}[configuration.task.name]
+    network = BUILDERS[configuration.task.name](configuration, *size)
     weights_of(configuration, experiment).load_into(network)
 
 
@@ -116,7 +120,7 @@ def test_shipped_weights_separate_the_cells_of_phantoms(name, in_tmp_path):
     configuration = configuration.with_values("testing_settings", **testing)
     weights = weights_of(configuration, experiment)
     slices, labels = phantom.membranes(1, 2, 196, 196)
-    predict = membraneNN_predict.load_predictor(configuration, weights)
+    predict = unpadded.load_predictor(configuration, weights)
     probabilities = predict("slices", scale_to_unit(slices, weights.scaling))
     assert v_rand_thin((labels > 0).astype(np.uint8), probabilities) > 0.6
 

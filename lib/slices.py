@@ -1,0 +1,168 @@
+"""Labelled slices of one size for the unpadded network: their keys, reading them, holding some out.
+
+It knows no Keras, so that configuration and data are checked before a backend is chosen.
+"""
+
+import numpy as np
+
+from lib.configuration import (
+    NETWORK,
+    SPLIT,
+    TRAINING,
+    Key,
+    best_of_nothing,
+    choice,
+    eight_orientations,
+    integer,
+    orientations,
+    real,
+    share_or_number,
+)
+from lib.errors import UserError, raise_if_any
+from lib.files import channels_problem, load_companion, load_hdf5, load_ids, load_masks, numbered
+from lib.overlap_tile import margin, output_size, tile_starts
+from lib.pre_processing import scale_to_unit
+
+# The keys of the unpadded network and of its tiles; those that all tasks share come besides.
+UNPADDED_KEYS = (
+    Key("data attributes", "tile_size", integer(1), role=TRAINING),
+    Key(
+        "training settings",
+        "N_subimgs",
+        integer(1, 100_000_000),
+        role=TRAINING,
+        old_names={"N_tiles": integer(1, 100_000_000)},
+    ),
+    Key(
+        "training settings",
+        "validation_split",
+        share_or_number,
+        5,
+        SPLIT,
+        old_names={"validation_images": integer(0)},
+    ),
+    Key("training settings", "batch_size", integer(1), 1, TRAINING),
+    Key("training settings", "momentum", real(0, 0.9999), 0.99, TRAINING),
+    Key("training settings", "base_filters", integer(1), 64, NETWORK),
+    Key("training settings", "depth", integer(1, 8), 4, NETWORK),
+    Key("training settings", "variant", choice("paper", "release"), "paper", NETWORK),
+    Key("testing settings", "tile_size", integer(1), 572),
+    Key(
+        "testing settings",
+        "average_flips",
+        orientations,
+        1,
+        old_names={"symmetries": eight_orientations},
+    ),
+)
+
+
+def check_tiles(configuration):
+    """Lists tile sizes that do not fit the depth of the network, and best weights of nothing."""
+    depth = configuration.training_settings.depth
+    problems = best_of_nothing(configuration)
+    for section in ("data attributes", "testing settings"):
+        size = configuration.sections[section.replace(" ", "_")].tile_size
+        try:
+            tile_starts(size, output_size(size, depth), depth)
+        except ValueError as error:
+            problems.append(f"{configuration.path}: [{section}] tile_size: {error}")
+    return problems
+
+
+def load_slices(path):
+    """Reads slices of one channel.
+
+    Args:
+        path: the HDF5 file.
+    Returns:
+        {"images": (N, 1, H, W) as stored, "ids": list of N names}; and a list of problems.
+    Raises:
+        UserError: if the file cannot be read.
+    """
+    images = load_hdf5(path)
+    ids, problems = load_ids(path, numbered(images))
+    if images.shape[1] != 1:
+        problems.append(channels_problem(path, 1, images))
+    return {"images": images, "ids": ids}, problems
+
+
+def load_weighted(folder, paths, configuration, scaling):
+    """Reads slices with what the network learns of them.
+
+    Args:
+        folder: of the files.
+        paths: with train_imgs_original, train_groundTruth and train_weight_maps, their names.
+        configuration: lib.configuration.Configuration, for its depth.
+        scaling: the rule of lib.pre_processing.scale_to_unit that the weights record.
+    Returns:
+        dictionary: images (N, H, W) float32 in [0, 1]; labels (N, H, W) uint8, 1 = cell; weights
+        (N, H, W) float32; ids: list of N names.
+    Raises:
+        UserError: with all problems: files missing, cut off, or of other lengths, sizes or values;
+            where the slices cannot be read, with that alone.
+    """
+    images_path, weights_path = folder / paths.train_imgs_original, folder / paths.train_weight_maps
+    data, problems = load_slices(images_path)
+    labels, found = load_masks(folder / paths.train_groundTruth, images_path, data)
+    weights, more = load_companion(weights_path, images_path, data)
+    if weights is not None and (weights.min() < 0 or weights.max() <= 0):
+        more.append(f"{weights_path} must hold weights of at least 0, some above. Prepare again.")
+    raise_if_any(problems + found + more)
+    require_context(configuration, data["images"])
+    return {
+        "images": scale_to_unit(data["images"][:, 0], scaling),
+        "labels": labels[:, 0],
+        "weights": weights[:, 0].astype(np.float32),
+        "ids": data["ids"],
+    }
+
+
+def split_validation(configuration, num_slices):
+    """Splits the labelled slices: the last ones validate and are never trained on.
+
+    Args:
+        configuration: lib.configuration.Configuration with [training settings] validation_split.
+        num_slices: number of labelled slices.
+    Returns:
+        {"training": slice of indices, "validation": slice of indices, empty with
+        validation_split = 0; a share holds out one slice at least}.
+    Raises:
+        UserError: if no slice is left for training.
+    """
+    split = configuration.training_settings.validation_split
+    held_out = int(split) if split >= 1 or not split else max(1, round(split * num_slices))
+    if held_out >= num_slices:
+        raise UserError(
+            configuration.problem(
+                "training settings",
+                "validation_split",
+                f"below {num_slices}, the number of labelled slices, or none is left to train on",
+                f"Use {num_slices // 5}.",
+            )
+        )
+    first = num_slices - held_out
+    return {"training": slice(0, first), "validation": slice(first, num_slices)}
+
+
+def require_context(configuration, images):
+    """Refuses a network whose margin is wider than the slices: it would see mirrors of mirrors.
+
+    Args:
+        configuration: lib.configuration.Configuration with [training settings] depth.
+        images: (N, 1, H, W).
+    Raises:
+        UserError: that names the margin and the size.
+    """
+    side = min(images.shape[2:])
+    depth = configuration.training_settings.depth
+    if margin(depth) >= side:
+        raise UserError(
+            configuration.problem(
+                "training settings",
+                "depth",
+                f"such that the margin of the network ({margin(depth)} pixels a side) is below the "
+                f"sides of the slices ({images.shape[3]} x {images.shape[2]})",
+                "Use larger slices, or train with a smaller depth.",
+            )
+        )

@@ -1,0 +1,174 @@
+"""Training and prediction with the paper's unpadded network: tiles of labelled slices, no seams.
+
+Ronneberger, Fischer, Brox 2015, section 3. What the paper leaves open: docs/DIFFERENCES.md.
+"""
+
+from functools import partial
+
+import keras
+import numpy as np
+
+from lib.devices import ONE_DEVICE, inner_data_format
+from lib.elastic_deformation import get_augmentation
+from lib.extract_patches import average_orientations
+from lib.overlap_tile import output_size, predict_overlap_tile, tile_starts
+from lib.patch_dataset import TileDataset, covering_places, uniform_places
+from lib.pictures import group_images, visualize
+from lib.progress import Progress
+from lib.slices import split_validation
+from lib.unet import get_unpadded_unet
+
+NUM_SAMPLES, SAMPLES_PER_ROW = 6, 3
+
+
+def train_on_tiles(run, slices, word="slice"):
+    """Trains on tiles of labelled slices, drawn and deformed at random; the last slices validate.
+
+    Args:
+        run: lib.training.TrainingRun.
+        slices: dictionary: images (N, H, W) float32 in [0, 1], labels (N, H, W) uint8, weights
+            (N, H, W) float32, ids.
+        word: what a slice is called in messages: slice, frame.
+    Raises:
+        UserError: as lib.training.TrainingRun.fit.
+    """
+    # 1. Tiles for training and validation, and a look at what is fed.
+    configuration, experiment = run.configuration, run.experiment
+    parts = split_validation(configuration, len(slices["ids"]))
+    run.require_images({use: slices["ids"][part] for use, part in parts.items()})
+    training_data, validation_data = split_tiles(configuration, slices, parts, run.devices, word)
+    if experiment.is_first_host:
+        save_samples(experiment, training_data)
+
+    # 2. The network, with the weighted cross-entropy: sum(w * ce) / sum(w).
+    loss = keras.losses.SparseCategoricalCrossentropy(reduction="mean_with_sample_weight")
+    network = partial(build_network, configuration, configuration.data_attributes.tile_size)
+    model = run.build(network, loss, len(training_data))
+
+    # 3. The training itself.
+    shares = [weighted_shares(slices, part) for part in parts.values()]
+    run.fit(model, training_data, validation_data, shares)
+
+
+def build_network(configuration, tile_size):
+    """Builds the configured network for square tiles, for this device."""
+    settings = configuration.training_settings
+    return get_unpadded_unet(
+        1,
+        tile_size,
+        tile_size,
+        base_filters=settings.base_filters,
+        depth=settings.depth,
+        variant=settings.variant,
+        data_format=inner_data_format(settings.data_format),
+    )
+
+
+def split_tiles(configuration, slices, parts, devices=ONE_DEVICE, word="slice"):
+    """Gives tiles for training, drawn and deformed at random, and for validation, as they are.
+
+    Args:
+        configuration: lib.configuration.Configuration with the keys of lib.slices.
+        slices: as in train_on_tiles.
+        parts: as lib.slices.split_validation gives them.
+        devices: lib.devices.Devices that share a batch.
+        word: as in train_on_tiles.
+    Returns:
+        two TileDatasets; where none validate the second is None.
+    """
+    settings = configuration.training_settings
+    training, validation = parts["training"], parts["validation"]
+    tile_size = configuration.data_attributes.tile_size
+    sides = [(size, size) for size in (tile_size, output_size(tile_size, settings.depth))]
+    shape = slices["labels"].shape[1:]
+    num_validation = validation.stop - validation.start
+    held_out = f"no {word} is held out, so nothing measures this training"
+    if num_validation:
+        ids = _ids(slices, validation, word)
+        held_out = f"held out for validation and never trained on: {ids}"
+    ids = _ids(slices, training, word)
+    print(f"{settings.N_subimgs} tiles an epoch from {ids}; {held_out}.")
+
+    def tiles(part, places, **options):
+        images = list(slices["images"][part, np.newaxis])
+        stacks = (list(slices[kind][part]) for kind in ("labels", "weights"))
+        sizes = {"input_size": sides[0], "output_size": sides[1]}
+        common = {"batch_size": settings.batch_size, "devices": devices}
+        return TileDataset(images, *stacks, places, **sizes, **common, **options)
+
+    training_data = tiles(
+        training,
+        settings.N_subimgs,
+        draw_place=uniform_places(training.stop, shape, sides[1]),
+        augmentation=get_augmentation(settings),
+        seed=settings.seed,
+    )
+    if not num_validation:
+        return training_data, None
+    return training_data, tiles(validation, covering_places([shape] * num_validation, sides[1]))
+
+
+def weighted_shares(slices, part):
+    """Gives the share of membrane and cell in the sum of all weights of slices; None of none."""
+    labels, weights = slices["labels"][part], slices["weights"][part].astype(np.float64)
+    if not len(labels):
+        return None
+    cell = float(weights[labels > 0].sum() / weights.sum())
+    return 1 - cell, cell
+
+
+def save_samples(experiment, training_data):
+    """Saves the first training tiles: the images with a grid of their context, labels, weights."""
+    images, labels, weights = training_data.cut(range(min(NUM_SAMPLES, training_data.num_tiles)))
+    pictures = {
+        "imgs": images,
+        "masks": labels[:, np.newaxis].astype(np.float32),
+        "weights": weights[:, np.newaxis] / weights.max(),
+    }
+    for kind, stack in pictures.items():
+        grid = group_images(stack, SAMPLES_PER_ROW)
+        visualize(grid, experiment.folder / f"sample_input_{kind}.png")
+
+
+def load_predictor(configuration, weights):
+    """Builds the network and loads its weights.
+
+    Args:
+        configuration: lib.configuration.Configuration with the keys of lib.slices.
+        weights: lib.weights.TrainedWeights.
+    Returns:
+        function of a title and slices (N, H, W) float32 in [0, 1] -> (N, H, W) float32, probability
+        of cell, without seams.
+    """
+    settings = configuration.testing_settings
+    depth = configuration.training_settings.depth
+    side = output_size(settings.tile_size, depth)
+    model = build_network(configuration, settings.tile_size)
+    weights.load_into(model, settings.skip_order)
+
+    def predict(title, slices):
+        print(f"Testing {weights.path} on {len(slices)} {title}.")
+        num_tiles = np.prod([len(tile_starts(size, side, depth)) for size in slices.shape[1:]])
+        progress = Progress(int(num_tiles) * settings.average_flips * len(slices))
+
+        def predictor(tiles):
+            cell = np.asarray(model.predict_on_batch(tiles))[..., 1]
+            progress.add(len(tiles))
+            return cell.reshape(len(tiles), 1, side, side)
+
+        def predict_one(image):
+            return predict_overlap_tile(predictor, image, settings.tile_size, depth)
+
+        predicted = [
+            average_orientations(predict_one, image, settings.average_flips)
+            for image in slices[:, np.newaxis]
+        ]
+        progress.finish()
+        return np.concatenate(predicted)
+
+    return predict
+
+
+def _ids(slices, part, word):
+    ids = slices["ids"][part]
+    return f"{word} {ids[0]}" if len(ids) == 1 else f"the {word}s {ids[0]} to {ids[-1]}"

@@ -1,0 +1,212 @@
+"""Tests the paper's unpadded U-Net on cells that touch: objects, pictures, scores, tracks.
+
+    python -m src.cellsNN_predict [configuration_CTC.txt]
+
+The same as `python run_testing.py configuration_CTC.txt`, without a log file. Expected result in
+the folder <name>/, or <name>/validation/ and <name>/training/ for frames of the training
+sequences: predictions.hdf5, grids of pictures, performances.txt and .json of the annotated frames,
+and all frames in the form of the Cell Tracking Challenge: <sequence>_RES/mask000.tif, ...,
+res_track.txt. docs/RESULTS.md gives scores.
+"""
+
+import sys
+from itertools import groupby
+
+import numpy as np
+
+from lib.configuration import NETWORK, SPLIT
+from lib.devices import start_computing
+from lib.instance_metrics import count_overlaps, instance_metrics, seg
+from lib.instances import objects_from_probability
+from lib.pictures import draw_objects
+from lib.results import Results
+from lib.tracks import link_tracks, save_sequence, split_id
+from lib.unpadded import load_predictor
+from lib.weights import read_weights
+from src.cells_task import load_tested
+
+
+def main(configuration, experiment):
+    """Tests as a configuration says; arguments and errors as in src.retinaNN_predict.main."""
+    # 1. The device, the weights to test, the frames, the room for the results.
+    weights = open_weights(configuration, experiment)
+    frames = load_frames(configuration, weights)
+    results = open_results(configuration, experiment)
+
+    # 2. The probabilities, and the objects in them, followed from frame to frame.
+    predict = load_predictor(configuration, weights)
+    probabilities = predict("frames", frames["images"])
+    objects = find_objects(configuration, probabilities)
+    sequences = follow(frames["ids"], objects)
+    results.remove()
+
+    # 3. All frames in the challenge's form and as pictures; scores of those that are annotated.
+    results.save_predictions(probabilities[:, np.newaxis], frames["ids"], configuration)
+    for sequence in sequences:
+        save_sequence(results, **sequence)
+    save_pictures(results, configuration, frames, probabilities, sequences)
+    save_scores(results, configuration, frames, objects, weights)
+
+
+def open_weights(configuration, experiment):
+    """Starts the device and reads the weights to test -> lib.weights.TrainedWeights.
+
+    Raises:
+        UserError: if there are none, or they were trained for another network or, for scores of
+            held-out frames, may have been trained on these.
+    """
+    testing, training = configuration.testing_settings, configuration.training_settings
+    weights = read_weights(experiment.find_weights(testing.best_last))
+    for role in (NETWORK, *([SPLIT] if testing.images == "validation" else [])):
+        weights.require_settings(configuration, role)
+    start_computing(training.seed, training.mixed_precision)
+    return weights
+
+
+def load_frames(configuration, weights):
+    """Reads the frames to test, as src.cells_task.load_tested gives them."""
+    subset = configuration.testing_settings.images
+    frames = load_tested(configuration, weights.scaling, subset)
+    if subset == "validation":
+        weights.require_images({"validation": frames["ids"]})
+    return frames
+
+
+def open_results(configuration, experiment):
+    """Gives the folder of the results, where no file of somebody else may be in the way."""
+    subset = configuration.testing_settings.images
+    folder = experiment.results if subset == "test" else experiment.results / subset
+    results = Results(folder, experiment.name)
+    results.require_room()
+    return results
+
+
+def find_objects(configuration, probabilities):
+    """Numbers the objects of every frame as the testing settings say: (N, H, W) int32."""
+    testing = configuration.testing_settings
+    return np.stack(
+        [
+            objects_from_probability(
+                probability,
+                testing.threshold,
+                testing.grow,
+                testing.smallest_object,
+                testing.seed_threshold or None,
+            )
+            for probability in probabilities
+        ]
+    )
+
+
+def follow(ids, objects):
+    """Sorts frames into sequences and links their objects.
+
+    Args:
+        ids: N names such as 01_000, the frames of a sequence together and by number.
+        objects: (N, H, W) whole numbers.
+    Returns:
+        list of what lib.tracks.save_sequence takes; frames in the order of the ids.
+    """
+    sequences, first = [], 0
+    for sequence, group in groupby(map(split_id, ids), key=lambda parts: parts[0]):
+        names = [name for _, name in group]
+        frames, tracks = list(objects[first : first + len(names)]), None
+        if all(name.isdigit() for name in names):
+            frames, tracks = link_tracks(list(map(int, names)), frames)
+        sequences.append({"sequence": sequence, "names": names, "frames": frames, "tracks": tracks})
+        first += len(names)
+    return sequences
+
+
+def save_pictures(results, configuration, frames, probabilities, sequences):
+    """Saves grids: frames, probabilities, and objects in the colours of their tracks.
+
+    Args:
+        results: lib.results.Results.
+        configuration: lib.configuration.Configuration.
+        frames: as load_frames gives them; true objects are outlined.
+        probabilities: (N, H, W) float32.
+        sequences: as follow gives them.
+    """
+    tracked = [frame for sequence in sequences for frame in sequence["frames"]]
+    truths = [o if known else None for o, known in zip(frames["objects"], frames["labelled"])]
+    drawn = [draw_objects(*three) for three in zip(frames["images"], tracked, truths)]
+    stacks = {
+        "originals": frames["images"][:, np.newaxis],
+        "predictions": probabilities[:, np.newaxis],
+        "segmentations": np.stack(drawn),
+    }
+    num_in_row = configuration.testing_settings.N_group_visual
+    results.save_grids(stacks, num_in_row)
+    results.save_comparisons(stacks, num_in_row, "Original_Prediction_Segmentation")
+
+
+def save_scores(results, configuration, frames, objects, weights):
+    """Saves performances.txt and performances.json of the annotated frames, if there are any."""
+    known = np.flatnonzero(frames["labelled"])
+    if not len(known):
+        print("No frame is annotated, so there are no scores.")
+        return
+    ids = [frames["ids"][index] for index in known]
+    truths, found = frames["objects"][known], objects[known]
+    scores = instance_metrics(truths, found)
+    scores["frames"] = {name: _of_frame(*pair) for name, *pair in zip(ids, truths, found)}
+    subset = configuration.testing_settings.images
+    text = performances_text(scores, subset, weights.describe_origin(ids))
+    results.save_performances(text, scores)
+
+
+def _of_frame(truth, found):
+    overlaps = count_overlaps(truth, found)
+    num_true, num_predicted = overlaps.shared.shape
+    mean = float(seg(overlaps).mean()) if num_true else None
+    return {"seg": mean, "num_true": num_true, "num_predicted": num_predicted}
+
+
+def performances_text(scores, subset, note=""):
+    """Words the scores as performances.txt has them.
+
+    Args:
+        scores: as lib.instance_metrics.instance_metrics gives them, and those of each frame.
+        subset: test, validation or training.
+        note: a sentence about the weights that readers of the scores must know.
+    """
+    titles = {"test": "Test frames", "validation": "Held-out frames", "training": "Training frames"}
+    lines = [f"{titles[subset]}: {len(scores['frames'])} annotated", ""]
+    lines.append(f"{'SEG':24}{_number(scores['seg'])}")
+    lines.append(f"{'Mean IoU':24}{_number(scores['mean_iou'])}")
+    lines += [f"{f'AP at {t}':24}{_number(value)}" for t, value in scores["ap"].items()]
+    lines.append(f"{'Mean AP':24}{_number(scores['mean_ap'])}")
+    lines.append(f"{'Mean IoU of pairs':24}{_number(scores['mean_matched_iou'])}")
+    counts = {
+        "True objects": "num_true",
+        "Predicted objects": "num_predicted",
+        "Missed": "missed",
+        "False": "false",
+        "Split": "splits",
+        "Merging": "merges",
+    }
+    lines += [f"{words:24}{scores[name]:8}" for words, name in counts.items()]
+    lines += ["", f"{'Frame':16}{'SEG':>8}{'true':>8}{'predicted':>12}"]
+    lines += [
+        f"{name:16}{_number(of['seg'])}{of['num_true']:8}{of['num_predicted']:12}"
+        for name, of in scores["frames"].items()
+    ]
+    lines += [
+        "",
+        "SEG as the Cell Tracking Challenge defines it: mean Jaccard index of the true objects,",
+        "each with the object that covers more than half of it, 0 for none. AP: pairs / (pairs +",
+        "missed + false) at an IoU of at least that.",
+        *([note] if note else []),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _number(value):
+    return f"{'-':>8}" if value is None else f"{value:8.6f}"
+
+
+if __name__ == "__main__":
+    from src.launch import launch
+
+    sys.exit(launch("testing", "cells"))

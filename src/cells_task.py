@@ -1,0 +1,133 @@
+"""The experiment on cells that touch: its keys, their checks, and its data."""
+
+import numpy as np
+
+from lib.configuration import (
+    EXPERIMENT_KEYS,
+    TESTING_KEYS,
+    TRAINING_KEYS,
+    Key,
+    augmentation_keys,
+    choice,
+    data_keys,
+    integer,
+    real,
+)
+from lib.errors import UserError, raise_if_any
+from lib.experiment import locate
+from lib.files import load_companion, load_hdf5_extra
+from lib.pre_processing import scale_to_unit
+from lib.slices import (
+    UNPADDED_KEYS,
+    check_tiles,
+    load_slices,
+    load_weighted,
+    require_context,
+    split_validation,
+)
+
+KEYS = (
+    *data_keys(
+        train_imgs_original="CTC_dataset_imgs_train.hdf5",
+        train_groundTruth="CTC_dataset_groundTruth_train.hdf5",
+        train_weight_maps="CTC_dataset_weightMaps_train.hdf5",
+        train_instances="CTC_dataset_instances_train.hdf5",
+        test_imgs_original="CTC_dataset_imgs_test.hdf5",
+        test_instances="CTC_dataset_instances_test.hdf5",
+    ),
+    *EXPERIMENT_KEYS,
+    *UNPADDED_KEYS,
+    *TRAINING_KEYS,
+    *augmentation_keys(
+        elastic_sigma=10.0, rotation_degrees=180.0, flip=True, brightness=0.05, contrast=0.2
+    ),
+    *TESTING_KEYS,
+    Key("testing settings", "images", choice("test", "validation", "training"), "test"),
+    Key("testing settings", "threshold", real(0, 1), 0.5),
+    Key("testing settings", "seed_threshold", real(0, 1), 0.0),
+    Key("testing settings", "grow", integer(0, 100), 1),
+    Key("testing settings", "smallest_object", integer(0), 100),
+)
+
+
+def check(configuration):
+    """Lists problems of the tiles, and seeds that are no part of the objects."""
+    problems = check_tiles(configuration)
+    testing = configuration.testing_settings
+    if 0 < testing.seed_threshold <= testing.threshold:
+        expected = f"0 (no seeds), or above threshold = {testing.threshold:g}"
+        problems.append(configuration.problem("testing settings", "seed_threshold", expected))
+    return problems
+
+
+def load_labelled(configuration, scaling):
+    """Reads the frames to train on.
+
+    Args:
+        configuration: lib.configuration.Configuration of the cells task.
+        scaling: the rule of lib.pre_processing.scale_to_unit that the weights record.
+    Returns:
+        dictionary: images (N, H, W) float32 in [0, 1]; labels (N, H, W) uint8, 1 = cell, with a
+        border between cells that touch; weights (N, H, W) float32; ids: list of N names.
+    Raises:
+        UserError: with all problems; see lib.slices.load_weighted.
+    """
+    paths = configuration.data_paths
+    return load_weighted(locate(paths.path_local), paths, configuration, scaling)
+
+
+def load_tested(configuration, scaling, subset):
+    """Reads frames to test on, and their objects.
+
+    Args:
+        configuration: lib.configuration.Configuration of the cells task.
+        scaling: as in load_labelled.
+        subset: "test"; "training", all frames to train on; or "validation", those held out.
+    Returns:
+        dictionary: images (N, H, W) float32 in [0, 1]; objects (N, H, W) of whole numbers; labelled
+        (N,) bool, whether a frame is annotated; ids: list of N names.
+    Raises:
+        UserError: with all problems: files missing, cut off, or of other lengths or sizes; where
+            the frames cannot be read, with that alone; or if no frame validates.
+    """
+    paths = configuration.data_paths
+    folder, part = locate(paths.path_local), "test" if subset == "test" else "train"
+    images_path = folder / getattr(paths, f"{part}_imgs_original")
+    objects_path = folder / getattr(paths, f"{part}_instances")
+    data, problems = load_slices(images_path)
+    objects, found = load_companion(objects_path, images_path, data)
+    raise_if_any(problems + found + _problems_of_objects(objects_path, objects))
+    require_context(configuration, data["images"])
+    labelled = load_hdf5_extra(objects_path, "labelled")
+    tested = {
+        "images": scale_to_unit(data["images"][:, 0], scaling),
+        "objects": objects[:, 0],
+        "labelled": np.full(len(objects), True) if labelled is None else labelled.astype(bool),
+        "ids": data["ids"],
+    }
+    if subset != "validation":
+        return tested
+    held_out = _held_out(configuration, len(objects))
+    return {kind: values[held_out] for kind, values in tested.items()}
+
+
+def _problems_of_objects(path, objects):
+    if objects is None or (objects.dtype.kind in "ui" and objects.min() >= 0):
+        return []
+    return [
+        f"{path} must hold the numbers of objects, from 0. Received: {objects.dtype} from "
+        f"{objects.min()} to {objects.max()}. Are files swapped in [data paths]?"
+    ]
+
+
+def _held_out(configuration, num_frames):
+    part = split_validation(configuration, num_frames)["validation"]
+    if part.start == part.stop:
+        raise UserError(
+            configuration.problem(
+                "testing settings",
+                "images",
+                "test or training, because no frame is held out (validation_split = 0)",
+            )
+        )
+    return part
