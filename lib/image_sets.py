@@ -15,7 +15,7 @@ from lib.class_metrics import IGNORE
 from lib.errors import UserError
 from lib.files import atomic_write, open_hdf5
 from lib.label_images import Classes
-from lib.pre_processing import percentiles
+from lib.pre_processing import image_limits, percentiles
 
 SCRIPT = "python prepare_datasets_folder.py FOLDER"
 FORMAT = "images of any sizes, 1"
@@ -42,13 +42,14 @@ def channel_limits(image, rule="auto"):
     Returns:
         (C, 2) float32.
     """
-    if rule == "type" or (rule == "auto" and image.dtype == np.uint8):
-        limits = [(0, np.iinfo(image.dtype).max)] * len(image)
-    elif len(image) > MOST_COLOUR_CHANNELS:
-        limits = [percentiles(channel) for channel in image]
-    else:
-        limits = [percentiles(image)] * len(image)
-    return np.array(limits, np.float32)
+    find = {"type": _type_limits, "image": percentiles, "auto": image_limits}[rule]
+    if len(image) > MOST_COLOUR_CHANNELS:
+        return np.array([find(channel) for channel in image], np.float32)
+    return np.array([find(image)] * len(image), np.float32)
+
+
+def _type_limits(image):
+    return 0, np.iinfo(image.dtype).max
 
 
 def scaled(image, limits):

@@ -155,7 +155,7 @@ def robust_limits(values):
 
 
 def percentiles(values):
-    """Gives ROBUST_PERCENTILES of an array, two floats; the extremes where nearly all values are the same."""
+    """Gives ROBUST_PERCENTILES of an array; its extremes where nearly all values are the same."""
     lowest, highest = map(float, np.percentile(values, ROBUST_PERCENTILES))
     return (lowest, highest) if highest > lowest else (float(values.min()), float(values.max()))
 
