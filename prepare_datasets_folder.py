@@ -1,7 +1,8 @@
 """Turns a folder of images and label images of your own into the HDF5 files that the scripts read.
 
     python prepare_datasets_folder.py my_data [--output FOLDER] [--size 256x256] [--instances]
-        [--test last:N|every:N] [--validation SHARE] [--ignore CLASS] [--classes FILE] [--check]
+        [--test last:N|every:N] [--validation SHARE] [--ignore CLASS] [--classes FILE]
+        [--scale image] [--check]
 
 my_data holds {training,validation,test}/{images,labels}; or images and labels alone, of which
 --test and --validation hold some out. Image and label have the same name. Images: grey, RGB or more
@@ -26,7 +27,7 @@ with tell_missing_packages():
 
     from lib.files import absolute_path
     from lib.image_files import list_images, read_channels, shortened
-    from lib.image_sets import channel_limits, scaled, write_image_sets
+    from lib.image_sets import SCALINGS, channel_limits, scaled, write_image_sets
     from lib.instances import BACKGROUND, OBJECT_CLASSES, border_targets
     from lib.label_images import (
         Classes,
@@ -38,7 +39,7 @@ with tell_missing_packages():
         read_label,
     )
     from lib.pictures import colour_classes, legend, visualize
-    from lib.pre_processing import resized, resized_labels
+    from lib.pre_processing import percentiles, resized, resized_labels
     from lib.tiff_files import ImageError
 
 # What each folder may be called.
@@ -49,6 +50,8 @@ SUBSETS = {
 }
 KINDS = {"images": ("images", "image", "imgs"), "labels": ("labels", "label", "masks", "mask")}
 PREVIEW_PAIRS, PREVIEW_SIDE, PREVIEW_GAP = 4, 256, 4
+# An image of 8 bits is dark whose 99.9 percentile is below this.
+DARK = 64
 OBJECT_COLOURS = ((0, 0, 0), (86, 180, 233), (230, 159, 0))
 
 
@@ -78,6 +81,14 @@ def main():
         help="a class, by name or number, that counts nowhere; may be given several times",
     )
     parser.add_argument("--classes", metavar="FILE", help="default: classes.txt in the folder")
+    parser.add_argument(
+        "--scale",
+        choices=SCALINGS,
+        default="auto",
+        help="what becomes 0 and 1: the range of the type, 0 to 255; or of each image, its 0.1 and "
+        "99.9 percentiles, for images that are dark or of different brightness; auto: type for 8 "
+        "bits, image for 16 bits",
+    )
     parser.add_argument("--check", action="store_true", help="check all files and write nothing")
     arguments = parser.parse_args()
     folder = absolute_path(arguments.folder)
@@ -89,6 +100,7 @@ def main():
         validation=arguments.validation,
         ignored=arguments.ignore,
         classes_file=arguments.classes and absolute_path(arguments.classes),
+        scaling=arguments.scale,
     )
     if arguments.check:
         print("All files can be used. Nothing was written (--check).")
@@ -97,7 +109,14 @@ def main():
 
 
 def check(
-    folder, *, has_instances=False, test=None, validation=None, ignored=(), classes_file=None
+    folder,
+    *,
+    has_instances=False,
+    test=None,
+    validation=None,
+    ignored=(),
+    classes_file=None,
+    scaling="auto",
 ):
     """Checks all images and labels of a folder, and prints what they are.
 
@@ -109,12 +128,13 @@ def check(
         validation: which of the others are held out to validate, alike.
         ignored: names or numbers (texts) of classes that count nowhere.
         classes_file: lists the classes; None for classes.txt in the folder, if there is one.
+        scaling: the rule of lib.image_sets.channel_limits.
     Returns:
         Survey that has read all files.
     Raises:
         UserError: with all problems found.
     """
-    survey = Survey(find_files(folder, test, validation), has_instances)
+    survey = Survey(find_files(folder, test, validation), has_instances, scaling)
     listed = _listed_classes(folder, classes_file, has_instances, ignored, survey.problems)
     survey.read(listed, ignored)
     survey.report()
@@ -133,7 +153,9 @@ def write(survey, output_folder, size=None):
     """
     paths = {subset: output_folder / f"{subset}.hdf5" for subset in SUBSETS}
     sets = {paths[subset]: survey.prepared(subset, size) for subset in survey.files}
-    write_image_sets(sets, survey.classes, survey.has_instances)
+    write_image_sets(
+        sets, survey.classes, has_instances=survey.has_instances, scaling=survey.scaling
+    )
     for subset in SUBSETS.keys() - survey.files:
         paths[subset].unlink(missing_ok=True)
     visualize(preview(survey).transpose(1, 2, 0), output_folder / "preview.png")
@@ -291,6 +313,7 @@ class Found:
     label_path: object
     shape: tuple = None  # (C, H, W)
     bits: int = 0
+    is_dark: bool = False  # uses less than a quarter of 8 bits
     are_planes: bool = False  # channels that the file does not call so
     digest: bytes = b""
     label: object = None  # LabelContent; of object numbers (3,) pixels of each class
@@ -305,14 +328,15 @@ class Survey:
     Args:
         files: {subset: {id: (path of the image, path of the label or None)}}.
         has_instances: whether labels hold object numbers.
+        scaling: the rule of lib.image_sets.channel_limits.
 
     Attributes:
         problems: list of messages.
         classes: lib.label_images.Classes, once all is read.
     """
 
-    def __init__(self, files, has_instances):
-        self.files, self.has_instances = files, has_instances
+    def __init__(self, files, has_instances=False, scaling="auto"):
+        self.files, self.has_instances, self.scaling = files, has_instances, scaling
         self.problems, self.remarks = [], []
         self.found, self.classes, self.coding = {}, None, None
 
@@ -386,10 +410,24 @@ class Survey:
                 print(f"  NOTE: never in {subset}: {', '.join(absent)}")
             if self.has_instances:
                 print(f"  {sum(one.num_objects for one in found)} objects")
-        bits = {one.bits for found in self.found.values() for one in found}
-        print(f"{self.num_channels} channel(s). Scaled to [0, 1]: {_scales(bits)}.")
+        self._report_scale([one for found in self.found.values() for one in found])
         for remark in self.remarks:
             print(remark)
+
+    def _report_scale(self, found):
+        """Prints which values become 0 and 1, and advises another rule for dark images."""
+        rules = []
+        for bits in sorted({one.bits for one in found}):
+            by_image = self.scaling == "image" or (self.scaling == "auto" and bits > 8)
+            limits = "its 0.1 to its 99.9 percentile" if by_image else f"0 to {2**bits - 1}"
+            rules.append(f"each image of {bits} bits from {limits}")
+        print(f"{self.num_channels} channel(s). Scaled to [0, 1]: {'; '.join(rules)}.")
+        dark = [one.image_path.name for one in found if one.is_dark]
+        if self.scaling != "image" and dark:
+            print(
+                f"NOTE: {len(dark)} images use less than a quarter of the range: "
+                f"{shortened(dark, 4)}. --scale image stretches each image by itself."
+            )
 
     @property
     def num_channels(self):
@@ -407,6 +445,7 @@ class Survey:
         try:
             image, found.are_planes = _read_image(image_path)
             found.shape, found.bits = image.shape, 8 * image.dtype.itemsize
+            found.is_dark = found.bits == 8 and percentiles(image)[1] < DARK
             found.digest = hashlib.blake2b(np.ascontiguousarray(image)).digest()
         except ValueError as error:
             found.problems.append(str(error))
@@ -523,15 +562,6 @@ def _sizes(found):
     return f"{len(sizes)} sizes, {smallest} to {largest} pixels"
 
 
-def _scales(bits):
-    words = {
-        8: "8 bits from 0 to 255, the range of the type",
-        16: "16 bits from the 0.1 to the 99.9 percentile of each image (of each channel where "
-        "there are more than 3)",
-    }
-    return "; ".join(words[number] for number in sorted(bits))
-
-
 # ---------------------------------------------------------------- the preview
 
 
@@ -546,7 +576,9 @@ def preview(survey):
     rows = []
     for subset in survey.files:
         pairs = [pair for _, pair in zip(range(PREVIEW_PAIRS), survey.prepared(subset))]
-        rows.append([_fitted(_as_picture(image), resized) for _, image, _, _ in pairs])
+        rows.append(
+            [_fitted(_as_picture(image, survey.scaling), resized) for _, image, _, _ in pairs]
+        )
         if pairs[0][2] is not None:
             labels = [colour_classes(label, survey.classes.colours) for _, _, label, _ in pairs]
             rows.append([_fitted(label, resized_labels) for label in labels])
@@ -567,10 +599,10 @@ def _fitted(picture, resize):
     return resize(picture[np.newaxis], size)[0]
 
 
-def _as_picture(image):
+def _as_picture(image, scaling):
     """Scales an image (C, H, W) to a picture (3, H, W) uint8; of other channels the first."""
     shown = image if len(image) == 3 else image[:1]
-    shown = np.rint(255 * scaled(shown, channel_limits(shown))).astype(np.uint8)
+    shown = np.rint(255 * scaled(shown, channel_limits(shown, scaling))).astype(np.uint8)
     return np.broadcast_to(shown, (3, *shown.shape[1:]))
 
 

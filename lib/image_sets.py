@@ -15,11 +15,13 @@ from lib.class_metrics import IGNORE
 from lib.errors import UserError
 from lib.files import atomic_write, open_hdf5
 from lib.label_images import Classes
-from lib.pre_processing import image_limits
+from lib.pre_processing import image_limits, percentiles
 
 SCRIPT = "python prepare_datasets_folder.py FOLDER"
 FORMAT = "images of any sizes, 1"
 CHUNK = 128  # side of a chunk in pixels
+# Which values of an image become 0 and 1: see channel_limits.
+SCALINGS = ("auto", "type", "image")
 # Of more channels than a picture in colours has, each is scaled by itself.
 MOST_COLOUR_CHANNELS = 3
 
@@ -27,20 +29,27 @@ MOST_COLOUR_CHANNELS = 3
 # ---------------------------------------------------------------- scale
 
 
-def channel_limits(image):
+def channel_limits(image, rule="auto"):
     """Finds the values that are scaled to 0 and 1, of an image by itself.
 
-    8 bits: 0 and 255. 16 bits: the 0.1 and 99.9 percentiles of the image; of each channel by itself
-    where there are more than 3, because these are no colours.
+    type: the range of the type, 0 and 255 or 65535. image: the 0.1 and 99.9 percentiles of the
+    image; of each channel by itself where there are more than 3, because these are no colours.
+    auto: type for 8 bits, image for 16 bits, which cameras rarely fill.
 
     Args:
         image: (C, H, W) uint8 or uint16.
+        rule: one of SCALINGS.
     Returns:
         (C, 2) float32.
     """
+    find = {"type": _type_limits, "image": percentiles, "auto": image_limits}[rule]
     if len(image) > MOST_COLOUR_CHANNELS:
-        return np.array([image_limits(channel) for channel in image], np.float32)
-    return np.tile(np.array(image_limits(image), np.float32), (len(image), 1))
+        return np.array([find(channel) for channel in image], np.float32)
+    return np.array([find(image)] * len(image), np.float32)
+
+
+def _type_limits(image):
+    return 0, np.iinfo(image.dtype).max
 
 
 def scaled(image, limits):
@@ -62,7 +71,7 @@ def scaled(image, limits):
 # ---------------------------------------------------------------- writing
 
 
-def write_image_sets(sets, classes, has_instances=False):
+def write_image_sets(sets, classes, *, has_instances=False, scaling="auto"):
     """Writes files of images; all appear when all are whole.
 
     Args:
@@ -71,6 +80,7 @@ def write_image_sets(sets, classes, has_instances=False):
             are None for all images of a file that has none.
         classes: lib.label_images.Classes.
         has_instances: whether labels are background, object and border of objects.
+        scaling: the rule of channel_limits.
     Raises:
         UserError: if a file cannot be written.
     """
@@ -78,16 +88,16 @@ def write_image_sets(sets, classes, has_instances=False):
         for path, items in sets.items():
             beside = stack.enter_context(atomic_write(path))
             with h5py.File(beside, "w") as file:
-                _write(file, items, classes)
+                _write(file, items, classes, scaling)
                 file.attrs["has_instances"] = has_instances
 
 
-def _write(file, items, classes):
+def _write(file, items, classes, scaling):
     ids, counts = [], []
     for number, (identity, image, label, instances) in enumerate(items):
         stored = _store(file, f"images/{number}", image)
         stored.attrs["id"] = identity
-        stored.attrs["limits"] = channel_limits(image)
+        stored.attrs["limits"] = channel_limits(image, scaling)
         ids.append(identity)
         if label is not None:
             _store(file, f"labels/{number}", label)
@@ -98,6 +108,7 @@ def _write(file, items, classes):
     file["class_names"] = list(classes.names)
     file["class_colours"] = np.array(classes.colours, np.uint8)
     file["class_counts"] = np.array(counts, np.int64).reshape(-1, len(classes))
+    file.attrs["scaling"] = scaling
     file.attrs["format"] = FORMAT
 
 
@@ -164,6 +175,7 @@ class ImageSet:
             (0, K).
         class_counts: (K,) int64, their sum.
         has_instances: whether the classes are background, object and border of objects.
+        scaling: the rule of channel_limits that the images are scaled by.
     Raises:
         UserError: if the file is missing, not whole, of another kind, or leads out of itself by
             links.
@@ -202,6 +214,8 @@ class ImageSet:
         self.classes = Classes(tuple(names), tuple(tuple(map(int, c)) for c in colours))
         self.image_class_counts = self._dataset(file, "class_counts", 2)[...]
         self.has_instances = bool(file.attrs.get("has_instances"))
+        self.scaling = file.attrs.get("scaling")
+        self._require(self.scaling in SCALINGS, f"is scaled by the rule {self.scaling}")
         self.images = self._arrays(file, "images", 3, ("u1", "u2"))
         self.labels = self._arrays(file, "labels", 2, ("u1",))
         self.instances = self._arrays(file, "instances", 2, ("i4",))

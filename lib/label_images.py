@@ -328,8 +328,9 @@ def find_coding(contents, listed=None, ignored=()):
             "Are these labels? If objects are numbered, add --instances."
         )
     if len(kept) < len(numbers):
-        left = ", ".join(f"{numbers[place]} {classes.names[place]}" for place in kept[:12])
-        remarks.append(f"Ignored: {', '.join(ignored)}. The classes are now numbered {left}.")
+        moved = [f"{classes.names[p]} {p} to {numbers[p]}" for p in kept if p != numbers[p]]
+        anew = f" Classes behind it get new numbers: {shortened(moved)}." if moved else ""
+        remarks.append(f"Ignored: {', '.join(ignored)}.{anew}")
     coded = sorted((value, numbers[place]) for value, place in values.items())
     if not by_colour and IGNORE not in values:
         coded = sorted([*coded, (IGNORE, IGNORE)])

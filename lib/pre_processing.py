@@ -116,7 +116,7 @@ def scale_to_unit(stack, rule=DEFAULT_SCALING):
     """
     stack = stack.astype(np.float32)
     if rule == "percentile":
-        return np.stack([_scaled(image, *_percentiles(image)) for image in stack])
+        return np.stack([_scaled(image, *percentiles(image)) for image in stack])
     lowest, highest = robust_limits(stack)
     if (lowest, highest) != (stack.min(), stack.max()):
         print(
@@ -134,7 +134,7 @@ def image_limits(image):
     Returns:
         two floats: 0 and 255 for 8 bits, ROBUST_PERCENTILES of the image for other types.
     """
-    return (0.0, 255.0) if image.dtype == np.uint8 else _percentiles(image)
+    return (0.0, 255.0) if image.dtype == np.uint8 else percentiles(image)
 
 
 def robust_limits(values):
@@ -147,15 +147,15 @@ def robust_limits(values):
         than MOST_OUTSIDE of their range.
     """
     lowest, highest = float(values.min()), float(values.max())
-    robust = _percentiles(values)
+    robust = percentiles(values)
     tolerance = MOST_OUTSIDE * (robust[1] - robust[0])
     if robust[0] - lowest <= tolerance and highest - robust[1] <= tolerance:
         return lowest, highest
     return robust
 
 
-def _percentiles(values):
-    """Gives ROBUST_PERCENTILES; the extremes where nearly all values are the same."""
+def percentiles(values):
+    """Gives ROBUST_PERCENTILES of an array; its extremes where nearly all values are the same."""
     lowest, highest = map(float, np.percentile(values, ROBUST_PERCENTILES))
     return (lowest, highest) if highest > lowest else (float(values.min()), float(values.max()))
 
