@@ -3,6 +3,7 @@
 import numpy as np
 
 from lib.configuration import (
+    DROPOUT_KIND,
     EXPERIMENT_KEYS,
     NETWORK,
     SPLIT,
@@ -63,6 +64,7 @@ KEYS = (
     Key("training settings", "base_filters", integer(1), 64, NETWORK),
     Key("training settings", "depth", integer(1, 8), 4, NETWORK),
     Key("training settings", "variant", choice("paper", "release"), "paper", NETWORK),
+    DROPOUT_KIND,
     *augmentation_keys(
         elastic_sigma=10.0, rotation_degrees=180.0, flip=True, brightness=0.05, contrast=0.2
     ),
