@@ -10,9 +10,11 @@ import keras
 
 from lib.errors import Stopped, UserError
 from lib.files import atomic_write
+from lib.history import best_value, is_better, is_complete, plateau_rate
+from lib.optimizers import averages_as_weights, swap_averages
 from lib.plots import draw_loss_curves
 from lib.progress import duration
-from lib.weights import can_resume, dropout_states, lowest_validation_loss, save_weights
+from lib.weights import can_resume, dropout_states, save_weights
 
 # Exit status of a training that ended at its time_limit: that of the program `timeout`.
 TIME_LIMIT_STATUS = 124
@@ -26,6 +28,8 @@ class TrainingRecorder(keras.callbacks.Callback):
     done, and the sums of the metrics so far: the batches that follow are those that would have
     followed, so that a resumed training ends as an undisturbed one. The record carries the history,
     from which log and curves are made: whenever the process is killed, the files tell one story.
+    Where weights are averaged, the averages validate and are saved as the weights; the file with
+    the optimiser holds the weights in their place there.
 
     Args:
         run: lib.training.TrainingRun.
@@ -39,8 +43,9 @@ class TrainingRecorder(keras.callbacks.Callback):
         self.history = run.history
         self.training_data = training_data
         self.record = record
-        self.stop = StopRequest(run.configuration.training_settings.time_limit)
-        self.interval = run.configuration.training_settings.saving_interval
+        self.settings = run.configuration.training_settings
+        self.stop = StopRequest(self.settings.time_limit)
+        self.interval = self.settings.saving_interval
 
     def on_epoch_begin(self, epoch, logs=None):
         """Starts the data of the epoch and the clock, or takes up an epoch that was begun."""
@@ -49,6 +54,8 @@ class TrainingRecorder(keras.callbacks.Callback):
         self.start = time.monotonic() - (progress["seconds"] if progress else 0)
         self.saved = time.monotonic()
         self.earlier_sums = progress["metrics"] if progress else None
+        if self.settings.learning_rate_decay == "plateau":
+            self._set_plateau_rate()
 
     def on_train_batch_end(self, batch, logs=None):
         """Saves and stops where that is due; after the last batch the epoch's end does."""
@@ -66,6 +73,14 @@ class TrainingRecorder(keras.callbacks.Callback):
                 f"{len(self.history) + 1} is saved. Start again to resume there."
             )
 
+    def on_test_begin(self, logs=None):
+        """Validates with the averages of the weights, where they are kept."""
+        swap_averages(self.model)
+
+    def on_test_end(self, logs=None):
+        """Takes the weights back."""
+        swap_averages(self.model)
+
     def on_test_batch_end(self, batch, logs=None):
         """Stops within a validation, whose epoch is then resumed from its last saving."""
         reason = self.stop.reason()
@@ -73,22 +88,27 @@ class TrainingRecorder(keras.callbacks.Callback):
             self.stop.leave(f"{reason} during the validation. Start again to resume.")
 
     def on_epoch_end(self, epoch, logs=None):
-        """Writes everything."""
-        best = lowest_validation_loss(self.history)
+        """Writes everything, and ends a training that has not improved for long."""
+        best_by = self.settings.best_by
+        best = best_value(self.history, best_by)
         row = {"epoch": epoch + 1, **{name: float(value) for name, value in logs.items()}}
         row["seconds"] = round(time.monotonic() - self.start, 2)
         self.history.append(row)
         experiment = self.run.experiment
         if experiment.is_first_host:
-            if row.get("val_loss", math.inf) < best:
+            if is_better(best_by, row.get(best_by, math.nan), best):
                 record = {**self.record, "epoch": len(self.history)}
-                save_weights(self.model, experiment.weights("best"), record)
+                with averages_as_weights(self.model):
+                    save_weights(self.model, experiment.weights("best"), record)
             write_log(self.history, experiment.file("log.csv"))
             draw_loss_curves(self.history, experiment.file("loss_curves.png"))
             # Last, because a training whose weights are complete is never started again.
             self._save_last(can_resume(self.run.configuration, len(self.history)))
+        if is_complete(self.history, self.settings):
+            self.model.stop_training = True
+            return
         reason = self.stop.reason()
-        if reason and len(self.history) < self.run.num_epochs:
+        if reason:
             self.stop.leave(f"{reason}: epoch {epoch + 1} is saved. Start again to resume.")
 
     def _save_progress(self, done):
@@ -121,7 +141,21 @@ class TrainingRecorder(keras.callbacks.Callback):
     def _save_last(self, with_optimizer, **more):
         states = [keras.ops.convert_to_numpy(v).tolist() for v in dropout_states(self.model)]
         record = {**self.record, "history": self.history, "dropout_states": states, **more}
-        save_weights(self.model, self.run.experiment.weights("last"), record, with_optimizer)
+        with averages_as_weights(self.model):
+            save_weights(self.model, self.run.experiment.weights("last"), record, with_optimizer)
+
+    def _set_plateau_rate(self):
+        rate = plateau_rate(
+            self.history,
+            self.settings.learning_rate,
+            best_by=self.settings.best_by,
+            factor=self.settings.plateau_factor,
+            patience=self.settings.plateau_patience,
+        )
+        before = float(self.model.optimizer.learning_rate)
+        self.model.optimizer.learning_rate = rate
+        if float(self.model.optimizer.learning_rate) < before and self.history:
+            print(f"\nNo improvement for long: the learning rate falls to {rate:g}.", flush=True)
 
 
 class StopRequest:
@@ -177,20 +211,22 @@ class ProgressLines(keras.callbacks.Callback):
         num_epochs: epochs in all.
         num_batches: batches of an epoch.
         has_bar: whether Keras's progress bar shows the scores of an epoch.
-        best: lowest validation loss of the epochs before.
+        best_by: the metric that chooses the best weights.
+        history: the epochs before.
     """
 
     # The first batches compile the network and say nothing about speed.
     WARM_UP, MEASURED = 3, 10
 
-    def __init__(self, num_epochs, num_batches, has_bar, best=math.inf):
+    def __init__(self, num_epochs, num_batches, has_bar, best_by="val_loss", history=()):
         super().__init__()
         self.num_epochs = num_epochs
         self.num_batches = num_batches
         self.has_bar = has_bar
         self.is_estimated = False
         self.measured_from = None
-        self.best = best
+        self.best_by = best_by
+        self.best = best_value(history, best_by)
 
     def on_epoch_begin(self, epoch, logs=None):
         """Starts the clock."""
@@ -218,9 +254,9 @@ class ProgressLines(keras.callbacks.Callback):
         """Prints the epoch's scores and how long the rest will take."""
         seconds = time.monotonic() - self.start
         left = duration(seconds * (self.epochs_left - 1))
-        loss = logs.get("val_loss", math.inf)
-        is_best = loss < self.best
-        self.best = min(self.best, loss)
+        value = logs.get(self.best_by, math.nan)
+        is_best = is_better(self.best_by, value, self.best)
+        self.best = value if is_best else self.best
         scores = "" if self.has_bar else "".join(f" - {k}: {v:.4f}" for k, v in logs.items())
         best = " - best so far" if is_best else ""
         print(

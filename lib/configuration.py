@@ -212,26 +212,52 @@ EXPERIMENT_KEYS = (
     Key("experiment name", "task", text, ""),
 )
 
-TRAINING_KEYS = (
-    Key("training settings", "N_epochs", integer(1)),
-    Key("training settings", "nohup", boolean, False),
-    Key("training settings", "seed", integer(0, 2**32 - 1), 0, TRAINING),
-    Key("training settings", "optimizer", choice("sgd", "adam"), "sgd", TRAINING),
-    Key("training settings", "learning_rate", real(0, above=True), 0.01, TRAINING),
-    Key("training settings", "learning_rate_decay", choice("none", "cosine"), "none", TRAINING),
-    Key("training settings", "initial_weights", path_or_none, None),
-    Key("training settings", "mixed_precision", boolean, False, TRAINING),
-    Key("training settings", "tensorboard", boolean, False),
-    Key("training settings", "distribute", choice("none", "auto"), "none"),
-    Key("training settings", "steps_per_execution", integer(1), 1),
-    Key(
-        "training settings",
-        "data_format",
-        choice("auto", "channels_first", "channels_last"),
-        "auto",
-    ),
-    Key("training settings", "saving_interval", real(0, above=True), 300.0),
-    Key("training settings", "time_limit", real(0), 0.0),
+
+def shared_training_keys(*metrics):
+    """Gives the keys of a training, which all tasks share.
+
+    Args:
+        metrics: names of what may choose the best weights, the default first, as lib.history knows
+            them.
+    """
+    return (
+        Key("training settings", "N_epochs", integer(1)),
+        Key("training settings", "nohup", boolean, False),
+        Key("training settings", "seed", integer(0, 2**32 - 1), 0, TRAINING),
+        Key("training settings", "optimizer", choice("sgd", "adam", "adamw"), "sgd", TRAINING),
+        Key("training settings", "weight_decay", real(0, 1), 0.004, TRAINING),
+        Key("training settings", "learning_rate", real(0, above=True), 0.01, TRAINING),
+        Key(
+            "training settings",
+            "learning_rate_decay",
+            choice("none", "cosine", "plateau"),
+            "none",
+            TRAINING,
+        ),
+        Key("training settings", "plateau_factor", real(0, 0.99, above=True), 0.25, TRAINING),
+        Key("training settings", "plateau_patience", integer(1), 10, TRAINING),
+        Key("training settings", "early_stopping", integer(0), 0),
+        Key("training settings", "best_by", choice(*metrics), metrics[0], TRAINING),
+        Key("training settings", "weight_averaging", real(0, 0.9999), 0.0, TRAINING),
+        Key("training settings", "initial_weights", path_or_none, None),
+        Key("training settings", "mixed_precision", boolean, False, TRAINING),
+        Key("training settings", "tensorboard", boolean, False),
+        Key("training settings", "distribute", choice("none", "auto"), "none"),
+        Key("training settings", "steps_per_execution", integer(1), 1),
+        Key(
+            "training settings",
+            "data_format",
+            choice("auto", "channels_first", "channels_last"),
+            "auto",
+        ),
+        Key("training settings", "saving_interval", real(0, above=True), 300.0),
+        Key("training settings", "time_limit", real(0), 0.0),
+    )
+
+
+TRAINING_KEYS = shared_training_keys("val_loss", "val_accuracy")
+DROPOUT_KIND = Key(
+    "training settings", "dropout_kind", choice("plain", "spatial"), "plain", TRAINING
 )
 
 TESTING_KEYS = (
@@ -251,20 +277,27 @@ def data_keys(**names):
     return (Key("data paths", "path_local", path), *files)
 
 
-def augmentation_keys(*, elastic_sigma, rotation_degrees, flip, brightness, contrast):
-    """Gives the keys of lib.elastic_deformation.Augmentation with the defaults of a task."""
+def augmentation_keys(*, elastic_sigma, rotation_degrees, flip, brightness, contrast, colour=False):
+    """Gives the keys of lib.elastic_deformation.Augmentation with the defaults of a task.
+
+    colour: whether its images may have colours, whose hue is a key then.
+    """
     return tuple(
         Key("training settings", name, parse, default, TRAINING)
         for name, parse, default in (
             ("elastic_sigma", real(0), elastic_sigma),
             ("rotation_degrees", real(0, 180), rotation_degrees),
+            ("shear", real(0, 60), 0.0),
             ("quarter_turns", boolean, False),
             ("flip", boolean, flip),
             ("zoom", real(1, 4), 1.0),
             ("shift", real(0), 0.0),
             ("brightness", real(0, 1), brightness),
             ("contrast", real(0, 1), contrast),
+            ("gamma", real(0, 4), 0.0),
             ("noise", real(0, 1), 0.0),
+            ("cutout", real(0, 0.9), 0.0),
+            *((("hue", real(0, 180), 0.0),) if colour else ()),
         )
     )
 

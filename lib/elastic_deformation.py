@@ -48,6 +48,16 @@ class Augmentation:
             from 0 to this, 0 ... 1. Not the paper's.
         zoom: half of the tiles are enlarged by a factor between 1 / zoom and zoom, uniform in its
             logarithm; the others keep their size. >= 1; 1 is off. Not the paper's.
+        shear: columns are slanted against rows by an angle in degrees, uniform within +- this,
+            0 ... 60. Not the paper's.
+        gamma: values v become v^g, g between 1 / (1 + gamma) and 1 + gamma, uniform in its
+            logarithm, 0 ... 4. Not the paper's.
+        cutout: one square of each tile takes the mean of the tile, its side uniform from 0 to this
+            share of the tile's, its centre anywhere; 0 ... 0.9. Labels and weights stay as they
+            are: what is hidden is to be guessed from what is around it (DeVries, Taylor 2017).
+            Not the paper's.
+        hue: colours (of RGB images only) are turned about the grey axis by an angle in degrees,
+            uniform within +- this, 0 ... 180; greys stay grey. Not the paper's.
     """
 
     elastic_sigma: float = 10.0
@@ -59,6 +69,10 @@ class Augmentation:
     quarter_turns: bool = False
     noise: float = 0.0
     zoom: float = 1.0
+    shear: float = 0.0
+    gamma: float = 0.0
+    cutout: float = 0.0
+    hue: float = 0.0
 
 
 NO_AUGMENTATION = Augmentation(
@@ -145,9 +159,10 @@ def interpolation_matrix(num_pixels, num_nodes):
 def tile_coordinates(tile, augmentation=None, rng=None):
     """Finds for every pixel of a tile the place in the slice that it shows.
 
-    A pixel at q from the tile's centre shows centre + shift + R F (q + D(q)) / z: its displacement
-    D by the elastic field, flips F, rotation R and zoom z. The same number of random values is
-    drawn whatever the settings, so that switching one part off leaves the others as they are.
+    A pixel at q from the tile's centre shows centre + shift + R F S (q + D(q)) / z: its
+    displacement D by the elastic field, shear S, flips F, rotation R and zoom z. The same number of
+    random values is drawn whatever the settings, so that switching one part off leaves the others
+    as they are.
 
     Args:
         tile: Tile.
@@ -208,11 +223,12 @@ def warp_together(images, coordinates, orders):
 
 
 def vary_grey_values(image, augmentation, rng):
-    """Changes brightness and contrast of an image tile at random, and adds noise to half of them.
+    """Changes the values of an image tile at random: grey values, colours, and what is cut out.
 
     v -> clip(0.5 + (1 + contrast) * (v - 0.5) + brightness + noise, 0, 1), with contrast and
     brightness drawn uniformly within their settings. Clipped, because the network is trained and
-    tested on images in [0, 1]; with all settings at 0 the image comes back untouched.
+    tested on images in [0, 1]. Then hue, gamma and cutout, as Augmentation says. With all settings
+    at 0 the image comes back untouched.
 
     Args:
         image: (height, width) or (C, height, width) floating point, values in [0, 1].
@@ -220,7 +236,52 @@ def vary_grey_values(image, augmentation, rng):
         rng: numpy.random.Generator.
     Returns:
         array of the image's shape and type.
+    Raises:
+        ValueError: if the hue of an image without three channels is to change.
     """
+    image = _vary_linearly(image, augmentation, rng)
+    if augmentation.hue == augmentation.gamma == augmentation.cutout == 0:
+        return image
+    more = _more_random(rng)
+    angle, exponent = more.uniform(-1.0, 1.0, 2)
+    if augmentation.hue:
+        image = _turn_hue(image, np.deg2rad(angle * augmentation.hue))
+    if augmentation.gamma:
+        image = image ** image.dtype.type((1.0 + augmentation.gamma) ** exponent)
+    return _cut_out(image, augmentation.cutout, more) if augmentation.cutout else image
+
+
+def _more_random(rng):
+    """Gives a generator for what was added later: the draws of rng itself stay as they were."""
+    return rng.spawn(1)[0]
+
+
+def _turn_hue(image, angle):
+    """Turns the colours of an RGB image about the grey axis; Rodrigues' formula."""
+    if image.ndim != 3 or len(image) != 3:
+        raise ValueError(f"hue needs images of 3 channels, RGB. Received: shape {image.shape}")
+    grey = np.full(3, 3**-0.5)
+    cross = np.cross(np.eye(3), grey)
+    matrix = np.cos(angle) * np.eye(3) + (1 - np.cos(angle)) / 3 + np.sin(angle) * cross
+    turned = np.tensordot(matrix.astype(image.dtype), image, axes=1)
+    return np.clip(turned, 0.0, 1.0)
+
+
+def _cut_out(image, cutout, rng):
+    """Writes the mean of each channel over one square of an image tile."""
+    height, width = image.shape[-2:]
+    half = 0.5 * rng.random() * cutout * min(height, width)
+    spans = []
+    for size in (height, width):
+        centre = rng.random() * size
+        spans.append(slice(max(0, round(centre - half)), max(0, round(centre + half))))
+    image = image.copy()
+    image[..., spans[0], spans[1]] = image.mean((-2, -1), keepdims=True)
+    return image
+
+
+def _vary_linearly(image, augmentation, rng):
+    """Changes brightness and contrast at random, and adds noise to half of the tiles."""
     contrast, brightness = rng.uniform(-1.0, 1.0, 2)
     if augmentation.contrast == augmentation.brightness == augmentation.noise == 0:
         return image
@@ -292,12 +353,16 @@ def get_augmentation(settings):
     """Gathers the training settings of the random transform.
 
     Args:
-        settings: with an attribute for each field of Augmentation.
+        settings: with an attribute for each field of Augmentation; what a task has no key for
+            stays off.
     Returns:
         Augmentation; None where every part is switched off.
     """
     augmentation = Augmentation(
-        **{field.name: getattr(settings, field.name) for field in fields(Augmentation)}
+        **{
+            field.name: getattr(settings, field.name, field.default)
+            for field in fields(Augmentation)
+        }
     )
     return None if augmentation == NO_AUGMENTATION else augmentation
 
@@ -380,7 +445,7 @@ def _cubic_convolution(distance):
 
 
 def _random_linear_map(augmentation, rng):
-    """Draws rotation, flips and zoom as a (2, 2) matrix on (row, column), and the shift (2,)."""
+    """Draws rotation, flips, zoom, shear as a (2, 2) matrix on (row, column), and the shift."""
     angle = np.deg2rad(rng.uniform(-1.0, 1.0) * augmentation.rotation_degrees)
     flips = np.where((rng.random(2) < 0.5) & augmentation.flip, -1.0, 1.0)
     shift = rng.uniform(-1.0, 1.0, 2) * augmentation.shift
@@ -388,4 +453,8 @@ def _random_linear_map(augmentation, rng):
     # The backward map looks at a smaller part of the slice to enlarge it.
     enlarged = augmentation.zoom ** (rng.uniform(-1.0, 1.0) * (rng.random() < 0.5))
     turn = QUARTER_TURNS[rng.integers(4) * augmentation.quarter_turns]
-    return turn @ rotation * flips / enlarged, shift
+    linear = turn @ rotation * flips / enlarged
+    if augmentation.shear:
+        angle = np.deg2rad(_more_random(rng).uniform(-1.0, 1.0) * augmentation.shear)
+        linear = linear @ np.array([[1.0, 0.0], [np.tan(angle), 1.0]])
+    return linear, shift

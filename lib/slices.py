@@ -6,6 +6,7 @@ It knows no Keras, so that configuration and data are checked before a backend i
 import numpy as np
 
 from lib.configuration import (
+    DROPOUT_KIND,
     NETWORK,
     SPLIT,
     TRAINING,
@@ -46,6 +47,7 @@ UNPADDED_KEYS = (
     Key("training settings", "base_filters", integer(1), 64, NETWORK),
     Key("training settings", "depth", integer(1, 8), 4, NETWORK),
     Key("training settings", "variant", choice("paper", "release"), "paper", NETWORK),
+    DROPOUT_KIND,
     Key("testing settings", "tile_size", integer(1), 572),
     Key(
         "testing settings",

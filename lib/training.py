@@ -14,12 +14,13 @@ from lib.devices import start_computing
 from lib.errors import UserError, raise_if_any
 from lib.experiment import locate
 from lib.files import atomic_write
+from lib.history import best_epoch, has_stopped_early, is_complete
+from lib.optimizers import get_optimizer, swap_averages
 from lib.pre_processing import DEFAULT_SCALING
 from lib.results import Results
 from lib.weights import (
     can_resume,
     dropout_states,
-    lowest_validation_loss,
     read_weights,
     settings_record,
 )
@@ -52,6 +53,7 @@ class TrainingRun:
 
     Attributes:
         history: the finished epochs, a dictionary each; grows.
+        is_new: whether it starts from random weights, or from those of an encoder.
         scaling: the rule by which the images are scaled: that of the weights it starts from.
         devices: lib.devices.Devices that share a batch.
     """
@@ -65,6 +67,7 @@ class TrainingRun:
         self.begun = None if overwrite else find_begun(experiment, configuration)
         self.initial = None if self.begun else find_initial_weights(experiment, configuration)
         start = self.begun or self.initial
+        self.is_new = start is None
         self.history = list(self.begun.history) if self.begun else []
         self.progress = self.begun.progress if self.begun else None
         self.scaling = start.scaling if start else DEFAULT_SCALING
@@ -98,13 +101,19 @@ class TrainingRun:
         if self.begun:
             self.begun.require_data(data)
 
-    def build(self, make_network, loss, num_batches):
+    def build(
+        self, make_network, loss, num_batches, *, make_metrics=None, slow_layer=None, slow_factor=1
+    ):
         """Builds and compiles the network with the weights it starts from.
 
         Args:
             make_network: function without arguments -> keras.Model.
             loss: as keras.Model.compile takes it.
             num_batches: batches of an epoch.
+            make_metrics: function without arguments -> list of metrics; None for the accuracy.
+            slow_layer: name of a layer, such as an encoder, that learns slower than the rest; None
+                for none.
+            slow_factor: by which its learning rate is multiplied.
         Returns:
             keras.Model.
         Raises:
@@ -116,10 +125,12 @@ class TrainingRun:
             if self.initial:
                 skip_order = self.configuration.testing_settings.skip_order
                 self.initial.load_into(model, skip_order)
+            slow = model.get_layer(slow_layer).trainable_variables if slow_layer else ()
+            num_steps = settings.N_epochs * num_batches
             model.compile(
-                optimizer=get_optimizer(settings, num_steps=settings.N_epochs * num_batches),
+                optimizer=get_optimizer(settings, num_steps, slow, slow_factor if slow else 1),
                 loss=loss,
-                metrics=["accuracy"],
+                metrics=make_metrics() if make_metrics else ["accuracy"],
                 steps_per_execution=settings.steps_per_execution,
             )
             model.optimizer.build(model.trainable_variables)
@@ -132,8 +143,9 @@ class TrainingRun:
         """Trains a compiled network, or resumes where an earlier start was stopped.
 
         After every epoch the experiment's folder holds the last weights, with all that is needed to
-        resume as long as epochs may follow (a cosine decay ends at 0), the best weights (lowest
-        validation loss), a CSV log and a picture of the loss curves.
+        resume as long as epochs may follow (a cosine decay ends at 0), the best weights (by the
+        metric best_by), a CSV log and a picture of the loss curves. With weight_averaging the
+        weights of both are the averages.
 
         Args:
             model: as build gives it.
@@ -155,6 +167,8 @@ class TrainingRun:
         callbacks = [PlateauDetector(*shares), recorder, *self._reporters(len(training_data))]
         with recorder.stop:
             for first, end, batches in self._parts():
+                if is_complete(self.history, self.configuration.training_settings):
+                    break
                 training_data.first_batch = batches
                 model.fit(
                     training_data,
@@ -175,13 +189,16 @@ class TrainingRun:
     def describe_end(self):
         """Words what the finished training gave and what comes next."""
         given = f"Weights: {self.experiment.weights('last')}."
-        validated = [row for row in self.history if "val_loss" in row]
-        if validated:
-            best = min(validated, key=lambda row: row["val_loss"])
+        best_by = self.configuration.training_settings.best_by
+        best = best_epoch(self.history, best_by)
+        if best:
+            what = "Lowest validation loss" if best_by == "val_loss" else f"Best {best_by}"
             given = (
-                f"Lowest validation loss {best['val_loss']:.4f} in epoch {best['epoch']}: "
+                f"{what} {best[best_by]:.4f} in epoch {best['epoch']}: "
                 f"{self.experiment.weights('best')}."
             )
+        if has_stopped_early(self.history, self.configuration.training_settings):
+            given = f"early_stopping ended it after epoch {len(self.history)}. {given}"
         return f"Trained. {given} Next: python run_testing.py {self.experiment.folder}"
 
     def _remove_earlier(self):
@@ -205,6 +222,7 @@ class TrainingRun:
         states = self.begun.record.get("dropout_states", [])
         for variable, state in zip(dropout_states(model), states):
             variable.assign(state)
+        swap_averages(model)  # the file holds the averages as the weights
 
     def _record(self):
         record = {
@@ -223,30 +241,14 @@ class TrainingRun:
 
     def _reporters(self, num_batches):
         has_bar = sys.stdout.isatty()  # a log file gets lines
-        best = lowest_validation_loss(self.history)
-        reporters = [ProgressLines(self.num_epochs, num_batches, has_bar, best)]
-        if self.configuration.training_settings.tensorboard and self.experiment.is_first_host:
+        settings = self.configuration.training_settings
+        reporters = [
+            ProgressLines(self.num_epochs, num_batches, has_bar, settings.best_by, self.history)
+        ]
+        if settings.tensorboard and self.experiment.is_first_host:
             folder = self.experiment.file("tensorboard")
             reporters.append(keras.callbacks.TensorBoard(folder, write_graph=False))
         return reporters
-
-
-def get_optimizer(settings, num_steps):
-    """Builds the optimiser that the training settings ask for.
-
-    Args:
-        settings: with optimizer ("sgd" or "adam"), learning_rate, learning_rate_decay ("none", or
-            "cosine" from the learning rate to 0 over the training) and momentum (sgd only).
-        num_steps: batches of the whole training.
-    Returns:
-        keras.optimizers.Optimizer.
-    """
-    rate = settings.learning_rate
-    if settings.learning_rate_decay == "cosine":
-        rate = keras.optimizers.schedules.CosineDecay(rate, num_steps)
-    if settings.optimizer == "adam":
-        return keras.optimizers.Adam(rate)
-    return keras.optimizers.SGD(rate, momentum=settings.momentum)
 
 
 def find_initial_weights(experiment, configuration):
@@ -326,17 +328,23 @@ def _was_killed_in_epoch_1(best):
 
 
 def _require_incomplete(begun, experiment, configuration):
-    """Refuses a training whose epochs are all done; says where another one resumes."""
-    num_done, num_epochs = len(begun.history), configuration.training_settings.N_epochs
-    if num_done >= num_epochs:
-        more = "To resume, raise [training settings] N_epochs. "
+    """Refuses a training that is done; says where another one resumes."""
+    settings, num_done = configuration.training_settings, len(begun.history)
+    if is_complete(begun.history, settings):
+        asked, key = f"{settings.N_epochs} are asked for", "N_epochs"
+        if num_done < settings.N_epochs:
+            asked, key = f"early_stopping = {settings.early_stopping} ended it", "early_stopping"
+        more = f"To resume, raise [training settings] {key}. "
         raise UserError(
             f"The experiment {experiment.name} is complete: {num_done} epochs are in {begun.path}, "
-            f"{num_epochs} are asked for. {more if can_resume(configuration, num_done) else ''}"
+            f"{asked}. {more if can_resume(configuration, num_done) else ''}"
             "To start anew, choose another [experiment name] name or add --overwrite."
         )
     within = f", batch {begun.progress['batches']:,}" if begun.progress else ""
-    print(f"Resuming after epoch {num_done} of {num_epochs}{within} from {begun.path}.", flush=True)
+    print(
+        f"Resuming after epoch {num_done} of {settings.N_epochs}{within} from {begun.path}.",
+        flush=True,
+    )
 
 
 def require_packages(settings):

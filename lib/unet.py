@@ -13,6 +13,7 @@ from keras import layers
 from lib.overlap_tile import output_size
 
 DATA_FORMATS = ("channels_first", "channels_last")
+DROPOUT_KINDS = ("plain", "spatial")
 
 
 def get_unet(
@@ -24,6 +25,7 @@ def get_unet(
     output_activation="relu",
     data_format="channels_first",
     dropout=0.2,
+    dropout_kind="plain",
 ):
     """Builds the U-Net of retina-unet: 471,010 parameters, two poolings, 'same' convolutions.
 
@@ -39,12 +41,13 @@ def get_unet(
         output_activation: "relu" or "linear", before the softmax.
         data_format: what the layers compute in; the input stays (N, C, H, W).
         dropout: share of the features that is dropped between two convolutions.
+        dropout_kind: "plain", or "spatial": whole channels are dropped (Tompson et al. 2015).
     Returns:
         keras.Model: (N, C, H, W) -> (N, H * W, num_classes), probabilities of the classes.
     Raises:
         ValueError: if a size is not a multiple of 4 or an option is unknown.
     """
-    net = _Network(num_classes, data_format, dropout)
+    net = _Network(num_classes, data_format, dropout, dropout_kind)
     inputs, x = net.input(num_channels, patch_height, patch_width)
     skip1 = net.double_convolution(x, 32)
     skip2 = net.double_convolution(net.pool(skip1), 64)
@@ -63,13 +66,14 @@ def get_gnet(
     output_activation="relu",
     data_format="channels_first",
     dropout=0.2,
+    dropout_kind="plain",
 ):
     """Builds the second network of retina-unet, which first looks at the patch at twice its size.
 
     retina-unet src/retinaNN_training.py, get_gnet, which cannot be built there since Keras 2.
     Arguments, result and errors as in get_unet.
     """
-    net = _Network(num_classes, data_format, dropout)
+    net = _Network(num_classes, data_format, dropout, dropout_kind)
     inputs, x = net.input(num_channels, patch_height, patch_width)
     x = net.double_convolution(x, 32)
     skip1 = net.double_convolution(net.up(x), 16)
@@ -94,6 +98,7 @@ def get_unpadded_unet(
     variant="paper",
     data_format="channels_first",
     dropout=0.5,
+    dropout_kind="plain",
 ):
     """Builds the U-Net of the paper: unpadded convolutions, centre-cropped skips.
 
@@ -113,6 +118,7 @@ def get_unpadded_unet(
             after each up-convolution, and twice the base filters out of the last (31,100,354).
         data_format: what the layers compute in; the input stays (N, C, H, W).
         dropout: share of the features that is dropped.
+        dropout_kind: "plain" or "spatial", as in get_unet.
     Returns:
         keras.Model: (N, C, H, W) -> (N, H' * W', num_classes), probabilities of the classes on the
         pixels with full context, H' = H - (12 * 2^depth - 8).
@@ -122,17 +128,19 @@ def get_unpadded_unet(
     """
     if variant not in ("paper", "release"):
         raise ValueError(f"variant must be paper or release. Received: {variant}")
-    net = _UnpaddedNetwork(num_classes, data_format, dropout, (tile_height, tile_width), depth)
+    net = _UnpaddedNetwork(
+        num_classes, data_format, dropout, dropout_kind, (tile_height, tile_width), depth
+    )
     inputs, x = net.input(num_channels)
     skips = []
     for level in range(depth):
         x = net.double_convolution(x, base_filters * 2**level)
         if level == depth - 1:
-            x = layers.Dropout(dropout)(x)
+            x = net.drop(x)
         skips.append(x)
         x = net.pool(x)
     x = net.double_convolution(x, base_filters * 2**depth)
-    x = layers.Dropout(dropout)(x)
+    x = net.drop(x)
     for level in reversed(range(depth)):
         filters = base_filters * 2**level
         up_filters = 2 * filters if variant == "release" and level == 0 else filters
@@ -152,6 +160,7 @@ def get_padded_unet(
     depth=4,
     batch_normalization=False,
     dropout=0.0,
+    dropout_kind="plain",
     output_activation="softmax",
     encoder=None,
     data_format="channels_first",
@@ -170,6 +179,7 @@ def get_padded_unet(
         depth: number of poolings; an encoder has its own 5.
         batch_normalization: whether each convolution is normalised before its ReLU.
         dropout: share of the features that is dropped behind each block of two convolutions.
+        dropout_kind: "plain" or "spatial", as in get_unet.
         output_activation: "softmax", or "sigmoid" for two classes: one logit.
         encoder: lib.encoders.Encoder that takes the place of the contracting path; None for none.
         data_format: what the layers compute in; the input stays (N, C, H, W). With an encoder it is
@@ -179,7 +189,9 @@ def get_padded_unet(
     Raises:
         ValueError: if a size does not fit or an option is unknown.
     """
-    net = _PaddedNetwork(num_classes, "channels_last" if encoder else data_format, dropout)
+    net = _PaddedNetwork(
+        num_classes, "channels_last" if encoder else data_format, dropout, dropout_kind
+    )
     net.batch_normalization = batch_normalization
     inputs, features = net.features(num_channels, height, width, base_filters, depth, encoder)
     x = features[-1]
@@ -199,6 +211,7 @@ def get_unet_plus_plus(
     depth=4,
     batch_normalization=False,
     dropout=0.0,
+    dropout_kind="plain",
     output_activation="softmax",
     encoder=None,
     deep_supervision=False,
@@ -212,7 +225,9 @@ def get_unet_plus_plus(
     Arguments, result and errors as in get_padded_unet; deep_supervision: whether every node of the
     first row has a head.
     """
-    net = _PaddedNetwork(num_classes, "channels_last" if encoder else data_format, dropout)
+    net = _PaddedNetwork(
+        num_classes, "channels_last" if encoder else data_format, dropout, dropout_kind
+    )
     net.batch_normalization = batch_normalization
     inputs, features = net.features(num_channels, height, width, base_filters, depth, encoder)
     rows = [[feature] for feature in features]
@@ -248,12 +263,17 @@ NETWORKS = {"unet": Network(get_unet, 4, 24), "gnet": Network(get_gnet, 4, 32)}
 class _Layers:
     """What all networks are made of, in one data format."""
 
-    def __init__(self, num_classes, data_format, dropout):
+    def __init__(self, num_classes, data_format, dropout, dropout_kind="plain"):
         if data_format not in DATA_FORMATS:
             raise ValueError(f"data_format must be one of {DATA_FORMATS}. Received: {data_format}")
+        if dropout_kind not in DROPOUT_KINDS:
+            raise ValueError(
+                f"dropout_kind must be one of {DROPOUT_KINDS}. Received: {dropout_kind}"
+            )
         self.num_classes = num_classes
         self.data_format = data_format
         self.dropout = dropout
+        self.dropout_kind = dropout_kind
         self.channel_axis = 1 if data_format == "channels_first" else -1
 
     def channels_first_input(self, num_channels, height, width):
@@ -261,6 +281,11 @@ class _Layers:
         if self.data_format == "channels_first":
             return inputs, inputs
         return inputs, layers.Permute((2, 3, 1))(inputs)  # (B, H, W, C)
+
+    def drop(self, x):
+        if self.dropout_kind == "plain":
+            return layers.Dropout(self.dropout)(x)
+        return layers.SpatialDropout2D(self.dropout, data_format=self.data_format)(x)
 
     def pool(self, x):
         return layers.MaxPooling2D(2, data_format=self.data_format)(x)
@@ -294,7 +319,7 @@ class _Network(_Layers):
 
     def double_convolution(self, x, filters):
         x = self.convolution(x, filters, 3, "relu")
-        x = layers.Dropout(self.dropout)(x)
+        x = self.drop(x)
         return self.convolution(x, filters, 3, "relu")
 
     def convolution(self, x, filters, size, activation):
@@ -344,7 +369,7 @@ class _PaddedNetwork(_Layers):
 
     def block(self, x, filters):
         x = self.convolution(self.convolution(x, filters), filters)
-        return layers.Dropout(self.dropout)(x) if self.dropout else x
+        return self.drop(x) if self.dropout else x
 
     def convolution(self, x, filters):
         x = layers.Conv2D(
@@ -394,8 +419,8 @@ class _PaddedNetwork(_Layers):
 class _UnpaddedNetwork(_Layers):
     """The layers of get_unpadded_unet: unpadded convolutions, up-convolutions, cropped skips."""
 
-    def __init__(self, num_classes, data_format, dropout, size, depth):
-        super().__init__(num_classes, data_format, dropout)
+    def __init__(self, num_classes, data_format, dropout, dropout_kind, size, depth):
+        super().__init__(num_classes, data_format, dropout, dropout_kind)
         self.size = size
         for size in self.size:
             output_size(size, depth)  # raises for a size that does not fit

@@ -60,6 +60,7 @@ def build_network(configuration, tile_size):
         base_filters=settings.base_filters,
         depth=settings.depth,
         variant=settings.variant,
+        dropout_kind=settings.dropout_kind,
         data_format=inner_data_format(settings.data_format),
     )
 

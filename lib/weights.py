@@ -340,17 +340,12 @@ def training_keys(configuration):
 def can_resume(configuration, num_done):
     """Tells whether epochs may follow: not once a decaying learning rate has fallen to 0."""
     settings = configuration.training_settings
-    return settings.learning_rate_decay == "none" or num_done < settings.N_epochs
+    return settings.learning_rate_decay != "cosine" or num_done < settings.N_epochs
 
 
 def dropout_states(model):
     """Lists the variables from which dropout draws; Keras does not save them with the weights."""
     return [v for v in model.variables if v.name == "seed_generator_state"]
-
-
-def lowest_validation_loss(history):
-    """Gives the lowest validation loss of epochs; inf without any."""
-    return min((row.get("val_loss", math.inf) for row in history), default=math.inf)
 
 
 def _listed(value):

@@ -110,6 +110,7 @@ def build_network(configuration, height, width):
         width,
         output_activation=settings.output_activation,
         dropout=settings.dropout,
+        dropout_kind=settings.dropout_kind,
         data_format=inner_data_format(settings.data_format),
     )
 

@@ -3,6 +3,7 @@
 import numpy as np
 
 from lib.configuration import (
+    DROPOUT_KIND,
     EXPERIMENT_KEYS,
     NETWORK,
     SPLIT,
@@ -57,6 +58,7 @@ KEYS = (
     Key("training settings", "network", choice("unet", "gnet"), "unet", NETWORK),
     Key("training settings", "output_activation", choice("relu", "linear"), "relu", NETWORK),
     Key("training settings", "dropout", real(0, 0.9), 0.2, TRAINING),
+    DROPOUT_KIND,
     *augmentation_keys(
         elastic_sigma=0.0, rotation_degrees=0.0, flip=False, brightness=0.0, contrast=0.0
     ),
@@ -85,8 +87,8 @@ def check(configuration):
                 "patch_width",
                 f"patch_height = {attributes.patch_height} where patches are turned, deformed or "
                 "varied",
-                "Or switch off elastic_sigma, rotation_degrees, quarter_turns, flip, zoom, shift, "
-                "brightness, contrast and noise in [training settings].",
+                "Or switch off elastic_sigma, rotation_degrees, shear, quarter_turns, flip, zoom, "
+                "shift, brightness, contrast, gamma, noise and cutout in [training settings].",
             )
         )
     if testing.inside_FOV and testing.inference != "patches":

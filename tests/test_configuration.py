@@ -78,21 +78,31 @@ def test_file_with_the_originals_keys_alone_reads_with_defaults(write_configurat
             "saving_interval": 300,
             "time_limit": 0,
             "optimizer": "sgd",
+            "weight_decay": 0.004,
             "learning_rate": 0.01,
             "learning_rate_decay": "none",
+            "plateau_factor": 0.25,
+            "plateau_patience": 10,
+            "early_stopping": 0,
+            "best_by": "val_loss",
+            "weight_averaging": 0,
             "momentum": 0.0,
             "network": "unet",
             "output_activation": "relu",
             "dropout": 0.2,
+            "dropout_kind": "plain",
             "elastic_sigma": 0.0,
             "rotation_degrees": 0.0,
+            "shear": 0.0,
             "quarter_turns": False,
             "flip": False,
             "zoom": 1.0,
             "shift": 0.0,
             "brightness": 0.0,
             "contrast": 0.0,
+            "gamma": 0.0,
             "noise": 0.0,
+            "cutout": 0.0,
         },
         "testing_settings": {
             "best_last": "best",
@@ -309,7 +319,7 @@ NAME = (
         ("training settings", "time_limit", "-1", "a number of at least 0"),
         ("training settings", "zoom", "0.5", "a number of at least 1 and at most 4"),
         ("training settings", "momentum", "1", "a number of at least 0 and at most 0.9999"),
-        ("training settings", "optimizer", "rmsprop", "sgd or adam"),
+        ("training settings", "optimizer", "rmsprop", "sgd or adam or adamw"),
         ("training settings", "inside_FOV", "perhaps", "True or False"),
         ("training settings", "initial_weights", "", "some text; it is empty"),
         *(
@@ -376,8 +386,8 @@ def test_one_problem_is_worded_with_what_was_expected_and_received(
             {"patch_width": 32, "flip": True},
             "[data attributes] patch_width must be patch_height = 16 where patches are turned, "
             "deformed or varied. Received: 32. Or switch off elastic_sigma, rotation_degrees, "
-            "quarter_turns, flip, zoom, shift, brightness, contrast and noise in [training "
-            "settings].",
+            "shear, quarter_turns, flip, zoom, shift, brightness, contrast, gamma, noise and "
+            "cutout in [training settings].",
         ),
         (
             {"inference": "full_image", "testing_settings__inside_FOV": True},

@@ -292,6 +292,17 @@ def test_half_of_the_tiles_are_zoomed_within_the_range():
     assert zoomed.mean() == pytest.approx(0, abs=0.2)
 
 
+def test_shear_slants_columns_and_keeps_rows_and_the_area():
+    augmentation = replace(NOTHING, shear=30.0)
+    tangents = []
+    for seed in range(50):
+        places = ed.tile_coordinates(tile_of(5), augmentation, np.random.default_rng(seed))
+        np.testing.assert_allclose(places[0], np.arange(5)[:, None] + np.zeros((1, 5)), atol=1e-9)
+        np.testing.assert_allclose(np.diff(places[1], axis=1), 1, atol=1e-9)
+        tangents.append(places[1, 1, 0] - places[1, 0, 0])
+    assert np.tan(np.deg2rad(25)) < np.abs(tangents).max() <= np.tan(np.deg2rad(30))
+
+
 def test_settings_that_change_nothing_are_no_augmentation():
     off = SimpleNamespace(
         elastic_sigma=0.0,
@@ -303,8 +314,11 @@ def test_settings_that_change_nothing_are_no_augmentation():
         brightness=0.0,
         contrast=0.0,
         noise=0.0,
+        shear=0.0,
+        gamma=0.0,
+        cutout=0.0,
     )
-    assert ed.get_augmentation(off) is None
+    assert ed.get_augmentation(off) is None  # a task without colours has no key for the hue
     off.zoom = 1.5
     assert ed.get_augmentation(off) == replace(NOTHING, zoom=1.5)
 
@@ -408,3 +422,74 @@ def test_noise_leaves_the_other_parts_as_they_are():
             for settings in (replace(augmentation, noise=0), augmentation)
         )
         assert np.abs(clean - noisy).max() < 0.5
+
+
+# --- gamma, hue, cutout -------------------------------------------------------------------------
+
+
+def varied(image, seed=0, **settings):
+    return ed.vary_grey_values(image, replace(NOTHING, **settings), np.random.default_rng(seed))
+
+
+def test_what_was_added_later_changes_no_other_draw():
+    """Trainings from before it must see the same tiles, whatever is switched on beside."""
+    image, label, weights = slice_of(12, 12)
+    old = ed.Augmentation(noise=0.1, zoom=1.5, quarter_turns=True)
+    new = replace(old, shear=10, gamma=0.5, cutout=0.5)
+    draws = []
+    for augmentation in (old, new):
+        rng = np.random.default_rng(3)
+        cut((image, label, weights), 8, augmentation, rng)
+        draws.append(rng.random(4))
+    np.testing.assert_array_equal(*draws)
+    # What the code from before these parts gave.
+    expected = np.array([0.37641701102256775, 0.43393436074256897, 0.4230787754058838], np.float32)
+    (tile, *_) = cut((image, label, weights), 8, old, np.random.default_rng(3))
+    np.testing.assert_array_equal(tile[0, :3], expected)
+
+
+def test_gamma_is_a_power_within_its_range():
+    image = slice_of(6, 6)[0]
+    exponents = []
+    for seed in range(100):
+        powers = np.log(varied(image, seed, gamma=1.0)) / np.log(image)
+        assert np.ptp(powers) < 1e-3
+        exponents.append(powers.mean())
+    assert 0.5 <= min(exponents) < 0.53
+    assert 1.9 < max(exponents) <= 2.001
+    assert np.mean(np.log(exponents)) == pytest.approx(0, abs=0.2)
+
+
+def test_hue_keeps_greys_and_the_sum_and_turns_red_into_green():
+    grey = np.full((3, 2, 2), 0.4, np.float32)
+    np.testing.assert_allclose(varied(grey, hue=180.0), grey, atol=1e-6)
+    colours = 0.4 + 0.2 * np.random.default_rng(0).random((3, 4, 4), np.float32)
+    turned = varied(colours, hue=180.0)
+    assert turned.dtype == np.float32
+    np.testing.assert_allclose(turned.sum(0), colours.sum(0), rtol=1e-5)
+    assert np.abs(turned - colours).max() > 0.01
+    red = np.zeros((3, 1, 1), np.float32)
+    red[0] = 1
+    third = ed._turn_hue(red, np.deg2rad(120))
+    np.testing.assert_allclose(np.sort(third.ravel()), [0, 0, 1], atol=1e-6)
+    assert third[0] < 1e-6
+    with pytest.raises(ValueError, match=r"RGB. Received: shape \(1, 4, 4\)"):
+        varied(colours[:1], hue=10.0)
+
+
+def test_cutout_hides_one_square_behind_the_mean_and_leaves_labels_alone():
+    image, label, weights = slice_of(20, 20)
+    sides = []
+    for seed in range(60):
+        given = varied(image[np.newaxis], seed, cutout=0.5)[0]
+        changed = np.argwhere(given != image)
+        if len(changed):
+            np.testing.assert_allclose(given[given != image], image.mean(), rtol=1e-6)
+            height, width = np.ptp(changed, axis=0) + 1
+            assert len(changed) == height * width
+            sides.append(max(height, width))
+    assert 9 <= max(sides) <= 10 and min(sides) <= 3
+    tile = cut((image, label, weights), 20, replace(NOTHING, cutout=0.5), np.random.default_rng(1))
+    np.testing.assert_array_equal(tile[1], label)
+    np.testing.assert_allclose(tile[2], weights)
+    assert (image == slice_of(20, 20)[0]).all()

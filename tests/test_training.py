@@ -8,6 +8,7 @@ import signal
 from pathlib import Path
 from types import SimpleNamespace
 
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -17,13 +18,14 @@ from lib.devices import ONE_DEVICE
 from lib.errors import Stopped, UserError
 from lib.pre_processing import DEFAULT_SCALING
 from lib.training import find_begun, find_initial_weights
-from lib.weights import read_weights, save_weights, settings_record
+from lib.weights import RECORD, read_weights, save_weights, settings_record
 from tests.small_data import hashes, read_log
 from tests.tiny_training import (
     IMAGE_IDS,
     NUM_BATCHES,
     NUM_PARAMETERS,
     configure,
+    datasets,
     experiment_in,
     layer_weights,
     tiny_network,
@@ -183,8 +185,9 @@ def sigterm(monkeypatch, moment, epoch=0, batch=None):
         {"momentum": 0.9, "learning_rate": 0.1},
         {"optimizer": "adam", "learning_rate_decay": "cosine"},
         {"optimizer": "adam", "mixed_precision": True, "steps_per_execution": 2},
+        {"optimizer": "adamw", "weight_averaging": 0.8, "learning_rate": 0.1},
     ],
-    ids=["momentum", "cosine", "mixed"],
+    ids=["momentum", "cosine", "mixed", "averages"],
 )
 def test_resumed_training_ends_as_an_undisturbed_one(monkeypatch, settings):
     # Also where the device has no bfloat16 and would compute in float32.
@@ -220,13 +223,92 @@ def test_resumed_training_ends_as_an_undisturbed_one(monkeypatch, settings):
     )
     np.testing.assert_array_equal(layer_weights(resumed), layer_weights(undisturbed))
     assert read_log(broken.file("log.csv")) == read_log(whole.file("log.csv"))
-    for kind in ("best", "last"):
+    for kind in ("best", "last"):  # with averages too: last carries both them and the weights
+        assert file_content(broken.weights(kind)) == file_content(whole.weights(kind))
         models = [tiny_network(), tiny_network()]
         for fresh, experiment in zip(models, (whole, broken)):
             read_weights(experiment.weights(kind)).load_into(fresh)
         np.testing.assert_array_equal(*map(layer_weights, models))
     states = [read_weights(e.weights("last")).record["dropout_states"] for e in (whole, broken)]
     assert states[0] == states[1] != []
+
+
+def file_content(path):
+    """All arrays of a weights file but the record."""
+    content = {}
+    with h5py.File(path) as file:
+        file.visititems(
+            lambda name, item: (
+                content.update({name: item[()].tobytes()})
+                if isinstance(item, h5py.Dataset) and name != RECORD
+                else None
+            )
+        )
+    return content
+
+
+def test_averages_are_validated_and_saved_as_the_weights(experiment):
+    settings = {"weight_averaging": 0.9, "learning_rate": 0.5}
+    model, run = train(configure(num_epochs=1, **settings), experiment)
+    raw = layer_weights(model)
+    (_, validation) = datasets(configure())
+    for kind in ("best", "last"):
+        fresh = tiny_network()
+        read_weights(experiment.weights(kind)).load_into(fresh)
+        assert np.abs(layer_weights(fresh) - raw).max() > 1e-3
+        fresh.compile(loss="sparse_categorical_crossentropy")
+        loss = fresh.evaluate(validation, verbose=0)
+        assert loss == pytest.approx(run.history[0]["val_loss"], rel=1e-5)
+
+
+def plateaued(monkeypatch, accuracies):
+    """Lets the validation find what a test says, so that the training comes to a plateau."""
+    values = iter(accuracies)
+    original = callbacks.TrainingRecorder.on_epoch_end
+
+    def with_value(self, epoch, logs=None):
+        original(self, epoch, {**logs, "val_accuracy": next(values)})
+
+    monkeypatch.setattr(callbacks.TrainingRecorder, "on_epoch_end", with_value)
+
+
+def test_plateau_and_early_end_follow_from_the_history(experiment, monkeypatch, capsys):
+    settings = {
+        "best_by": "val_accuracy",
+        "learning_rate_decay": "plateau",
+        "plateau_patience": 1,
+        "plateau_factor": 0.5,
+    }
+    plateaued(monkeypatch, [0.5, 0.75, 0.7, 0.6, 0.9, 0.8])
+    early = configure(num_epochs=9, early_stopping=2, **settings)
+    _, run = train(early, experiment)
+    assert len(run.history) == 4
+    ended = "Trained. early_stopping ended it after epoch 4. Best val_accuracy 0.7500 in epoch 2"
+    printed = capsys.readouterr().out
+    assert ended in printed
+    assert "No improvement for long: the learning rate falls to 0.005" in printed
+    assert read_weights(experiment.weights("best")).record["epoch"] == 2
+    assert problem_of(find_begun, experiment, early) == (
+        f"The experiment run is complete: 4 epochs are in {experiment.weights('last')}, "
+        "early_stopping = 2 ended it. To resume, raise [training settings] early_stopping. To "
+        "start anew, choose another [experiment name] name or add --overwrite."
+    )
+    # Resumed with more patience: the learning rate is what the history makes of it.
+    model, run = train(configure(num_epochs=6, early_stopping=3, **settings), experiment)
+    assert len(run.history) == 6
+    assert float(model.optimizer.learning_rate) == pytest.approx(0.01 / 4)
+    assert "Best val_accuracy 0.9000 in epoch 5" in capsys.readouterr().out
+
+
+def test_an_epoch_that_was_begun_and_ends_the_training_is_the_last(experiment, monkeypatch):
+    settings = {"best_by": "val_accuracy", "early_stopping": 1}
+    plateaued(monkeypatch, [0.5, 0.4, 0.3])
+    configuration = configure(num_epochs=9, **settings)
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        sigterm(patch, "on_train_batch_begin", epoch=1, batch=1)
+        train(configuration, experiment)
+    _, run = train(configuration, experiment)
+    assert len(run.history) == 2
 
 
 def test_more_epochs_may_be_asked_for_and_no_worse_one_is_called_best(begin, experiment, capsys):

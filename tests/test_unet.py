@@ -3,6 +3,8 @@
 More of the paper's network is in test_unpadded_unet.py.
 """
 
+from functools import partial
+
 import keras
 import numpy as np
 import pytest
@@ -250,6 +252,20 @@ def test_dropout_is_between_the_two_convolutions_of_each_pair(networks, name):
     assert len(dropouts) == len(convolutions(model)) // 2
     for layer in dropouts:
         assert isinstance(layer.input._keras_history.operation, keras.layers.Conv2D)
+
+
+@pytest.mark.parametrize("layout", ["channels_first", "channels_last"])
+@pytest.mark.parametrize("build", [get_unet, get_gnet, partial(get_unpadded_unet, depth=1)])
+def test_spatial_dropout_drops_whole_channels(build, layout):
+    model = build(1, 44, 44, dropout=0.5, dropout_kind="spatial", data_format=layout)
+    dropouts = [layer for layer in model.layers if "dropout" in layer.name]
+    assert {(type(x), x.data_format) for x in dropouts} == {(keras.layers.SpatialDropout2D, layout)}
+    dropped = keras.ops.convert_to_numpy(dropouts[0](np.ones((2, 8, 8, 8)), training=True))
+    axes = (2, 3) if layout == "channels_first" else (1, 2)
+    assert np.ptp(dropped, axis=axes).max() == 0
+    assert set(np.unique(dropped)) == {0, 2}
+    with pytest.raises(ValueError, match="dropout_kind must be one of .* Received: channels"):
+        build(1, 44, 44, dropout_kind="channels")
 
 
 def test_fresh_network_has_zero_biases_and_glorot_uniform_kernels():
