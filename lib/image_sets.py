@@ -127,14 +127,15 @@ class StoredArray:
         file: open h5py.File.
         name: of the data set.
         limits: (C, 2) of an image, which is scaled to float32 in [0, 1]; None leaves the numbers.
+        owner: what must live for the file to stay open.
     """
 
-    def __init__(self, file, name, limits=None):
+    def __init__(self, file, name, limits=None, owner=None):
         stored = file[name]
         self.shape, self.ndim = stored.shape, stored.ndim
         self.dtype = stored.dtype if limits is None else np.dtype(np.float32)
         self.limits = limits
-        self._file, self._name = file, name
+        self._file, self._name, self._owner = file, name, owner
 
     def __getitem__(self, key):
         """Reads a part: [:, rows, columns] or [..., rows, columns], slices, all channels of it.
@@ -245,7 +246,7 @@ class ImageSet:
             )
             self._require(stored.size, f"holds nothing in {name}")
             limits = self._limits(name, stored) if group == "images" else None
-            arrays.append(StoredArray(file, name, limits))
+            arrays.append(StoredArray(file, name, limits, owner=self))
         return arrays
 
     def _limits(self, name, stored):

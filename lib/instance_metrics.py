@@ -155,6 +155,18 @@ def instance_metrics(truths, predictions, thresholds=THRESHOLDS):
         splits, merges: as count_splits_and_merges.
     """
     tables = [count_overlaps(truth, predicted) for truth, predicted in zip(truths, predictions)]
+    return summarize(tables, thresholds)
+
+
+def summarize(tables, thresholds=THRESHOLDS):
+    """Scores the objects of all images together.
+
+    Args:
+        tables: Overlaps of each image.
+        thresholds: of the average precision.
+    Returns:
+        dictionary as instance_metrics gives it.
+    """
     num_true = sum(len(table.true_sizes) for table in tables)
     num_predicted = sum(len(table.predicted_sizes) for table in tables)
     pairs = {t: [match(table, t) for table in tables] for t in sorted({*thresholds, 0.5})}

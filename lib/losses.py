@@ -8,8 +8,8 @@ import keras
 import numpy as np
 from keras import ops
 
-# The label of pixels of which nobody says what they show.
-IGNORE = 255
+from lib.class_metrics import IGNORE
+
 LOSSES = ("cross_entropy", "dice", "dice_cross_entropy")
 
 

@@ -120,12 +120,13 @@ def load_weighted(folder, paths, configuration, scaling):
     }
 
 
-def split_validation(configuration, num_slices):
-    """Splits the labelled slices: the last ones validate and are never trained on.
+def split_validation(configuration, num_slices, word="slice"):
+    """Splits labelled slices or images: the last ones validate and are never trained on.
 
     Args:
         configuration: lib.configuration.Configuration with [training settings] validation_split.
-        num_slices: number of labelled slices.
+        num_slices: number of them.
+        word: what one is called in messages: slice, frame, image.
     Returns:
         {"training": slice of indices, "validation": slice of indices, empty with
         validation_split = 0; a share holds out one slice at least}.
@@ -139,7 +140,7 @@ def split_validation(configuration, num_slices):
             configuration.problem(
                 "training settings",
                 "validation_split",
-                f"below {num_slices}, the number of labelled slices, or none is left to train on",
+                f"below {num_slices}, the number of labelled {word}s, or none is left to train on",
                 f"Use {num_slices // 5}.",
             )
         )

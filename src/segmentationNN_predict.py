@@ -44,8 +44,8 @@ from src.segmentation_task import (
 )
 from src.segmentationNN_training import build_network
 
-# A tile that holds a whole image has sides of these multiples, so that images of many sizes need few
-# networks.
+# A tile that holds a whole image has sides of these multiples, so that images of many sizes need
+# few networks.
 SIDE_MULTIPLE = 64
 # How errors are drawn.
 RIGHT, WRONG, UNKNOWN = (40, 40, 40), (255, 194, 10), (128, 128, 128)

@@ -9,16 +9,13 @@ a folder <name>/ with the best and the last weights, a log, loss curves and samp
 import sys
 from functools import partial
 
-import numpy as np
-
 from lib.devices import ONE_DEVICE, inner_data_format
 from lib.elastic_deformation import get_augmentation
-from lib.encoders import load_encoder_weights
 from lib.losses import balanced_weights, get_loss, segmentation_metrics
 from lib.patch_dataset import TileDataset, covering_places, places_by_area
 from lib.pictures import as_grey_levels, colour_classes, group_images, visualize
 from lib.training import training_run
-from lib.unet import PADDED_NETWORKS
+from lib.unet import get_padded_unet, get_unet_plus_plus
 from src.segmentation_task import describe_data, load_training
 
 NUM_SAMPLES, SAMPLES_PER_ROW = 8, 4
@@ -47,7 +44,6 @@ def main(configuration, experiment, overwrite=False):
             build_loss(settings, parts["training"]["class_counts"]),
             len(training_data),
             make_metrics=partial(segmentation_metrics, images.num_classes),
-            **encoder_options(settings),
         )
 
         # 3. The training itself.
@@ -67,10 +63,10 @@ def build_network(configuration, data, height, width, with_encoder_weights=False
         keras.Model.
     """
     settings = configuration.training_settings
-    options = {}
+    get_network = get_padded_unet
     if settings.network == "unet_plus_plus":
-        options["deep_supervision"] = settings.deep_supervision
-    model = PADDED_NETWORKS[settings.network](
+        get_network = partial(get_unet_plus_plus, deep_supervision=settings.deep_supervision)
+    model = get_network(
         data["num_channels"],
         height,
         width,
@@ -79,13 +75,10 @@ def build_network(configuration, data, height, width, with_encoder_weights=False
         depth=settings.depth,
         batch_normalization=settings.batch_normalization,
         dropout=settings.dropout,
+        dropout_kind=settings.dropout_kind,
         output_activation=settings.output_activation,
-        encoder=settings.encoder,
         data_format=inner_data_format(settings.data_format),
-        **options,
     )
-    if with_encoder_weights and settings.encoder != "none":
-        load_encoder_weights(model, settings.encoder, settings.encoder_weights)
     return model
 
 

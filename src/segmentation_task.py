@@ -1,12 +1,12 @@
 """The segmentation experiment, of any images and classes: its keys, their checks, its data."""
 
 from lib.configuration import (
+    DROPOUT_KIND,
     EXPERIMENT_KEYS,
     NETWORK,
     SPLIT,
     TESTING_KEYS,
     TRAINING,
-    TRAINING_KEYS,
     Key,
     augmentation_keys,
     best_of_nothing,
@@ -18,13 +18,12 @@ from lib.configuration import (
     path_or_none,
     real,
     share_or_number,
+    shared_training_keys,
 )
-from lib.encoders import ENCODERS
-from lib.errors import UserError, raise_if_any
+from lib.errors import raise_if_any
 from lib.experiment import locate
 from lib.image_sets import ImageSet
-from lib.losses import LOSSES
-from lib.unet import PADDED_NETWORKS
+from lib.slices import split_validation
 
 KEYS = (
     *data_keys(
@@ -37,24 +36,36 @@ KEYS = (
     Key("training settings", "N_subimgs", integer(1, 100_000_000), role=TRAINING),
     Key("training settings", "validation_split", share_or_number, 0.1, SPLIT),
     Key("training settings", "batch_size", integer(1), 8, TRAINING),
-    *TRAINING_KEYS,
+    *shared_training_keys("val_mean_iou", "val_loss", "val_accuracy"),
     Key("training settings", "momentum", real(0, 0.9999), 0.9, TRAINING),
-    Key("training settings", "network", choice(*PADDED_NETWORKS), "unet", NETWORK),
+    Key("training settings", "network", choice("unet", "unet_plus_plus"), "unet", NETWORK),
     Key("training settings", "base_filters", integer(1), 32, NETWORK),
     Key("training settings", "depth", integer(1, 6), 4, NETWORK),
     Key("training settings", "batch_normalization", boolean, True, NETWORK),
     Key("training settings", "deep_supervision", boolean, False, NETWORK),
-    Key("training settings", "encoder", choice("none", *ENCODERS), "none", NETWORK),
+    Key("training settings", "encoder", choice("none"), "none", NETWORK),
     Key("training settings", "encoder_weights", path_or_none, None, TRAINING),
     Key("training settings", "encoder_learning_rate_factor", real(0), 0.1, TRAINING),
     Key("training settings", "output_activation", choice("softmax", "sigmoid"), "softmax", NETWORK),
     Key("training settings", "dropout", real(0, 0.9), 0.0, TRAINING),
-    Key("training settings", "loss", choice(*LOSSES), "cross_entropy", TRAINING),
+    DROPOUT_KIND,
+    Key(
+        "training settings",
+        "loss",
+        choice("cross_entropy", "dice", "dice_cross_entropy"),
+        "cross_entropy",
+        TRAINING,
+    ),
     Key("training settings", "cross_entropy_weight", real(0), 1.0, TRAINING),
     Key("training settings", "dice_weight", real(0), 0.8, TRAINING),
     Key("training settings", "class_weights", choice("none", "balanced"), "none", TRAINING),
     *augmentation_keys(
-        elastic_sigma=0.0, rotation_degrees=0.0, flip=False, brightness=0.0, contrast=0.0
+        elastic_sigma=0.0,
+        rotation_degrees=0.0,
+        flip=False,
+        brightness=0.0,
+        contrast=0.0,
+        colour=True,
     ),
     *TESTING_KEYS,
     Key("testing settings", "images", choice("test", "validation", "training"), "test"),
@@ -94,7 +105,7 @@ def check(configuration):
 
 def size_multiple(settings):
     """Gives the multiple of which the sides of the network's input must be, of its settings."""
-    return 2**settings.depth if settings.encoder == "none" else ENCODER_MULTIPLE
+    return 2**settings.depth
 
 
 def open_images(configuration, use):
@@ -142,26 +153,8 @@ def load_training(configuration):
     raise_if_any(problems)
     if validation is not None:
         return training, {"training": part_of(training), "validation": part_of(validation)}
-    first = len(training) - num_held_out(configuration, len(training))
-    return training, {
-        "training": part_of(training, slice(0, first)),
-        "validation": part_of(training, slice(first, None)),
-    }
-
-
-def num_held_out(configuration, number):
-    """Counts the training images that only validate, of a number of them; see load_training."""
-    split = configuration.training_settings.validation_split
-    held_out = int(split) if split >= 1 or not split else max(1, round(split * number))
-    if held_out < number:
-        return held_out
-    raise UserError(
-        configuration.problem(
-            "training settings",
-            "validation_split",
-            f"below {number}, the number of labelled images, or none is left to train on",
-        )
-    )
+    parts = split_validation(configuration, len(training), "image")
+    return training, {use: part_of(training, part) for use, part in parts.items()}
 
 
 def part_of(images, part=slice(None)):

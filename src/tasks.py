@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from src import cells_task, membrane_task, retina_task
+from src import cells_task, membrane_task, retina_task, segmentation_task
 
 
 @dataclass(frozen=True)
@@ -50,5 +50,13 @@ CELLS = Task(
     training="src.cellsNN_training",
     testing="src.cellsNN_predict",
 )
+SEGMENTATION = Task(
+    name="segmentation",
+    template="configuration_folder.txt",
+    keys=segmentation_task.KEYS,
+    check=segmentation_task.check,
+    training="src.segmentationNN_training",
+    testing="src.segmentationNN_predict",
+)
 # The first is meant where a configuration names none, as those of retina-unet do.
-TASKS = {task.name: task for task in (RETINA, MEMBRANE, CELLS)}
+TASKS = {task.name: task for task in (RETINA, MEMBRANE, CELLS, SEGMENTATION)}
