@@ -28,6 +28,15 @@ PROJECT_FOLDERS = ("src", "lib", "tests", "docs", "benchmarks", "drive", "isbi",
 SHELVES = ("pretrained", "results", "demo")
 # Files carry the name and more; file systems allow 255 bytes.
 LONGEST_NAME = 150
+# The names of lib.encoders.SOURCES, which are not to be had without Keras.
+ENCODERS = (
+    "vgg16",
+    "resnet50v2",
+    "mobilenetv2",
+    "densenet121",
+    "efficientnetv2b0",
+    "efficientnet_lite0",
+)
 _NAME = re.compile(r"[^/\\:*?\"<>|\x00-\x1f]+")
 _INLINE_COMMENT = re.compile(r"\s+[#;].*")
 

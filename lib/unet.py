@@ -6,6 +6,7 @@ Every layer gets its data_format, so that the user's keras.json decides nothing.
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import keras
 from keras import layers
@@ -247,7 +248,8 @@ class Network:
     Args:
         build: function num_channels, height, width, options -> keras.Model.
         multiple: of which height and width of the input must be: 2 for each pooling.
-        reach: how many pixels far an output looks at most, rounded up to the multiple.
+        reach: how many pixels far an output looks at most, rounded up to the multiple; None for as
+            far as the image reaches.
     """
 
     build: object
@@ -258,6 +260,37 @@ class Network:
 # get_unet: two convolutions of radius 1 on pixels of size 1, 2, 4, 2 and 1 give 20, and pixels that
 # are pooled together 3 more. get_gnet: 26 + 3, of sizes 1, 1/2, 1, 2, 4, 2, 1, 1/2 and 1.
 NETWORKS = {"unet": Network(get_unet, 4, 24), "gnet": Network(get_gnet, 4, 32)}
+
+
+PADDED_NETWORKS = {"padded_unet": get_padded_unet, "unet_plus_plus": get_unet_plus_plus}
+
+
+def padded_network(name, *, depth=4, encoder=None):
+    """Gives a network of PADDED_NETWORKS and what the code that cuts its input must know.
+
+    Two convolutions a level look 2 * 2^level pixels far, on the way down and up again, and features
+    of the lowest level stand for 2^depth pixels each: 7 * 2^depth - 5 (107 for depth 4). The
+    longest way through a U-Net++ is that of the U-Net.
+
+    Args:
+        name: "padded_unet" or "unet_plus_plus".
+        depth: number of poolings, without an encoder.
+        encoder: lib.encoders.Encoder; None for none.
+    Returns:
+        Network, whose build takes no depth and no encoder any more.
+    """
+    build = partial(PADDED_NETWORKS[name], depth=depth, encoder=encoder)
+    if encoder is None:
+        return Network(build, 2**depth, _rounded_up(7 * 2**depth - 5, 2**depth))
+    if encoder.reach is None:
+        return Network(build, encoder.multiple, None)
+    # The way up has two convolutions on each of the levels 0 to 4.
+    reach = encoder.reach + 2 * (encoder.multiple - 1) + encoder.multiple - 1
+    return Network(build, encoder.multiple, _rounded_up(reach, encoder.multiple))
+
+
+def _rounded_up(number, multiple):
+    return -(-number // multiple) * multiple
 
 
 class _Layers:
@@ -349,7 +382,7 @@ class _PaddedNetwork(_Layers):
     def features(self, num_channels, height, width, base_filters, depth, encoder):
         """Gives the input and the features of the contracting path, the finest first.
 
-        An encoder has none of the input's size: None stands there.
+        Where an encoder has none of the input's size, None stands there.
         """
         multiple = encoder.multiple if encoder else 2**depth
         for name, size in (("height", height), ("width", width)):
@@ -361,7 +394,7 @@ class _PaddedNetwork(_Layers):
                 )
         inputs, x = self.channels_first_input(num_channels, height, width)
         if encoder:
-            return inputs, [None, *encoder.features(x)]
+            return inputs, encoder.features(x)
         features = [self.block(x, base_filters)]
         for level in range(1, depth + 1):
             features.append(self.block(self.pool(features[-1]), base_filters * 2**level))
