@@ -114,7 +114,8 @@ def _write(file, items, classes, scaling):
 
 def _store(file, name, array):
     chunks = (*array.shape[:-2], *(min(side, CHUNK) for side in array.shape[-2:]))
-    return file.create_dataset(name, data=array, chunks=chunks, compression="lzf")
+    # With a checksum: damaged pixels are found when they are read.
+    return file.create_dataset(name, data=array, chunks=chunks, compression="lzf", fletcher32=True)
 
 
 # ---------------------------------------------------------------- reading

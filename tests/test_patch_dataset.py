@@ -9,7 +9,13 @@ from hypothesis import strategies as st
 
 from lib.devices import Devices
 from lib.elastic_deformation import NO_AUGMENTATION, Augmentation
-from lib.patch_dataset import TileDataset, batch_numbers, covering_places, uniform_places
+from lib.patch_dataset import (
+    TileDataset,
+    batch_numbers,
+    covering_places,
+    places_by_area,
+    uniform_places,
+)
 
 PATCH = (3, 4)
 TURNS = replace(NO_AUGMENTATION, flip=True, quarter_turns=True)
@@ -360,3 +366,19 @@ def test_a_host_cuts_its_part_of_every_batch(source):
     for index in range(3):
         together = np.concatenate([part[index][0] for part in parts])
         np.testing.assert_array_equal(together, alone[index][0])
+
+
+# ---------------------------------------------------------------- places in images of several sizes
+
+
+def test_places_are_drawn_by_area_and_small_images_count_as_a_tile(rng):
+    draw = places_by_area([(40, 30), (20, 30), (5, 4)], (10, 20))
+    places = np.array([draw(rng) for _ in range(4000)])
+    # Areas: 1200, 600, and 10 x 20 for the image that is smaller than the tile.
+    shares = np.bincount(places[:, 0]) / len(places)
+    np.testing.assert_allclose(shares, np.array([1200, 600, 200]) / 2000, atol=0.03)
+    for index, highest in ((0, (30, 10)), (1, (10, 10))):
+        inside = places[places[:, 0] == index, 1:]
+        assert tuple(inside.min(0)) == (0, 0) and tuple(inside.max(0)) == highest
+    # (5 - 10) // 2 and (4 - 20) // 2: in its middle.
+    assert set(map(tuple, places[places[:, 0] == 2, 1:])) == {(-3, -8)}

@@ -1,0 +1,284 @@
+"""What label files hold, and what it means: numbers, palettes, colours, and their lists."""
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from lib.class_metrics import IGNORE
+from lib.errors import UserError
+from lib.label_images import (
+    content_of,
+    default_colours,
+    find_coding,
+    read_classes,
+    read_instances,
+    read_label,
+)
+
+RED, GREEN, BLUE = (200, 0, 0), (0, 150, 0), (0, 0, 250)
+
+
+@pytest.fixture
+def save(tmp_path):
+    """A function that saves pixels as <name>, and gives the path."""
+
+    def save_as(name, pixels, palette=None, **options):
+        image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(np.asarray(pixels))
+        if palette is not None:
+            image = Image.fromarray(np.asarray(pixels, np.uint8), "L")
+            image.putpalette([value for colour in palette for value in colour])
+        image.save(tmp_path / name, **options)
+        return tmp_path / name
+
+    return save_as
+
+
+def grey(*rows):
+    return np.array(rows, np.uint8)
+
+
+def decoded(paths, listed=None, ignored=()):
+    labels = [read_label(path) for path in paths]
+    contents = [content_of(path, label) for path, label in zip(paths, labels)]
+    coding, classes, remarks = find_coding(contents, listed, ignored)
+    arrays = [coding.decode(label) for label in labels]
+    counts = [coding.count(content, len(classes)) for content in contents]
+    for array, count in zip(arrays, counts):
+        assert array.dtype == np.uint8
+        expected = np.bincount(array.ravel(), minlength=256)[: len(classes)]
+        np.testing.assert_array_equal(count, expected)
+    return [array.tolist() for array in arrays], classes, remarks
+
+
+def message_of(paths, listed=None, ignored=()):
+    with pytest.raises(UserError) as error:
+        decoded(paths, listed, ignored)
+    return str(error.value)
+
+
+@pytest.fixture
+def classes_of(tmp_path):
+    """A function that writes classes.txt and reads it."""
+
+    def write(*lines):
+        (tmp_path / "classes.txt").write_text("\n".join(lines), encoding="utf-8")
+        return read_classes(tmp_path / "classes.txt")
+
+    return write
+
+
+# ---------------------------------------------------------------- classes.txt
+
+
+def test_names_and_colours_are_read(classes_of):
+    classes = classes_of("# my classes", "sky #8080FF", "", "road surface: #804080")
+    assert classes.names == ("sky", "road surface")
+    assert classes.colours == ((128, 128, 255), (128, 64, 128))
+    assert classes_of("\ufeffä", "b").colours is None
+    assert classes_of("\ufeffä", "b").names == ("ä", "b")
+
+
+@pytest.mark.parametrize(
+    "lines, messages",
+    [
+        (["a", "b", "a"], ["lists the class a twice"]),
+        (["a #ffffff", "b #ffffff", "c #12"], ["#ffffff twice", "line 3 must end with a colour"]),
+        (["a #ffffff", "b"], ["colours to some classes only; without: b"]),
+        (["#ffffff", "b #000000"], ["line 1 has a colour without a name"]),
+        (["a"], ["2 to 255 classes, one a line; the background counts as one. Received: 1"]),
+    ],
+)
+def test_lists_that_contradict_themselves_are_refused(classes_of, lines, messages):
+    with pytest.raises(UserError) as error:
+        classes_of(*lines)
+    for message in messages:
+        assert message in str(error.value)
+
+
+def test_default_colours_differ():
+    assert len(set(default_colours(255))) == 255
+    assert default_colours(3)[0] == (0, 0, 0)
+
+
+# ---------------------------------------------------------------- numbers
+
+
+@pytest.mark.parametrize("white", [1, 7, 128, 255, 65535])
+def test_two_values_are_two_classes(save, white):
+    pixels = np.array([[0, white]], np.uint16 if white > 255 else np.uint8)
+    arrays, classes, _ = decoded([save("a.png", pixels), save("b.png", pixels[:, :1])])
+    assert arrays == [[[0, 1]], [[0]]]
+    assert classes.names == ("background", "foreground")
+
+
+def test_numbers_are_classes_and_255_is_ignored(save):
+    arrays, classes, _ = decoded([save("a.png", grey([0, 1, 255])), save("b.tif", grey([2, 2, 0]))])
+    assert arrays == [[[0, 1, IGNORE]], [[2, 2, 0]]]
+    assert len(classes) == 3
+
+
+def test_numbers_of_2_and_4_bits_are_not_stretched(tmp_path):
+    # Pillow writes no such files: a PNG by hand, 4 pixels of 2 bits: 0 1 2 3.
+    import struct
+    import zlib
+
+    def chunk(name, content):
+        crc = struct.pack(">I", zlib.crc32(name + content))
+        return struct.pack(">I", len(content)) + name + content + crc
+
+    header = struct.pack(">IIBBBBB", 4, 1, 2, 0, 0, 0, 0)
+    pixels = zlib.compress(b"\0" + bytes([0b00011011]))
+    (tmp_path / "a.png").write_bytes(
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    )
+    assert decoded([tmp_path / "a.png"])[0] == [[[0, 1, 2, 3]]]
+
+
+def test_an_ignored_class_leaves_no_gap(save):
+    path = save("a.png", grey([0, 1, 2, 3]))
+    arrays, classes, remarks = decoded([path], ignored=["1"])
+    assert arrays == [[[0, IGNORE, 1, 2]]]
+    assert classes.names == ("class 0", "class 2", "class 3")
+    assert "class 2 2 to 1, class 3 3 to 2" in remarks[0]
+
+
+def test_classes_are_ignored_by_name_too(save, classes_of):
+    listed = classes_of("sky", "road", "void")
+    arrays, classes, remarks = decoded([save("a.png", grey([0, 1, 2]))], listed, ["void"])
+    assert (arrays, classes.names) == ([[[0, 1, IGNORE]]], ("sky", "road"))
+    assert remarks == ["Ignored: void."]
+    assert "must name a class" in message_of([save("a.png", grey([0, 1]))], listed, ["car"])
+
+
+def test_a_listed_class_may_never_occur(save, classes_of):
+    arrays, classes, _ = decoded([save("a.png", grey([0, 2]))], classes_of("a", "b", "c"))
+    assert (arrays, len(classes)) == ([[[0, 2]]], 3)
+
+
+@pytest.mark.parametrize(
+    "pixels, listed, message",
+    [
+        ([[0, 1], [1, 3]], "abc", "has the number 3 at row 1, column 1. classes.txt lists 3"),
+        ([[1, 2, 3]], "abc", "All labels start at 1"),
+        ([[0, 0]], None, "at least two classes, background and another. Received: class 0"),
+        ([[0, 85, 170, 255]], None, "Received: 0, 85, 170, the largest in a.png"),
+        ([list(range(100))], None, "100 values from 0 to 99"),
+    ],
+)
+def test_numbers_that_cannot_be_meant_are_refused(save, classes_of, pixels, listed, message):
+    listed = classes_of(*listed) if listed else None
+    assert message in message_of([save("a.png", grey(*pixels))], listed)
+
+
+def test_object_numbers_are_recognised(save):
+    numbers = np.arange(40_000, dtype=np.uint16).reshape(200, 200)
+    path = save("a.png", numbers)
+    assert "if they are the numbers of objects, add --instances" in message_of([path])
+    np.testing.assert_array_equal(read_instances(path), numbers)
+    few = [save(f"{n}.png", grey(list(range(n)))) for n in (25, 30)]
+    assert "add --instances" in decoded(few)[2][0]
+
+
+# ---------------------------------------------------------------- palettes
+
+
+def test_numbers_of_a_palette_are_the_classes_and_its_colours_theirs(save):
+    palette = [(0, 0, 0), RED, (128, 128, 128)]
+    first = save("a.png", grey([0, 1, 2]), palette, transparency=0)
+    arrays, classes, _ = decoded([first, save("b.gif", grey([0, 2, 2]), palette)])
+    assert arrays == [[[0, 1, 2]], [[0, 2, 2]]]
+    assert classes.colours == tuple(palette)
+
+
+def test_palettes_that_disagree_are_read_by_their_colours(save):
+    paths = [save("a.png", grey([0, 1]), [BLUE, RED]), save("b.png", grey([0, 1]), [RED, BLUE])]
+    arrays, classes, _ = decoded(paths)
+    assert arrays == [[[0, 1]], [[1, 0]]]  # blue is darker
+    assert classes.names == ("#0000fa", "#c80000")
+
+
+def test_a_palette_of_greys_in_no_order_is_a_grey_picture(save):
+    path = save("a.png", grey([0, 1]), [(255, 255, 255), (0, 0, 0)])
+    assert decoded([path])[0] == [[[1, 0]]]
+
+
+def test_listed_colours_decide_about_a_palette(save, classes_of):
+    listed = classes_of("a #0000fa", "b #c80000")
+    assert decoded([save("a.png", grey([0, 1]), [RED, BLUE])], listed)[0] == [[[1, 0]]]
+
+
+# ---------------------------------------------------------------- colours
+
+
+def test_colours_are_looked_up_in_the_list(save, classes_of):
+    listed = classes_of("ground #000000", "red #c80000", "green #009600")
+    paths = [
+        save("a.png", np.array([[GREEN, RED]], np.uint8)),
+        save("b.png", np.zeros((1, 2, 3), np.uint8)),  # black alone looks grey
+    ]
+    arrays, classes, _ = decoded(paths, listed, ["red"])
+    assert arrays == [[[1, IGNORE]], [[0, 0]]]
+    assert classes.names == ("ground", "green")
+
+
+def test_an_unlisted_colour_is_named_with_its_place_and_the_nearest(save, classes_of):
+    listed = classes_of("ground #000000", "red #c80000")
+    pixels = np.zeros((4, 5, 3), np.uint8)
+    pixels[2, 3], pixels[0, 0] = (190, 0, 0), RED
+    message = message_of([save("a.png", pixels)], listed)
+    assert "a.png has the colour #be0000 at row 2, column 3" in message
+    assert "the nearest is red #c80000" in message
+
+
+def test_colours_need_a_list_of_colours_if_there_is_a_list(save, classes_of):
+    path = save("a.png", np.array([[GREEN, RED]], np.uint8))
+    assert "Write the colour behind each name" in message_of([path], classes_of("a", "b"))
+
+
+def test_too_many_colours_are_no_classes(save, rng):
+    path = save("a.png", rng.integers(0, 255, (9, 9, 3), dtype=np.uint8))
+    assert "81 colours. Expected at most 64" in message_of([path])
+
+
+# ---------------------------------------------------------------- files
+
+
+def test_a_shape_on_transparency_is_read_from_the_alpha_channel(save):
+    pixels = np.full((1, 2, 4), 255, np.uint8)
+    pixels[0, 0, 3] = 0
+    assert decoded([save("a.png", pixels)])[0] == [[[0, 1]]]
+    pixels[0, 1, 0] = 0
+    with pytest.raises(ValueError, match="must not be transparent in places"):
+        read_label(save("b.png", pixels))
+
+
+@pytest.mark.parametrize("ending", ["jpg", "png"])
+def test_jpeg_is_refused_whatever_its_name(save, ending):
+    path = save(f"a.{ending}", np.zeros((8, 8), np.uint8), format="JPEG")
+    with pytest.raises(ValueError, match="saved without loss. Received: a JPEG"):
+        read_label(path)
+
+
+@pytest.mark.parametrize(
+    "pixels, message",
+    [
+        (np.array([[0, 0.5]], np.float32), "must hold whole numbers"),
+        (np.array([[0, -1]], np.int16), "at least 0. Received: -1"),
+        (np.zeros((5, 6, 7), np.uint8), "must hold one image. Received: 5 pages"),
+    ],
+)
+def test_numbers_that_are_no_classes_are_refused(tmp_path, pixels, message):
+    tifffile.imwrite(tmp_path / "a.tif", pixels)
+    with pytest.raises(ValueError, match=message):
+        read_label(tmp_path / "a.tif")
+
+
+def test_whole_numbers_may_be_stored_as_others(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", np.array([[0, 2, 1]], np.float32))
+    assert decoded([tmp_path / "a.tif"])[0] == [[[0, 2, 1]]]
+
+
+def test_colours_are_no_object_numbers(save):
+    with pytest.raises(ValueError, match="must hold object numbers. Received: an image in colours"):
+        read_instances(save("a.png", np.array([[GREEN, RED]], np.uint8)))
