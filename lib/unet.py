@@ -262,7 +262,7 @@ class Network:
 NETWORKS = {"unet": Network(get_unet, 4, 24), "gnet": Network(get_gnet, 4, 32)}
 
 
-PADDED_NETWORKS = {"padded_unet": get_padded_unet, "unet_plus_plus": get_unet_plus_plus}
+PADDED_NETWORKS = {"unet": get_padded_unet, "unet_plus_plus": get_unet_plus_plus}
 
 
 def padded_network(name, *, depth=4, encoder=None):
@@ -273,7 +273,7 @@ def padded_network(name, *, depth=4, encoder=None):
     longest way through a U-Net++ is that of the U-Net.
 
     Args:
-        name: "padded_unet" or "unet_plus_plus".
+        name: "unet" or "unet_plus_plus".
         depth: number of poolings, without an encoder.
         encoder: lib.encoders.Encoder; None for none.
     Returns:

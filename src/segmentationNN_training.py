@@ -11,11 +11,12 @@ from functools import partial
 
 from lib.devices import ONE_DEVICE, inner_data_format
 from lib.elastic_deformation import get_augmentation
+from lib.encoders import ENCODER, Encoder, find_encoder_weights
 from lib.losses import balanced_weights, get_loss, segmentation_metrics
 from lib.patch_dataset import TileDataset, covering_places, places_by_area
 from lib.pictures import as_grey_levels, colour_classes, group_images, visualize
 from lib.training import training_run
-from lib.unet import get_padded_unet, get_unet_plus_plus
+from lib.unet import padded_network
 from src.segmentation_task import describe_data, load_training
 
 NUM_SAMPLES, SAMPLES_PER_ROW = 8, 4
@@ -44,13 +45,15 @@ def main(configuration, experiment, overwrite=False):
             build_loss(settings, parts["training"]["class_counts"]),
             len(training_data),
             make_metrics=partial(segmentation_metrics, images.num_classes),
+            slow_layer=None if settings.encoder == "none" else ENCODER,
+            slow_factor=settings.encoder_learning_rate_factor,
         )
 
         # 3. The training itself.
         run.fit(model, training_data, validation_data, [shares(part) for part in parts.values()])
 
 
-def build_network(configuration, data, height, width, with_encoder_weights=False):
+def build_network(configuration, data, height, width, is_new=False):
     """Builds the configured network for inputs of height x width pixels, for this device.
 
     Args:
@@ -58,28 +61,32 @@ def build_network(configuration, data, height, width, with_encoder_weights=False
         data: what the network knows of its data: src.segmentation_task.describe_data.
         height: of the input in pixels.
         width: of the input in pixels.
-        with_encoder_weights: whether the encoder gets encoder_weights: in a new training.
+        is_new: whether it starts a new training, with encoder_weights in its encoder.
     Returns:
         keras.Model.
+    Raises:
+        UserError: if encoder_weights are not there, or do not fit.
     """
-    settings = configuration.training_settings
-    get_network = get_padded_unet
+    settings, options = configuration.training_settings, {}
+    encoder = None
+    if settings.encoder != "none":
+        start = find_encoder_weights(settings.encoder, settings.encoder_weights) if is_new else None
+        encoder = Encoder(settings.encoder, start)
     if settings.network == "unet_plus_plus":
-        get_network = partial(get_unet_plus_plus, deep_supervision=settings.deep_supervision)
-    model = get_network(
+        options["deep_supervision"] = settings.deep_supervision
+    return padded_network(settings.network, depth=settings.depth, encoder=encoder).build(
         data["num_channels"],
         height,
         width,
         num_classes=len(data["class_names"]),
         base_filters=settings.base_filters,
-        depth=settings.depth,
         batch_normalization=settings.batch_normalization,
         dropout=settings.dropout,
         dropout_kind=settings.dropout_kind,
         output_activation=settings.output_activation,
         data_format=inner_data_format(settings.data_format),
+        **options,
     )
-    return model
 
 
 def build_loss(settings, class_counts):

@@ -25,6 +25,18 @@ from lib.experiment import locate
 from lib.image_sets import ImageSet
 from lib.slices import split_validation
 
+# lib.encoders and lib.unet know Keras, which is not loaded yet when a configuration is read.
+NETWORKS = ("unet", "unet_plus_plus")
+ENCODERS = (
+    "vgg16",
+    "resnet50v2",
+    "mobilenetv2",
+    "densenet121",
+    "efficientnetv2b0",
+    "efficientnet_lite0",
+)
+ENCODER_MULTIPLE = 32
+
 KEYS = (
     *data_keys(
         train_images="training.hdf5",
@@ -38,14 +50,14 @@ KEYS = (
     Key("training settings", "batch_size", integer(1), 8, TRAINING),
     *shared_training_keys("val_mean_iou", "val_loss", "val_accuracy"),
     Key("training settings", "momentum", real(0, 0.9999), 0.9, TRAINING),
-    Key("training settings", "network", choice("unet", "unet_plus_plus"), "unet", NETWORK),
+    Key("training settings", "network", choice(*NETWORKS), "unet", NETWORK),
     Key("training settings", "base_filters", integer(1), 32, NETWORK),
     Key("training settings", "depth", integer(1, 6), 4, NETWORK),
     Key("training settings", "batch_normalization", boolean, True, NETWORK),
     Key("training settings", "deep_supervision", boolean, False, NETWORK),
-    Key("training settings", "encoder", choice("none"), "none", NETWORK),
+    Key("training settings", "encoder", choice("none", *ENCODERS), "none", NETWORK),
     Key("training settings", "encoder_weights", path_or_none, None, TRAINING),
-    Key("training settings", "encoder_learning_rate_factor", real(0), 0.1, TRAINING),
+    Key("training settings", "encoder_learning_rate_factor", real(0, 1, above=True), 0.1, TRAINING),
     Key("training settings", "output_activation", choice("softmax", "sigmoid"), "softmax", NETWORK),
     Key("training settings", "dropout", real(0, 0.9), 0.0, TRAINING),
     DROPOUT_KIND,
@@ -105,7 +117,7 @@ def check(configuration):
 
 def size_multiple(settings):
     """Gives the multiple of which the sides of the network's input must be, of its settings."""
-    return 2**settings.depth
+    return 2**settings.depth if settings.encoder == "none" else ENCODER_MULTIPLE
 
 
 def open_images(configuration, use):
