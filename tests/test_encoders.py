@@ -4,9 +4,11 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import keras
 import numpy as np
 import pytest
+import skimage.data
 
 from lib import encoders
 from lib.configuration import ENCODERS
@@ -232,3 +234,7 @@ def test_lite0_gives_the_logits_of_torch():
     given = keras.ops.convert_to_numpy(model(images))
     assert expected.std() > 0.5
     np.testing.assert_allclose(given, expected, atol=1e-3)
+    # With the encoder's scaling a picture is what it is: 967 is espresso.
+    image = cv2.resize(skimage.data.coffee()[:, 100:500] / np.float32(255), (224, 224))
+    scaled = Encoder("efficientnet_lite0")._scaled(keras.ops.convert_to_tensor(image[None]))
+    assert keras.ops.convert_to_numpy(model(scaled)).argmax() == 967
