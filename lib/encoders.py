@@ -204,11 +204,12 @@ class Encoder:
         return layers.Rescaling(self.source.scale, self.source.offset)(x)
 
     def _build(self, input_shape):
+        # Keras warns of more than 3 channels, which are meant here, and again of what it raises.
         with _channels_last(), warnings.catch_warnings():
-            # Keras warns of more than 3 channels, which are meant here.
             warnings.simplefilter("ignore", UserWarning)
             base = self.source.build(input_shape)
-        if self.weights:
+            if not self.weights:
+                return base
             try:
                 base.load_weights(self.weights)
             except (ValueError, KeyError, OSError, RuntimeError) as error:

@@ -17,8 +17,14 @@ from tests.small_experiment import configure, kept
 
 pytest_plugins = ["tests.finished"]
 
-# Two epochs of 48 batches, whose end depends on dropout, order and Adam's moments.
-LONG = {"N_subimgs": 420, "N_epochs": 2, "optimizer": "adam", "learning_rate": 0.001}
+# Two epochs of 48 batches, whose end depends on dropout, order, Adam's moments and the averages.
+LONG = {
+    "N_subimgs": 420,
+    "N_epochs": 2,
+    "optimizer": "adam",
+    "learning_rate": 0.001,
+    "weight_averaging": 0.9,
+}
 SIGNALS = {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130}
 
 

@@ -16,6 +16,7 @@ import pytest
 from lib import callbacks, devices, training
 from lib.devices import ONE_DEVICE
 from lib.errors import Stopped, UserError
+from lib.losses import get_loss, segmentation_metrics
 from lib.pre_processing import DEFAULT_SCALING
 from lib.training import find_begun, find_initial_weights
 from lib.weights import RECORD, read_weights, save_weights, settings_record
@@ -259,6 +260,46 @@ def test_averages_are_validated_and_saved_as_the_weights(experiment):
         fresh.compile(loss="sparse_categorical_crossentropy")
         loss = fresh.evaluate(validation, verbose=0)
         assert loss == pytest.approx(run.history[0]["val_loss"], rel=1e-5)
+
+
+def network_with_encoder():
+    """Labels a patch with what a part of its own, which has dropout too, makes of it."""
+    layers = keras.layers
+    pixels = keras.Input((16,))
+    x = layers.Dropout(0.3)(layers.Dense(8, activation="relu")(pixels))
+    encoder = keras.Model(pixels, x, name="encoder")
+    inputs = keras.Input((1, 4, 4))
+    x = layers.Reshape((16, 2))(layers.Dense(32)(encoder(layers.Flatten()(inputs))))
+    return keras.Model(inputs, layers.Softmax(dtype="float32")(x), name="with_encoder")
+
+
+def test_encoder_learns_slowly_and_resumes_with_losses_and_metrics_of_segmentations(monkeypatch):
+    configuration = configure(
+        num_epochs=2, optimizer="adamw", weight_averaging=0.5, best_by="val_accuracy"
+    )
+    options = {
+        "network": network_with_encoder,
+        "loss": get_loss("dice_cross_entropy"),
+        "make_metrics": lambda: segmentation_metrics(2),
+        "slow_layer": "encoder",
+        "slow_factor": 0.01,
+    }
+    whole, broken = experiment_in("whole"), experiment_in("broken")
+    model, run = train(configuration, whole, **options)
+    keras.utils.set_random_seed(configuration.training_settings.seed)
+    first = network_with_encoder()
+    moved = [np.abs(a - b).max() for a, b in zip(model.get_weights(), first.get_weights())]
+    # 8 steps of AdamW of at most 0.01 each, or of 0.0001
+    assert max(moved[:2]) < 0.001
+    assert min(moved[2:]) > 0.01
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        sigterm(patch, "on_train_batch_begin", epoch=1, batch=1)
+        train(configuration, broken, **options)
+    train(configuration, broken, **options)
+    for kind in ("best", "last"):
+        assert file_content(broken.weights(kind)) == file_content(whole.weights(kind))
+    assert read_log(broken.file("log.csv")) == read_log(whole.file("log.csv"))
+    assert {"accuracy", "cross_entropy", "mean_iou", "val_mean_iou"} <= set(run.history[0])
 
 
 def plateaued(monkeypatch, accuracies):

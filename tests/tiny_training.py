@@ -59,12 +59,20 @@ def datasets(configuration):
     return training, tiles(places[NUM_TRAINING:])
 
 
-def train(configuration, experiment, overwrite=False, network=tiny_network, image_ids=IMAGE_IDS):
+def train(
+    configuration,
+    experiment,
+    overwrite=False,
+    network=tiny_network,
+    image_ids=IMAGE_IDS,
+    loss="sparse_categorical_crossentropy",
+    **options,
+):
     """Trains, or resumes, as a task's script does; gives the network and the run."""
     with training_run(configuration, experiment, overwrite) as run:
         run.require_images(image_ids)
         training, validation = datasets(configuration)
-        model = run.build(network, "sparse_categorical_crossentropy", len(training))
+        model = run.build(network, loss, len(training), **options)
         run.fit(model, training, validation, [SHARES, SHARES])
     return model, run
 
