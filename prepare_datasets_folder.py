@@ -40,7 +40,6 @@ with tell_missing_packages():
     )
     from lib.pictures import colour_classes, legend, visualize
     from lib.pre_processing import percentiles, resized, resized_labels
-    from lib.tiff_files import ImageError
 
 # What each folder may be called.
 SUBSETS = {
@@ -60,7 +59,7 @@ def main():
     parser = argparse.ArgumentParser(
         description="Prepares images and label images of your own for training and testing."
     )
-    parser.add_argument("folder", help="holds training/images, training/labels, ...; see README.md")
+    parser.add_argument("folder", help="holds training/images, training/labels and so on")
     parser.add_argument("--output", metavar="FOLDER", help="default: ./<name of folder>_datasets")
     parser.add_argument(
         "--size", metavar="WIDTHxHEIGHT", help="scale every image; default: sizes stay as they are"
@@ -380,7 +379,7 @@ class Survey:
             (id, image (C, H, W), label (H, W) uint8 or None, object numbers (H, W) int32 or None).
         """
         for identity, (image_path, label_path) in self.files[subset].items():
-            image, label, instances = _read_image(image_path)[0], None, None
+            image, label, instances = read_channels(image_path)[0], None, None
             image = np.repeat(image, self.num_channels // len(image), axis=0)
             if size:
                 image = resized(image[np.newaxis], size)[0]
@@ -443,7 +442,7 @@ class Survey:
         """Reads one pair -> Found, with its problems."""
         found = Found(image_path, label_path)
         try:
-            image, found.are_planes = _read_image(image_path)
+            image, found.are_planes = read_channels(image_path)
             found.shape, found.bits = image.shape, 8 * image.dtype.itemsize
             found.is_dark = found.bits == 8 and percentiles(image)[1] < DARK
             found.digest = hashlib.blake2b(np.ascontiguousarray(image)).digest()
@@ -490,8 +489,8 @@ class Survey:
         planes = [one.image_path.name for one in found if one.are_planes]
         if planes:
             self.remarks.append(
-                f"{len(planes)} files hold several planes; they are read as channels: "
-                f"{shortened(planes)}. If they are slices, save each as a file of its own."
+                f"Read as channels, though the file does not say so: {shortened(planes)}. If they "
+                "are slices, save each as a file of its own."
             )
 
     def _check_objects(self, found):
@@ -523,21 +522,6 @@ class Survey:
                     f"NOTE: {len(copies)} images of {subset} are also in another subset, pixel by "
                     f"pixel: {shortened(copies, 4)}. Take them out, or the scores are too good."
                 )
-
-
-def _read_image(path):
-    """Reads an image -> ((C, H, W) uint8 or uint16, whether its channels are planes)."""
-    image, are_planes = read_channels(path)
-    if image.dtype == bool:
-        image = image.astype(np.uint8) * np.uint8(255)
-    if image.dtype in (np.uint8, np.uint16):
-        return image, are_planes
-    if image.dtype.kind in "iu" and 0 <= image.min() and image.max() < 2**16:
-        return image.astype(np.uint16), are_planes
-    raise ImageError(
-        f"{path} must have 8 or 16 bits a channel. Received: {image.dtype}, from {image.min():g} "
-        f"to {image.max():g}. Scale it and save it with 16 bits."
-    )
 
 
 def _size_problem(found, shape):

@@ -124,10 +124,24 @@ def test_images_of_five_channels(pair, prepared, tmp_path, rng, metadata):
     tifffile.imwrite(folder / "training" / "images" / "a.tif", channels, metadata=metadata)
     status, output = prepared()
     assert status == 0, output
-    assert ("they are read as channels: a.tif" in output) == (not metadata)
+    assert ("Read as channels, though the file does not say so: a.tif" in output) == (not metadata)
     with ImageSet(tmp_path / "mine_datasets" / "training.hdf5") as images:
         assert images.images[0].shape == (5, *SIZE)
         assert images.images[0][...].max(axis=(1, 2)).tolist() == [1] * 5  # each by itself
+
+
+@pytest.mark.parametrize("pixels", [np.zeros(SIZE, np.float32), np.full(SIZE, -1, np.int16)])
+def test_other_numbers_than_8_and_16_bits_are_refused(pair, prepared, pixels):
+    pair("a", image=pixels, ending="tif")
+    status, errors = prepared()
+    assert status == 1 and "a.tif must have 8 or 16 bits a channel. Received: " in errors
+
+
+def test_three_slices_that_were_written_as_colours_are_channels_and_said_so(pair, prepared, rng):
+    folder = pair("a", image=np.zeros(SIZE, np.uint8), ending="tif")
+    slices = rng.integers(0, 9, (3, *SIZE), dtype=np.uint8)
+    tifffile.imwrite(folder / "training" / "images" / "a.tif", slices)
+    assert "though the file does not say so: a.tif" in prepared("--check")[1]
 
 
 def test_one_size_for_all(pair, prepared, tmp_path):
