@@ -140,7 +140,8 @@ def test_other_numbers_than_8_and_16_bits_are_refused(pair, prepared, pixels):
 def test_three_slices_that_were_written_as_colours_are_channels_and_said_so(pair, prepared, rng):
     folder = pair("a", image=np.zeros(SIZE, np.uint8), ending="tif")
     slices = rng.integers(0, 9, (3, *SIZE), dtype=np.uint8)
-    tifffile.imwrite(folder / "training" / "images" / "a.tif", slices)
+    path = folder / "training" / "images" / "a.tif"
+    tifffile.imwrite(path, slices, photometric="rgb", planarconfig="separate")
     assert "though the file does not say so: a.tif" in prepared("--check")[1]
 
 
