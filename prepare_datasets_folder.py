@@ -9,7 +9,7 @@ my_data holds {training,validation,test}/{images,labels}; or images and labels a
 channels, 8 or 16 bits, any sizes. Labels: class numbers from 0 (255: ignored), palettes, two values
 or colours; classes.txt may name them, one a line: name #rrggbb. Expected result: training.hdf5 and,
 where there are such images, validation.hdf5 and test.hdf5 in ./my_data_datasets/, with preview.png;
-in about 10 seconds for 1,000 images of 256 x 256 pixels. --check writes nothing.
+in about 5 seconds for 566 grey images of 256 x 256 pixels. --check writes nothing.
 """
 
 import argparse
