@@ -118,19 +118,35 @@ def read_pages(path, most_pixels=MOST_PIXELS):
 
 
 def read_channels(path, most_pixels=MOST_PIXELS):
-    """Reads an image whose pages, if they belong to no named axis, are its channels.
+    """Reads an image of any number of channels, of 8 or 16 bits.
 
-    NumPy arrays of (C, H, W) that tifffile wrote without a word about their axes are such files.
+    Pages of an axis without a name are channels: NumPy arrays of (C, H, W) that tifffile wrote
+    without a word about their axes are such files. Alpha channels are left out.
 
     Args:
         path: an image file.
         most_pixels: as in read_image.
     Returns:
-        (C, height, width) as read_image gives it, and whether its channels were slices or channels
-        by the file alone.
+        (C, height, width) uint8 or uint16; and whether they may be slices as well as channels, by
+        what the file says.
     Raises:
-        ValueError: as read_image; for several pages it says how channels are written.
+        ValueError: as read_image, and for other numbers; for pages, how channels are written.
     """
+    pixels, may_be_slices = _channels(path, most_pixels)
+    if pixels.dtype in (np.uint8, np.uint16):
+        return pixels, may_be_slices
+    if pixels.dtype.kind in "iu" and pixels.min() >= 0 and pixels.max() < 2**16:
+        return pixels.astype(np.uint16), may_be_slices
+    if pixels.dtype == bool:
+        return pixels * np.uint8(255), may_be_slices
+    raise ImageError(
+        f"{path} must have 8 or 16 bits a channel. Received: {pixels.dtype}, from "
+        f"{pixels.min():g} to {pixels.max():g}. Scale it and save it with 16 bits."
+    )
+
+
+def _channels(path, most_pixels):
+    """Reads (C, height, width) as stored, and whether its channels may be slices."""
     pictures = _pictures(path, most_pixels)
     first = pictures[0]
     if len(pictures) > 1 and first.axes.startswith("Q"):

@@ -15,7 +15,7 @@ from PIL import Image
 
 from lib.class_metrics import IGNORE
 from lib.errors import UserError, raise_if_any
-from lib.image_files import kind_of, read_picture, shortened
+from lib.image_files import MOST_CLASSES, kind_of, read_picture, shortened
 from lib.tiff_files import ImageError, is_tiff
 
 LARGEST_CLASS = IGNORE - 1
@@ -441,9 +441,12 @@ def _classes_by_number(contents, listed, ignored):
     else:
         names = listed.names
         raise_if_any(counted([p for c in contents for p in _unlisted_numbers(c, listed, numbers)]))
+    remarks = []
+    if listed is None and len(numbers) > MOST_CLASSES:
+        remarks.append(f"NOTE: {len(numbers)} classes: {IS_OBJECTS}.")
     palette = {n: colour for content in contents for n, colour in content.palette.items()}
     classes = _coloured(names, listed, palette)
-    return classes, {number: number for number in range(len(names))}, _objects_remark(contents)
+    return classes, {number: number for number in range(len(names))}, remarks
 
 
 def _require_class_numbers(contents, numbers):
@@ -483,15 +486,6 @@ def _unlisted_numbers(content, listed, numbers):
         f"classes.txt lists {len(listed)} classes: expected 0 to {len(listed) - 1}, or {IGNORE} "
         f"for what is ignored. {advice}"
     ]
-
-
-def _objects_remark(contents):
-    """Says so where the numbers look like counted objects: always 0 to n, n different and high."""
-    highest = {max(c.numbers) for c in contents if len(c.numbers) == max(c.numbers) + 1}
-    are_counts = all(len(content.numbers) == max(content.numbers) + 1 for content in contents)
-    if are_counts and len(highest) > 1 and max(highest) > 20:
-        return [f"The labels count from 0 to {min(highest)} ... {max(highest)}: {IS_OBJECTS}."]
-    return []
 
 
 def _coloured(names, listed, palette):

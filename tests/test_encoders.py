@@ -36,7 +36,7 @@ def networks():
     def build(name):
         if name not in built:
             keras.config.set_image_data_format("channels_first")  # as a user's keras.json may say
-            network = padded_network("padded_unet", encoder=Encoder(name))
+            network = padded_network("unet", encoder=Encoder(name))
             built[name] = network.build(1, 64, 96, num_classes=3, base_filters=2)
             assert keras.config.image_data_format() == "channels_first"
             keras.config.set_image_data_format("channels_last")
@@ -96,7 +96,7 @@ def test_reach_is_the_sum_over_all_convolutions(name):
     assert SOURCES[name].reach == reach
 
 
-@pytest.mark.parametrize("kind", ["padded_unet", "unet_plus_plus"])
+@pytest.mark.parametrize("kind", ["unet", "unet_plus_plus"])
 @pytest.mark.parametrize(("depth", "reach"), [(1, 10), (2, 24), (4, 112)])
 def test_an_output_looks_no_further_than_the_reach(kind, depth, reach):
     network = padded_network(kind, depth=depth)
@@ -122,7 +122,7 @@ def test_an_output_looks_no_further_than_the_reach(kind, depth, reach):
 def test_reach_with_an_encoder():
     # 90 + 2 * 31 + 31 = 183 -> 192
     assert padded_network("unet_plus_plus", encoder=Encoder("vgg16")).reach == 192
-    network = padded_network("padded_unet", encoder=Encoder("efficientnetv2b0"))
+    network = padded_network("unet", encoder=Encoder("efficientnetv2b0"))
     assert (network.multiple, network.reach) == (32, None)
 
 

@@ -135,6 +135,7 @@ def test_missing_module_of_the_project_is_a_defect():
     [
         "prepare_datasets_DRIVE.py",
         "prepare_datasets_ISBI.py",
+        "prepare_datasets_folder.py",
         "run_training.py",
         "run_testing.py",
         "demo/prepare_datasets_phantom.py",

@@ -10,7 +10,7 @@ from PIL import Image
 
 from lib.errors import UserError
 from lib.files import absolute_path, atomic_write, load_hdf5, load_hdf5_extra, write_hdf5
-from lib.pictures import group_images, visualize
+from lib.pictures import group_images, legend, visualize
 
 IMAGES = np.arange(2 * 3 * 4 * 5, dtype=np.uint8).reshape(2, 3, 4, 5)
 
@@ -215,3 +215,11 @@ def test_colour_picture_of_bytes_is_saved_as_it_is(tmp_path):
     visualize(picture, tmp_path / "colour.png")
     with Image.open(tmp_path / "colour.png") as image:
         np.testing.assert_array_equal(np.asarray(image), picture)
+
+
+def test_a_legend_shows_every_colour_and_breaks_its_lines():
+    colours = [(0, 0, 0), (10, 20, 30), (200, 100, 0)]
+    wide, narrow = (legend(["a", "name", "b"], colours, width) for width in (300, 80))
+    assert wide.shape == (3, 20, 300) and narrow.shape[1] > 20
+    for picture in (wide, narrow):
+        assert set(colours) <= set(map(tuple, picture.reshape(3, -1).T.tolist()))

@@ -236,7 +236,7 @@ def test_a_part_that_is_damaged_is_named_when_it_is_read(path):
     with h5py.File(path) as file:
         chunk = file["images/0"].id.get_chunk_info(0)
     content = bytearray(path.read_bytes())
-    content[chunk.byte_offset : chunk.byte_offset + chunk.size] = b"\xff" * chunk.size
+    content[chunk.byte_offset + 100] ^= 1
     path.write_bytes(content)
     with ImageSet(path) as images:
         with pytest.raises(UserError, match="images/0 cannot be read; the file is damaged"):

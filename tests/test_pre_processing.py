@@ -206,3 +206,11 @@ def test_a_bright_label_beside_the_fov_is_not_part_of_it():
     expected[10:50, 5:45] = True
     found = pp.estimate_fov(photograph)
     assert np.count_nonzero(found != expected) <= 4 * 3  # the median rounds each corner
+
+
+def test_labels_are_scaled_by_the_nearest_pixel(rng):
+    labels = rng.integers(0, 2**31, (6, 9), dtype=np.int32)
+    np.testing.assert_array_equal(pp.resized_labels(labels, (2, 3)), labels[1::3, 1::3])
+    larger = pp.resized_labels(labels, (12, 27))
+    np.testing.assert_array_equal(larger, labels.repeat(2, 0).repeat(3, 1))
+    assert pp.resized_labels(labels, None) is labels
