@@ -3,7 +3,6 @@
 import functools
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -133,9 +132,10 @@ def test_the_commands_between_demo_and_data_sets_work_in_order_and_leave_the_clo
     own = [block for block in blocks() if any("my_" in line for line in block)]
     assert len(own) == 3
     for command in sum(own, []):
-        if command == "python run_training.py my_vessels --data my_datasets":
-            configuration = clone / "my_vessels" / "my_vessels_configuration.txt"
-            shorten(configuration)
+        if command.startswith("python run_training.py"):  # six epochs of 6,000 patches
+            path = clone / "my_vessels" / "my_vessels_configuration.txt"
+            text = path.read_text().replace("N_subimgs = 6000", "N_subimgs = 16")
+            path.write_text(text.replace("N_epochs = 6", "N_epochs = 1"))
         environment = f"PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH"
         done = subprocess.run(f"{environment} {command}", shell=True, cwd=clone, text=True)
         assert done.returncode == 0, command
@@ -143,5 +143,4 @@ def test_the_commands_between_demo_and_data_sets_work_in_order_and_leave_the_clo
         assert subprocess.check_output(status, cwd=clone, text=True) == "", command
     assert len(list((clone / "results/vessels/segmentations").iterdir())) == 1
     assert (clone / "results/membranes/submission.tif").is_file()
-    assert (clone / "my_vessels/performances.json").is_file() is False
-    shutil.rmtree(clone)
+    assert (clone / "my_vessels/segmentations").is_dir()
