@@ -32,6 +32,7 @@ def start(*words, cwd, output=None, **changes):
     """
     first, *others = map(str, words)
     environment = {**os.environ, **ON_THE_CPU, **changes}
+    environment.pop("TF_CPP_MIN_LOG_LEVEL", None)  # of the tests; a user has none
     if first.endswith(".py"):
         first = str(REPOSITORY / first)
     else:
@@ -80,6 +81,18 @@ def require_refusal(done, *words):
     assert "Traceback" not in done.output
     assert done.output.count("ERROR: ") == 1, done.output
     assert mentions(done.output.partition("ERROR: ")[2], *words), done.output
+
+
+# What libraries say of themselves, in small letters.
+CHATTER = ("tensorflow/", "absl", "onednn", "cuda", "warning", "freshly", "e0000", "i0000")
+LONGEST_START = 12
+
+
+def require_quiet(lines, first):
+    """Requires few lines, the first of them ours, and none of what libraries say of themselves."""
+    assert lines[0].startswith(first), lines
+    assert len(lines) <= LONGEST_START, lines
+    assert not [line for line in lines if any(word in line.lower() for word in CHATTER)], lines
 
 
 class Killed(BaseException):

@@ -13,7 +13,7 @@ from lib.evaluation import binary_scores
 from lib.experiment import Experiment
 from lib.weights import read_weights as read_trained
 from src.tasks import TASKS
-from tests.processes import require_refusal, require_success, run
+from tests.processes import require_quiet, require_refusal, require_success, run
 from tests.small_data import (
     DATA_FOLDER,
     HEIGHT,
@@ -175,16 +175,6 @@ def test_scores_agree_with_each_other_and_with_the_predictions(finished):
 
 
 # ---------------------------------------------------------------- a quiet start
-
-CHATTER = ("tensorflow/", "absl", "onednn", "cuda", "warning", "freshly", "e0000", "i0000")
-LONGEST_START = 12
-
-
-def require_quiet(lines, first):
-    """Requires few lines, the first of them ours, and none of what libraries say of themselves."""
-    assert lines[0].startswith(first), lines
-    assert len(lines) <= LONGEST_START, lines
-    assert not [line for line in lines if any(word in line.lower() for word in CHATTER)], lines
 
 
 def test_a_training_says_little_before_its_first_batch(finished):
