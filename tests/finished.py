@@ -9,6 +9,7 @@ import runpy
 import shutil
 import signal
 import sys
+import warnings
 from types import SimpleNamespace
 
 import pytest
@@ -87,6 +88,7 @@ def call(monkeypatch, capfd):
 
 def run_module(name):
     """Runs a module as `python -m` does; gives its exit status."""
-    with pytest.raises(SystemExit) as end:
+    with pytest.raises(SystemExit) as end, warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # it is imported under its name too
         runpy.run_module(name, run_name="__main__")
     return end.value.code
