@@ -33,11 +33,14 @@ demo: $(VENV)/installed
 	$(RUN) run_testing.py demo/membranes.txt
 	@echo "Pictures and scores: demo/vessels/ and demo/membranes/"
 
+# Two processes share the files of tests: each loads TensorFlow, and holds up to 1.5 GB.
+PYTEST := $(RUN) -m pytest --numprocesses 2 --dist loadfile
+
 test: $(VENV)/installed
-	$(RUN) -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-all: $(VENV)/installed
-	$(RUN) -m pytest
+	$(PYTEST)
 
 # Where OpenVINO cannot be installed, its rows are left out.
 bench: $(VENV)/installed

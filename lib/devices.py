@@ -76,7 +76,7 @@ def _distribute_tensorflow():
         raise UserError(
             "[training settings] distribute = auto trains on several hosts with KERAS_BACKEND=jax "
             "only. Received: tensorflow, and TF_CONFIG or KERAS_DISTRIBUTION_JOB_ADDRESSES is set. "
-            "Set KERAS_BACKEND=jax (README.md, 'Several GPUs, several hosts'), or unset both."
+            "Set KERAS_BACKEND=jax (docs/SERVERS.md), or unset both."
         )
     devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
     if len(devices) == 1:

@@ -28,6 +28,7 @@ from lib.tiff_files import (
 IMAGE_ENDINGS = tuple(".tif .tiff .png .gif .jpg .jpeg .bmp .ppm .pgm .webp .jp2".split())
 # More values than these are greys or object numbers rather than classes.
 MOST_CLASSES = 20
+FOR_CLASSES = "`task = segmentation` takes them: prepare_datasets_folder.py"
 # Object numbers: nearly every number is one connected part, of more than a few pixels.
 LEAST_WHOLE_OBJECTS, LEAST_OBJECT_PIXELS = 0.9, 9
 # What data sets add behind the id of a picture: 21_training.tif, 21_manual1.gif, ...
@@ -310,10 +311,10 @@ def _advice(grey, values):
     slices = grey.reshape(-1, *grey.shape[-2:])
     if len(values) > 2 and _are_objects(max(slices, key=lambda image: len(np.unique(image)))):
         return (
-            "They look like the numbers of objects: `task = cells` takes those. For this task, "
-            "draw the borders black (0) and the objects white (255)."
+            "They look like the numbers of objects: `task = cells` (configuration_CTC.txt) takes "
+            "those. For this task, draw the borders black (0) and the objects white (255)."
         )
-    classes = "; if they are classes, `task = segmentation` takes them"
+    classes = f"; if they are classes, {FOR_CLASSES}"
     is_few = 2 < len(values) <= MOST_CLASSES
     return f"Threshold it and save it without loss (PNG, GIF or TIFF){classes if is_few else ''}."
 
@@ -443,7 +444,7 @@ def _as_grey(path, picture):
         if num_colours <= MOST_CLASSES:
             raise ImageError(
                 f"{path} must be a mask in black and white. Received: {num_colours} colours. If "
-                "they are classes, `task = segmentation` takes them."
+                f"they are classes, {FOR_CLASSES}."
             )
     raise ImageError(
         f"{path} must be a mask in black and white. Received: {kind_of(picture)}. "

@@ -303,7 +303,8 @@ def find_begun(experiment, configuration):
                 f"{best} exists, but no {last.name} to resume from. Choose another "
                 "[experiment name] name, or start anew with --overwrite."
             )
-        others = sorted(path.name for path in experiment.folder.glob("[!.]*weights.h5"))
+        files = experiment.folder.glob("[!.]*weights.h5")
+        others = sorted(path.name for path in files if path != best)
         if others:
             print(
                 f"{experiment.folder} holds weights that are not of this training "

@@ -4,9 +4,12 @@ A test file asks for them by pytest_plugins. What only needs an answer to a mist
 process, on a copy of that experiment.
 """
 
+import json
+import runpy
 import shutil
 import signal
 import sys
+import warnings
 from types import SimpleNamespace
 
 import pytest
@@ -21,17 +24,24 @@ from tests.small_experiment import configure
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory):
-    """One experiment, prepared, trained with a log file (nohup) and tested; never changed."""
+    """One experiment, prepared, trained with a log file (nohup) and tested; never changed.
+
+    Its user has a keras.json, which must change nothing.
+    """
     folder = tmp_path_factory.mktemp("finished")
+    theirs = {"floatx": "float64", "epsilon": 1e-3, "image_data_format": "channels_first"}
+    home = folder / "keras_home"
+    home.mkdir()
+    (home / "keras.json").write_text(json.dumps({**theirs, "backend": "tensorflow"}))
     write_drive(folder / "DRIVE")
     configure(folder, training_settings__nohup=True)
     prepared = run("prepare_datasets_DRIVE.py", cwd=folder)
     output = folder / "training.output"
-    process = start("run_training.py", cwd=folder, output=output)
+    process = start("run_training.py", cwd=folder, output=output, KERAS_HOME=str(home))
     wait_until(lambda: "nohup = True" in output.read_text(), process)
     process.send_signal(signal.SIGHUP)  # what a closed terminal sends
     status = process.wait(TIMEOUT)
-    tested = run("run_testing.py", cwd=folder)
+    tested = run("run_testing.py", cwd=folder, KERAS_HOME=str(home))
     return SimpleNamespace(
         folder=folder,
         experiment=folder / "small",
@@ -56,7 +66,10 @@ def workspace(finished, tmp_path):
 
 @pytest.fixture
 def call(monkeypatch, capfd):
-    """A function that runs a step inside this process: call(step, folder, *arguments)."""
+    """A function that runs a step inside this process: call(step, folder, *arguments).
+
+    A step is training, testing, prepare or a script of src: src.retinaNN_training.
+    """
     steps = {
         "training": lambda: launch.launch("training"),
         "testing": lambda: launch.launch("testing"),
@@ -67,7 +80,15 @@ def call(monkeypatch, capfd):
         monkeypatch.chdir(folder)
         monkeypatch.setattr(sys, "argv", [step, *map(str, arguments)])
         capfd.readouterr()
-        status = steps[step]()
+        status = steps[step]() if step in steps else run_module(step)
         return SimpleNamespace(returncode=status, output="".join(capfd.readouterr()))
 
     return calling
+
+
+def run_module(name):
+    """Runs a module as `python -m` does; gives its exit status."""
+    with pytest.raises(SystemExit) as end, warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # it is imported under its name too
+        runpy.run_module(name, run_name="__main__")
+    return end.value.code

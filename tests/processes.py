@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+from src.tasks import TASKS
 from tests.small_data import mentions
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -31,6 +32,7 @@ def start(*words, cwd, output=None, **changes):
     """
     first, *others = map(str, words)
     environment = {**os.environ, **ON_THE_CPU, **changes}
+    environment.pop("TF_CPP_MIN_LOG_LEVEL", None)  # of the tests; a user has none
     if first.endswith(".py"):
         first = str(REPOSITORY / first)
     else:
@@ -81,28 +83,53 @@ def require_refusal(done, *words):
     assert mentions(done.output.partition("ERROR: ")[2], *words), done.output
 
 
-# ---------------------------------------------------------------- many starts of a training
+# What libraries say of themselves, in small letters.
+CHATTER = ("tensorflow/", "absl", "onednn", "cuda", "warning", "freshly", "e0000", "i0000")
+LONGEST_START = 12
+
+
+def require_quiet(lines, first):
+    """Requires few lines, the first of them ours, and none of what libraries say of themselves."""
+    assert lines[0].startswith(first), lines
+    assert len(lines) <= LONGEST_START, lines
+    assert not [line for line in lines if any(word in line.lower() for word in CHATTER)], lines
+
+
+class Killed(BaseException):
+    """What a test raises where a process would be killed."""
+
+
+# ---------------------------------------------------------------- many starts
 
 
 @functools.cache
 def _loaded():
     """Gives what starts processes in which TensorFlow is loaded: they are forks of one that is."""
     loaded = multiprocessing.get_context("forkserver")
-    loaded.set_forkserver_preload(["src.launch", "src.retinaNN_training", "src.retinaNN_predict"])
+    stories = [module for task in TASKS.values() for module in (task.training, task.testing)]
+    loaded.set_forkserver_preload(["src.launch", *stories])
     return loaded
 
 
-def fork_training(*words, cwd, output):
-    """Starts run_training.py like `start`, some seconds sooner, for a test that starts it often.
+def fork(script, *words, cwd, output):
+    """Starts run_training.py or run_testing.py like `start`, some seconds sooner.
 
     Args:
-        words: arguments of the script.
+        script: its name.
+        words: its arguments.
         cwd: the folder.
         output: file for all that is printed.
     Returns:
         Forked.
     """
-    return Forked(_loaded().Process(target=_train, args=(cwd, words, output)))
+    return Forked(_loaded().Process(target=_launch, args=(script, words, cwd, output)))
+
+
+def run_forked(script, *words, cwd):
+    """Runs such a script in a folder to its end, as `run` does; the folder keeps its output."""
+    output = Path(cwd) / f"{script}.output"
+    status = fork(script, *words, cwd=cwd, output=output).wait()
+    return SimpleNamespace(returncode=status, output=output.read_text())
 
 
 class Forked:
@@ -119,14 +146,14 @@ class Forked:
         self.process.join(timeout)
         if self.process.exitcode is None:
             self.process.kill()
-            raise subprocess.TimeoutExpired("run_training.py", timeout)
+            raise subprocess.TimeoutExpired(self.process.name, timeout)
         return self.process.exitcode
 
     def send_signal(self, number):
         os.kill(self.process.pid, number)
 
 
-def _train(folder, words, output):
+def _launch(script, words, folder, output):
     from src.launch import launch
 
     with open(output, "w") as file:
@@ -135,8 +162,8 @@ def _train(folder, words, output):
     sys.stdout.reconfigure(line_buffering=True)
     os.environ.update(ON_THE_CPU)
     os.chdir(folder)
-    sys.argv = ["run_training.py", *map(str, words)]
-    sys.exit(launch("training"))
+    sys.argv = [script, *map(str, words)]
+    sys.exit(launch(script.removeprefix("run_").removesuffix(".py")))
 
 
 def wait_until(condition, process):

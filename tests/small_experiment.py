@@ -49,3 +49,15 @@ def kept(folder):
     return {
         name: content for name, content in hashes(folder).items() if ".training.lock" not in name
     }
+
+
+def note_calls(monkeypatch, cls):
+    """Gives a list that gets the first argument of every object that is made of a class."""
+    original, calls = cls.__init__, []
+
+    def noting(self, first, *arguments, **options):
+        calls.append(first)
+        original(self, first, *arguments, **options)
+
+    monkeypatch.setattr(cls, "__init__", noting)
+    return calls

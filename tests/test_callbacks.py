@@ -255,13 +255,17 @@ def test_a_training_that_is_done_is_not_stopped(record):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows ends a process without a signal")
 def test_a_second_signal_ends_at_once_and_signals_are_given_back():
-    before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt), StopRequest() as stop:
-        os.kill(os.getpid(), signal.SIGINT)
-        assert stop.reason() == "Stopped by SIGINT"
-        os.kill(os.getpid(), signal.SIGINT)
-        signal.sigtimedwait([], 60)  # the handler runs before
-    assert signal.getsignal(signal.SIGINT) is before
+    # What runs in the background of a shell ignores SIGINT, as these tests may.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt), StopRequest() as stop:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert stop.reason() == "Stopped by SIGINT"
+            os.kill(os.getpid(), signal.SIGINT)
+            signal.sigtimedwait([], 60)  # the handler runs before
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_nothing_stops_a_training_that_has_no_limit(clock):

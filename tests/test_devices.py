@@ -1,5 +1,6 @@
 """Tests of what is said about devices, with and without a GPU."""
 
+import importlib
 import os
 from pathlib import Path
 
@@ -7,6 +8,9 @@ import keras
 import pytest
 
 from lib import devices
+from lib.configuration import read_configuration
+from src.tasks import TASKS
+from tests.small_data import write_configuration
 
 PROJECT = Path(__file__).resolve().parents[1]
 
@@ -71,6 +75,17 @@ def test_a_training_without_bfloat16_computes_in_float32_and_says_so(
     devices.start_computing(0, True)  # a test
     assert "bfloat16" not in capsys.readouterr().out
     assert keras.config.dtype_policy().name == "mixed_bfloat16"
+
+
+@pytest.mark.parametrize("layout", ["channels_first", "channels_last"])
+@pytest.mark.parametrize("task", ["retina", "membrane"])
+def test_the_key_data_format_decides_for_the_networks_of_every_task(tmp_path, task, layout):
+    path = write_configuration(tmp_path, task=task, data_format=layout)
+    configuration = read_configuration(path, TASKS)
+    story = importlib.import_module(configuration.task.training)
+    model = story.build_network(configuration, *{"retina": (16, 16), "membrane": (44,)}[task])
+    used = {x.data_format for x in model.layers if isinstance(x, keras.layers.Conv2D)}
+    assert used == {layout}
 
 
 def test_layout_is_channels_first_on_a_gpu(gpu):

@@ -30,49 +30,43 @@ TWO_DEVICES = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "KERAS_B
 # 36 tiles in batches of 8 are 5 steps, the last of 4 tiles. Momentum carries every step on.
 FIVE_STEPS = """
 import json, os, sys
-number, dropout = int(sys.argv[1]), float(sys.argv[2])
 if os.environ["KERAS_BACKEND"] == "tensorflow":
     import tensorflow as tf
     cpu, one = tf.config.list_physical_devices("CPU")[0], tf.config.LogicalDeviceConfiguration()
-    tf.config.set_logical_device_configuration(cpu, [one] * number)
-else:
-    os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={number}"
+    tf.config.set_logical_device_configuration(cpu, [one] * 2)
 import keras
 import numpy as np
 from lib.devices import start_computing
 from lib.patch_dataset import TileDataset
 from lib.unet import get_unet
-devices = start_computing(3, mixed_precision=False, distribute="auto")
 rng = np.random.default_rng(0)
 images = rng.random((2, 1, 48, 48), np.float32)
 labels = (images[:, 0] > 0.7).astype(np.uint8)
 places = np.stack([rng.integers(0, high, 36) for high in (2, 33, 33)], axis=-1)
-def tiles(chosen, shuffle):
-    return TileDataset(list(images), list(labels), None, chosen, input_size=(16, 16), batch_size=8,
-                       shuffle=shuffle, devices=devices)
-with devices.scope():
-    model = get_unet(1, 16, 16, data_format="channels_last", dropout=dropout)
-    model.compile(keras.optimizers.SGD(0.1, momentum=0.9), "sparse_categorical_crossentropy")
-# As lib.training does: Keras's own shuffling is another one on several devices.
-options = {"validation_data": tiles(places[:12], False), "shuffle": False, "verbose": 0}
-history = model.fit(tiles(places, True), **options)
-print("RESULT", json.dumps([devices.num_devices, history.history]))
+for distribute in ("none", "auto"):
+    devices = start_computing(3, mixed_precision=False, distribute=distribute)
+    def tiles(chosen, shuffle):
+        return TileDataset(list(images), list(labels), None, chosen, input_size=(16, 16),
+                           batch_size=8, shuffle=shuffle, devices=devices)
+    with devices.scope():
+        model = get_unet(1, 16, 16, data_format="channels_last", dropout=float(sys.argv[1]))
+        model.compile(keras.optimizers.SGD(0.1, momentum=0.9), "sparse_categorical_crossentropy")
+    # As lib.training does: Keras's own shuffling is another one on several devices.
+    options = {"validation_data": tiles(places[:12], False), "shuffle": False, "verbose": 0}
+    history = model.fit(tiles(places, True), **options)
+    print("RESULT", json.dumps([devices.num_devices, history.history]))
 """
-
-
-def five_steps(backend, number, dropout, folder):
-    done = run("-c", FIVE_STEPS, number, dropout, cwd=folder, KERAS_BACKEND=backend)
-    lines = [line for line in require_success(done).splitlines() if line.startswith("RESULT")]
-    num_devices, history = json.loads(lines[0].removeprefix("RESULT"))
-    assert num_devices == number
-    return history
 
 
 # TensorFlow's devices draw the same drop-out for their parts; JAX draws as one device does.
 @pytest.mark.parametrize("backend, dropout", [("tensorflow", 0.0), ("jax", 0.2)])
 def test_two_devices_lose_the_same_as_one_after_five_steps(backend, dropout, tmp_path):
     require(backend)
-    one, two = (five_steps(backend, number, dropout, tmp_path) for number in (1, 2))
+    environment = {**TWO_DEVICES, "KERAS_BACKEND": backend}
+    output = require_success(run("-c", FIVE_STEPS, dropout, cwd=tmp_path, **environment))
+    lines = [line for line in output.splitlines() if line.startswith("RESULT")]
+    numbers, (one, two) = zip(*(json.loads(line.removeprefix("RESULT")) for line in lines))
+    assert numbers == (1, 2)
     for name in ("loss", "val_loss"):
         assert two[name] == pytest.approx(one[name], abs=1e-4)
 

@@ -186,13 +186,16 @@ def blocks(size=12):
 def test_numbers_of_objects_are_for_the_task_cells(dtype, has_background):
     numbers = blocks().astype(dtype)
     numbers[::12] = 0 if has_background else numbers[::12]
-    with pytest.raises(ValueError, match="the numbers of objects: `task = cells` takes those"):
+    with pytest.raises(ValueError, match="`task = cells` .configuration_CTC.txt. takes those"):
         two_values("labels.tif", np.stack([np.zeros_like(numbers), numbers]))
 
 
 def test_classes_are_for_the_task_segmentation():
     classes = (blocks() % 3 * 100).astype(np.uint8)  # three values, each in many places
-    with pytest.raises(ValueError, match="if they are classes, `task = segmentation` takes them"):
+    with pytest.raises(
+        ValueError,
+        match="if they are classes, `task = segmentation` takes them: prepare_datasets_folder.py",
+    ):
         two_values("labels.tif", classes)
 
 

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import signal
 from types import SimpleNamespace
 
 import h5py
@@ -10,10 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lib.callbacks import TrainingRecorder
 from lib.experiment import Experiment
 from lib.phantom import membranes
 from src import launch
-from tests.processes import require_refusal, require_success, run, start, wait_until
+from tests.processes import Killed, require_refusal, require_success, run, run_forked
 from tests.small_data import (
     hashes,
     mentions,
@@ -22,6 +22,7 @@ from tests.small_data import (
     read_weights,
     write_configuration,
 )
+from tests.small_experiment import note_calls
 
 pytest_plugins = ["tests.finished"]
 
@@ -72,8 +73,8 @@ def finished(tmp_path_factory):
         write_stack(folder / "ISBI" / f"{name}.tif", pages)
     configure(folder, testing_settings__nohup=True)
     prepared = run("prepare_datasets_ISBI.py", cwd=folder)
-    trained = run("run_training.py", "configuration.txt", cwd=folder)
-    tested = run("run_testing.py", "configuration.txt", cwd=folder)
+    trained = run_forked("run_training.py", "configuration.txt", cwd=folder)
+    tested = run_forked("run_testing.py", "configuration.txt", cwd=folder)
     experiment = folder / "small"
     return SimpleNamespace(
         folder=folder, experiment=experiment, prepared=prepared, trained=trained, tested=tested
@@ -190,10 +191,9 @@ def test_slices_without_labels_give_probabilities_pictures_and_a_submission(fini
             np.testing.assert_array_equal(np.asarray(stack), plane)
 
 
-def test_the_module_runs_by_itself_without_a_log(workspace):
+def test_the_module_runs_by_itself_without_a_log(workspace, call):
     configure(workspace, testing_settings__nohup=True)
-    words = ("-m", "src.membraneNN_predict", "configuration.txt")
-    output = require_success(run(*words, cwd=workspace))
+    output = require_success(call("src.membraneNN_predict", workspace, "configuration.txt"))
     assert "Accuracy at 0.5" in output
     assert "nohup" not in output
 
@@ -250,46 +250,49 @@ def test_slices_without_labels_need_no_labelled_ones(workspace, step):
 
 def test_a_testing_makes_one_experiment_and_opens_its_weights_once(workspace, monkeypatch):
     weights = workspace / "small" / "small_last.weights.h5"
-    opened, made = [], []
-    for cls, calls in ((h5py.File, opened), (Experiment, made)):
-        note_calls(monkeypatch, cls, calls)
+    opened, made = (note_calls(monkeypatch, cls) for cls in (h5py.File, Experiment))
     monkeypatch.chdir(workspace)
     launch.test(SimpleNamespace(configuration="configuration.txt", data=None, output=None))
     assert len(made) == 1
     assert [str(path) for path in opened].count(str(weights)) == 1
 
 
-def note_calls(monkeypatch, cls, calls):
-    """Adds to a list the first argument of every object that is made of a class."""
-    original = cls.__init__
-
-    def noting(self, first, *arguments, **options):
-        calls.append(first)
-        original(self, first, *arguments, **options)
-
-    monkeypatch.setattr(cls, "__init__", noting)
-
-
 # ---------------------------------------------------------------- other ways of training
 
 
-def test_killed_in_the_second_epoch_it_resumes_and_equals_an_uninterrupted_run(finished, tmp_path):
-    data = "ISBI_datasets_training_testing"
-    shutil.copytree(finished.folder / data, tmp_path / data)
-    configure(tmp_path, N_epochs=3)
-    log = tmp_path / "small" / "small_log.csv"
-    output = tmp_path / "output"
-    process = start("run_training.py", "configuration.txt", cwd=tmp_path, output=output)
-    wait_until((tmp_path / "small" / "small_last.weights.h5").exists, process)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    num_done = len(read_log(log))
-    resumed = require_success(run("run_training.py", "configuration.txt", cwd=tmp_path))
-    assert f"Resuming after epoch {num_done} of 3" in resumed
-    rows = read_log(log)
-    assert [row["epoch"] for row in rows] == [1, 2, 3]
-    # The finished experiment ran the first two epochs of the same training.
-    assert rows[:2] == read_log(finished.experiment / "small_log.csv")
+def test_killed_in_the_second_epoch_it_resumes_and_equals_an_uninterrupted_run(
+    finished, workspace, call, monkeypatch
+):
+    shutil.rmtree(workspace / "small")
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        patched.setattr("lib.callbacks.TrainingRecorder.on_epoch_begin", kill_in_second_epoch())
+        call("training", workspace, "configuration.txt")
+    output = require_success(call("training", workspace, "configuration.txt"))
+    assert "Resuming after epoch 1 of 2" in output
+    # The finished experiment is the same training, undisturbed.
+    assert_same_training(workspace, finished.folder)
+
+
+def kill_in_second_epoch():
+    begin = TrainingRecorder.on_epoch_begin
+
+    def killed(self, epoch, logs=None):
+        begin(self, epoch, logs)
+        if epoch == 1:
+            raise Killed
+
+    return killed
+
+
+def assert_same_training(first, second):
+    logs = [read_log(folder / "small" / "small_log.csv") for folder in (first, second)]
+    assert logs[0] == logs[1]
+    weights = [
+        read_weights(folder / "small" / "small_last.weights.h5") for folder in (first, second)
+    ]
+    assert weights[0].keys() == weights[1].keys()
+    for name, array in weights[0].items():
+        np.testing.assert_array_equal(array, weights[1][name], err_msg=name)
 
 
 def test_names_of_before_and_the_same_seed_give_the_same_weights(finished, workspace, call):
@@ -298,13 +301,7 @@ def test_names_of_before_and_the_same_seed_give_the_same_weights(finished, works
     path.write_text(text.replace("validation_split", "validation_images"))
     shutil.rmtree(workspace / "small")
     require_success(call("training", workspace, "configuration.txt"))
-    before, after = (
-        read_weights(folder / "small" / "small_last.weights.h5")
-        for folder in (finished.folder, workspace)
-    )
-    assert before.keys() == after.keys()
-    for name, array in before.items():
-        np.testing.assert_array_equal(array, after[name], err_msg=name)
+    assert_same_training(workspace, finished.folder)
 
 
 def test_scores_tell_from_which_weights_the_training_started(workspace, step):

@@ -439,18 +439,6 @@ def test_tensorboard_without_its_package_is_reported_in_time(
     assert kept(workspace) == before
 
 
-def test_a_second_training_of_the_same_name_is_refused(workspace, call):
-    fcntl = pytest.importorskip("fcntl")
-    configure(workspace, N_epochs=6)
-    with open(workspace / "small" / ".training.lock", "w") as lock:
-        lock.write("4711")
-        lock.flush()
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        before = kept(workspace)
-        require_refusal(call("training", workspace), "small", "process 4711", "Wait")
-        assert kept(workspace) == before
-
-
 def test_a_missing_package_or_backend_is_reported(workspace, call, monkeypatch):
     retina = dataclasses.replace(launch.TASKS["retina"], training="no_such_package")
     monkeypatch.setitem(launch.TASKS, "retina", retina)

@@ -172,7 +172,10 @@ def test_grey_labels_are_listed(folder, stacks):
 def test_numbered_cells_are_for_another_task(folder, stacks, dtype):
     numbers = np.stack([instances(label > 0) for label in stacks[1]]).astype(dtype)
     write_stack(folder / "train-labels.tif", numbers)
-    assert "the numbers of objects: `task = cells` takes those" in message_of(folder)
+    assert (
+        "the numbers of objects: `task = cells` (configuration_CTC.txt) takes those"
+        in message_of(folder)
+    )
 
 
 @pytest.mark.parametrize("in_folders", [False, True])

@@ -11,7 +11,7 @@ import pytest
 from lib.experiment import PRETRAINED
 from lib.files import write_hdf5
 from lib.weights import read_weights as read_trained
-from tests.processes import fork_training, require_refusal, require_success, run, wait_until
+from tests.processes import Killed, fork, require_refusal, require_success, wait_until
 from tests.small_data import DATA_FOLDER, hashes, mentions, read_log, read_weights
 from tests.small_experiment import configure, kept
 
@@ -40,7 +40,7 @@ def last_weights(folder):
 
 
 def train(folder):
-    return fork_training(cwd=folder, output=folder / "output")
+    return fork("run_training.py", cwd=folder, output=folder / "output")
 
 
 def stop_training(folder, number, wait):
@@ -133,10 +133,6 @@ def test_twenty_kills_at_random_moments_change_nothing(finished, tmp_path):
         require_same_end(folder, undisturbed)
 
 
-class Killed(BaseException):
-    """What a test raises where a process would be killed."""
-
-
 def test_a_kill_between_log_and_weights_costs_nothing_and_the_script_of_src_resumes(
     finished, workspace, call, monkeypatch
 ):
@@ -150,7 +146,7 @@ def test_a_kill_between_log_and_weights_costs_nothing_and_the_script_of_src_resu
         with pytest.raises(Killed):
             call("training", workspace)
 
-    output = require_success(run("-m", "src.retinaNN_training", cwd=workspace))
+    output = require_success(call("src.retinaNN_training", workspace))
     assert "Resuming after epoch 3 of 4" in output
     assert f"Next: python run_testing.py {workspace / 'small'}" in output
     rows = read_log(workspace / "small" / "small_log.csv")
@@ -218,7 +214,7 @@ def test_a_shipped_training_resumes_in_a_copy_and_nothing_shipped_changes(
     words = ("pretrained/vessels_faithful", "--data", "../data")
 
     def stop_once(condition):
-        process = fork_training(*words, cwd=folder, output=folder / "output")
+        process = fork("run_training.py", *words, cwd=folder, output=folder / "output")
         wait_until(condition, process)
         process.send_signal(signal.SIGTERM)
         assert process.wait() == 143, read_output(folder)
@@ -248,7 +244,7 @@ def test_a_shipped_training_resumes_in_a_copy_and_nothing_shipped_changes(
     for kind in ("imgs", "groundTruth", "borderMasks"):
         with h5py.File(as_many_as_drive / f"DRIVE_dataset_{kind}_train.hdf5", "a") as file:
             file["ids"][0] = "20"
-    process = fork_training(*words, cwd=folder, output=folder / "output")
+    process = fork("run_training.py", *words, cwd=folder, output=folder / "output")
     assert process.wait() == 1
     words = f"{weights} was trained with other images. For training then: 21, 22"
     assert mentions(read_output(folder), words)

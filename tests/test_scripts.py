@@ -13,7 +13,7 @@ from lib.evaluation import binary_scores
 from lib.experiment import Experiment
 from lib.weights import read_weights as read_trained
 from src.tasks import TASKS
-from tests.processes import require_refusal, require_success, run
+from tests.processes import require_quiet, require_refusal, require_success, run
 from tests.small_data import (
     DATA_FOLDER,
     HEIGHT,
@@ -32,6 +32,7 @@ from tests.small_experiment import (
     SCORES,
     TRAINED,
     configure,
+    note_calls,
     read_predictions,
     read_scores,
 )
@@ -175,16 +176,6 @@ def test_scores_agree_with_each_other_and_with_the_predictions(finished):
 
 # ---------------------------------------------------------------- a quiet start
 
-CHATTER = ("tensorflow/", "absl", "onednn", "cuda", "warning", "freshly", "e0000", "i0000")
-LONGEST_START = 12
-
-
-def require_quiet(lines, first):
-    """Requires few lines, the first of them ours, and none of what libraries say of themselves."""
-    assert lines[0].startswith(first), lines
-    assert len(lines) <= LONGEST_START, lines
-    assert not [line for line in lines if any(word in line.lower() for word in CHATTER)], lines
-
 
 def test_a_training_says_little_before_its_first_batch(finished):
     log = (finished.experiment / "small_training.nohup").read_text()
@@ -304,31 +295,18 @@ def test_an_experiment_is_tested_from_elsewhere_and_opened_once(
     (workspace / DATA_FOLDER).rename(tmp_path / "moved")
     before = hashes(workspace)
     weights = workspace / "small" / "small_best.weights.h5"
-    opened, made = [], []
-    count_calls(monkeypatch, h5py.File, lambda path, *_: opened.append(str(path)))
-    count_calls(monkeypatch, Experiment, lambda *_: made.append(1))
+    opened, made = (note_calls(monkeypatch, cls) for cls in (h5py.File, Experiment))
 
     words = ("../workspace/small", "--data", "../moved", "--output", "../results")
     output = require_success(call("testing", elsewhere, *words))
 
     assert len(made) == 1
-    assert opened.count(str(weights)) == 1
+    assert [str(path) for path in opened].count(str(weights)) == 1
     assert hashes(workspace) == before
     assert not list(elsewhere.iterdir())
     assert {path.name for path in (tmp_path / "results").iterdir()} >= PREDICTED | SCORES
     assert mentions(output, str(weights), str(tmp_path / "results"))
     assert ".." not in output
-
-
-def count_calls(monkeypatch, cls, note):
-    """Tells `note` the arguments of every object that is made of a class."""
-    original = cls.__init__
-
-    def noting(self, *arguments, **options):
-        note(*arguments)
-        original(self, *arguments, **options)
-
-    monkeypatch.setattr(cls, "__init__", noting)
 
 
 def test_an_experiment_s_folder_is_trained_further_as_its_configuration_says(workspace, call):
@@ -455,26 +433,17 @@ def test_overwrite_starts_anew_and_another_seed_is_another_training(finished, wo
 # ---------------------------------------------------------------- foreign surroundings
 
 
-def test_a_keras_json_of_the_user_changes_nothing_and_one_seed_is_one_training(finished, workspace):
-    home = workspace / "keras_home"
-    home.mkdir()
-    theirs = {"floatx": "float64", "epsilon": 1e-3, "image_data_format": "channels_first"}
-    (home / "keras.json").write_text(json.dumps({**theirs, "backend": "tensorflow"}))
-    configure(workspace, name="theirs", N_epochs=2)
-    require_success(run("run_training.py", cwd=workspace, KERAS_HOME=str(home)))
-    expected = read_log(finished.experiment / "small_log.csv")[:2]
-    assert read_log(workspace / "theirs" / "theirs_log.csv") == expected
-
-
-@pytest.mark.slow
-def test_a_keras_json_of_the_user_changes_no_prediction(workspace):
-    home = workspace / "keras_home"
-    home.mkdir()
-    theirs = {"floatx": "float64", "epsilon": 1e-3, "image_data_format": "channels_last"}
-    (home / "keras.json").write_text(json.dumps({**theirs, "backend": "tensorflow"}))
-    before = hashes(workspace / "small")["performances.json"]
-    require_success(run("run_testing.py", cwd=workspace, KERAS_HOME=str(home)))
-    assert hashes(workspace / "small")["performances.json"] == before
+def test_a_keras_json_of_the_user_changes_nothing_and_one_seed_is_one_training(
+    finished, workspace, call
+):
+    """What the finished experiment's scripts gave with one, this process gives without."""
+    configure(workspace, name="again", N_epochs=1)
+    require_success(call("training", workspace))
+    (row,) = read_log(workspace / "again" / "again_log.csv")
+    assert row == read_log(finished.experiment / "small_log.csv")[0]
+    configure(workspace)
+    require_success(call("testing", workspace))
+    assert read_scores(workspace / "small") == read_scores(finished.experiment)
 
 
 @pytest.mark.slow

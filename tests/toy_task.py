@@ -1,13 +1,13 @@
 """What a task costs: discs and bars in colour images of two sizes; see tests/test_toy_task.py."""
 
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 
 from lib import configuration as keys
 from lib.devices import inner_data_format, start_computing
 from lib.experiment import locate
-from lib.extract_patches import average_orientations, pad_to_multiple, predict_full_image
+from lib.extract_patches import average_orientations, pad_to_multiple
 from lib.files import load_hdf5
 from lib.patch_dataset import TileDataset, covering_places
 from lib.pictures import colour_classes
@@ -62,9 +62,8 @@ def train(configuration, experiment, overwrite):
 
         tiles = partial(TileDataset, input_size=(side, side), batch_size=settings.batch_size)
         places = covering_places([one.shape for one in truth], (side, side))
-        training_data = tiles(
-            images, labels, None, settings.N_subimgs, draw_place=draw_place, seed=settings.seed
-        )
+        options = {"draw_place": draw_place, "seed": settings.seed}
+        training_data = tiles(images, labels, None, settings.N_subimgs, **options)
         network = partial(build, side, side)
         model = run.build(network, "sparse_categorical_crossentropy", len(training_data))
         shares = [class_shares(of) for of in (labels, truth)]
@@ -74,12 +73,12 @@ def train(configuration, experiment, overwrite):
 def test(configuration, experiment):
     """Predicts whole images, mirrored and averaged, and tells the share of right pixels."""
     weights = read_weights(experiment.find_weights(configuration.testing_settings.best_last))
-    settings = configuration.training_settings
-    start_computing(settings.seed, settings.mixed_precision)
+    start_computing(configuration.training_settings.seed, mixed_precision=False)
     images, labels, ids = load(configuration, "test")
     results = Results(experiment.results, experiment.name)
     results.require_room(ids)
-    predicted = [average_orientations(partial(predict, weights), image, 4) for image in images]
+    predict = predictor_of(weights)
+    predicted = [average_orientations(predict, image, 4) for image in images]
     results.remove()
     classes = [probabilities.argmax(axis=0) for probabilities in predicted]
     colours = [colour_classes(one, list(COLOURS.values())) for one in classes]
@@ -89,18 +88,23 @@ def test(configuration, experiment):
     results.save_performances(text, {"accuracy": float(right), "images": ids})
 
 
-def predict(weights, image):
-    """Predicts one image, (3, H, W) -> (3 classes, H, W), in one pass of a network of its size."""
-    padded = pad_to_multiple(image, NETWORK.multiple)
-    size = padded.shape[1:]
-    model = build(*size)
-    weights.load_into(model)
+def predictor_of(weights):
+    """Gives a function that predicts one image, (3, H, W) -> (3 classes, H, W), in one pass."""
 
-    def predictor(tiles):  # (1, 3, H, W) -> (1, H*W, 3) -> (1, 3, H, W)
-        return np.asarray(model.predict_on_batch(tiles)).swapaxes(1, 2).reshape(1, -1, *size)
+    @cache
+    def network_for(height, width):
+        model = build(height, width)
+        weights.load_into(model)
+        return model
 
-    whole = predict_full_image(predictor, padded, size, NETWORK.reach, NETWORK.multiple)
-    return whole[:, : image.shape[1], : image.shape[2]]
+    def predict(image):
+        padded = pad_to_multiple(image, NETWORK.multiple)
+        size = padded.shape[1:]
+        answer = network_for(*size).predict_on_batch(padded[np.newaxis])  # (1, H*W, 3)
+        whole = np.asarray(answer)[0].T.reshape(-1, *size)
+        return whole[:, : image.shape[1], : image.shape[2]]
+
+    return predict
 
 
 def build(height, width):
