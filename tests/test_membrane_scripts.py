@@ -12,6 +12,7 @@ from PIL import Image
 
 from lib.experiment import Experiment
 from lib.phantom import membranes
+from lib.weights import read_weights as read_trained
 from src import launch
 from tests.processes import require_refusal, require_success, run, start, wait_until
 from tests.small_data import (
@@ -280,10 +281,11 @@ def test_killed_in_the_second_epoch_it_resumes_and_equals_an_uninterrupted_run(f
     log = tmp_path / "small" / "small_log.csv"
     output = tmp_path / "output"
     process = start("run_training.py", "configuration.txt", cwd=tmp_path, output=output)
-    wait_until(log.exists, process)
+    last = tmp_path / "small" / "small_last.weights.h5"
+    wait_until(last.exists, process)  # the log is there before: killed then, it would start anew
     process.send_signal(signal.SIGKILL)
     process.wait()
-    num_done = len(read_log(log))
+    num_done = len(read_trained(last).history)
     resumed = require_success(run("run_training.py", "configuration.txt", cwd=tmp_path))
     assert f"Resuming after epoch {num_done} of 3" in resumed
     rows = read_log(log)
