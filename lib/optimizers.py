@@ -28,9 +28,11 @@ def get_optimizer(settings, num_steps, slow_variables=(), slow_factor=1.0):
     rate = settings.learning_rate
     if settings.learning_rate_decay == "cosine":
         rate = keras.optimizers.schedules.CosineDecay(rate, num_steps)
-    options = {"sgd": {"momentum": settings.momentum}, "adam": {}}.get(
-        settings.optimizer, {"weight_decay": settings.weight_decay}
-    )
+    options = {}
+    if settings.optimizer == "sgd":
+        options["momentum"] = settings.momentum
+    if settings.optimizer == "adamw":
+        options["weight_decay"] = settings.weight_decay
     plain, extended = _CLASSES[settings.optimizer]
     is_plain = slow_factor == 1 and not settings.weight_averaging
     if is_plain:
