@@ -31,7 +31,9 @@ demo: $(VENV)/installed
 	$(RUN) run_testing.py demo/vessels.txt
 	$(RUN) run_training.py demo/membranes.txt --overwrite
 	$(RUN) run_testing.py demo/membranes.txt
-	@echo "Pictures and scores: demo/vessels/ and demo/membranes/"
+	$(RUN) run_training.py demo/cells.txt --overwrite
+	$(RUN) run_testing.py demo/cells.txt
+	@echo "Pictures and scores: demo/vessels/, demo/membranes/ and demo/cells/"
 
 test: $(VENV)/installed
 	$(RUN) -m pytest -m "not slow"

@@ -41,8 +41,24 @@ MOST_OBJECTS = 65_535
 
 def main():
     """Reads the command line and prepares the data."""
-    arguments = parse_arguments()
+    prepare_as(parse_arguments())
 
+
+def prepare(folder, output_folder, *words):
+    """Prepares the data of a folder; for scripts.
+
+    Args:
+        folder: holds the sequences.
+        output_folder: where the files go.
+        words: further words of the command line.
+    Raises:
+        UserError: with all problems found; nothing is written then.
+    """
+    prepare_as(parse_arguments([str(folder), "--output", str(output_folder), *words]))
+
+
+def prepare_as(arguments):
+    """Prepares the data as the command line says; see prepare."""
     # 1. Which frames and annotations there are.
     sequences = find_sequences(arguments)
 
