@@ -354,7 +354,7 @@ NAME = (
             for received in ("..", "a/../b", "/tmp/eyes", "a//b", ".hidden", "eyes: left", "a\\b")
         ),
         ("experiment name", "name", "n" * 151, "a name of at most 150 letters"),
-        ("experiment name", "task", "brain", "retina or membrane"),
+        ("experiment name", "task", "brain", " or ".join(TASKS)),
     ],
 )
 def test_one_problem_is_worded_with_what_was_expected_and_received(
