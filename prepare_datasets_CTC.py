@@ -279,7 +279,7 @@ def _with_kinds(use, frames, skipped, wanted):
         of_frame = [] if frame.id in skipped else [kind for kind in kinds if kind in frame.labels]
         if of_frame or use == "test":
             chosen.append((frame, of_frame))
-    if use == "train" and not chosen:
+    if use == "train" and frames and not chosen:
         raise UserError(
             f"No frame to train on has an annotation ({', '.join(kinds)}): expected "
             "<sequence>_GT/SEG/man_seg000.tif or <sequence>_ST/SEG/man_seg000.tif beside the "
@@ -462,7 +462,10 @@ def learnt(objects, is_unknown, arguments):
     """
     cells = np.stack([carve_touching(one, arguments.border) for one in objects])
     labels = np.where(is_unknown, 1, cells * 255).astype(np.uint8)
-    balance = class_weights(labels, ignore=1)
+    try:
+        balance = class_weights(labels, ignore=1)
+    except ValueError as error:  # no background anywhere
+        raise UserError(str(error)) from error
     width = 2 * arguments.border
     print(f"class weights w_c: background {balance[0]:.5f}, cell {balance[1]:.5f}", flush=True)
     print(f"Between touching objects lies a border of {width} pixels, {arguments.border} of each.")

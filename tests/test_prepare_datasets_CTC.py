@@ -163,7 +163,10 @@ def test_pairs_of_folders_are_taken(sequences, tmp_path):
         arrays["instances_train"][1], read(sequences / "01_ST/SEG/man_seg000.tif")
     )
     assert "imgs_test" not in arrays
+    arrays = prepared(tmp_path, tmp_path / "tested", "--test-pair", *pair)
+    assert arrays["imgs_test_ids"] == ["a", "b"] and "imgs_train" not in arrays
     save(tmp_path / "labels/c.tif", truth)
+    shutil.rmtree(tmp_path / "out")
     (problem,) = problems_of(tmp_path / "images", "--test-pair", *pair)
     assert "belong to no image" in problem and "c.tif" in problem
 
