@@ -31,7 +31,9 @@ demo: $(VENV)/installed
 	$(RUN) run_testing.py demo/vessels.txt
 	$(RUN) run_training.py demo/membranes.txt --overwrite
 	$(RUN) run_testing.py demo/membranes.txt
-	@echo "Pictures and scores: demo/vessels/ and demo/membranes/"
+	$(RUN) run_training.py demo/cells.txt --overwrite
+	$(RUN) run_testing.py demo/cells.txt
+	@echo "Pictures and scores: demo/vessels/, demo/membranes/ and demo/cells/"
 
 # Two processes share the files of tests: each loads TensorFlow, and holds up to 1.5 GB.
 PYTEST := $(RUN) -m pytest --numprocesses 2 --dist loadfile

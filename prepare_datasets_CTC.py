@@ -41,8 +41,24 @@ MOST_OBJECTS = 65_535
 
 def main():
     """Reads the command line and prepares the data."""
-    arguments = parse_arguments()
+    prepare_as(parse_arguments())
 
+
+def prepare(folder, output_folder, *words):
+    """Prepares the data of a folder; for scripts.
+
+    Args:
+        folder: holds the sequences.
+        output_folder: where the files go.
+        words: further words of the command line.
+    Raises:
+        UserError: with all problems found; nothing is written then.
+    """
+    prepare_as(parse_arguments([str(folder), "--output", str(output_folder), *words]))
+
+
+def prepare_as(arguments):
+    """Prepares the data as the command line says; see prepare."""
     # 1. Which frames and annotations there are.
     sequences = find_sequences(arguments)
 
@@ -263,7 +279,7 @@ def _with_kinds(use, frames, skipped, wanted):
         of_frame = [] if frame.id in skipped else [kind for kind in kinds if kind in frame.labels]
         if of_frame or use == "test":
             chosen.append((frame, of_frame))
-    if use == "train" and not chosen:
+    if use == "train" and frames and not chosen:
         raise UserError(
             f"No frame to train on has an annotation ({', '.join(kinds)}): expected "
             "<sequence>_GT/SEG/man_seg000.tif or <sequence>_ST/SEG/man_seg000.tif beside the "
@@ -446,7 +462,10 @@ def learnt(objects, is_unknown, arguments):
     """
     cells = np.stack([carve_touching(one, arguments.border) for one in objects])
     labels = np.where(is_unknown, 1, cells * 255).astype(np.uint8)
-    balance = class_weights(labels, ignore=1)
+    try:
+        balance = class_weights(labels, ignore=1)
+    except ValueError as error:  # no background anywhere
+        raise UserError(str(error)) from error
     width = 2 * arguments.border
     print(f"class weights w_c: background {balance[0]:.5f}, cell {balance[1]:.5f}", flush=True)
     print(f"Between touching objects lies a border of {width} pixels, {arguments.border} of each.")

@@ -1,18 +1,20 @@
-"""Writes synthetic data sets with ground truth, in the file formats of DRIVE and ISBI 2012.
+"""Writes synthetic data with ground truth, in the formats of DRIVE, ISBI 2012 and the CTC.
 
 They need no download and no permission: the demonstration and the tests run on them.
 
     python demo/prepare_datasets_phantom.py [folder] [--num-training 8] [--num-test 4]
-                   [--num-slices 6] [--seed 0] [--height pixels] [--width pixels]
+                   [--num-slices 6] [--num-frames 6] [--seed 0] [--height pixels] [--width pixels]
 
 Expected result in the folder (default ./demo/phantom), after about 15 seconds on one CPU core:
     DRIVE/{training,test}/{images,1st_manual,mask}      21_training.tif, 01_test.tif ...
     ISBI/{train-volume,train-labels,test-volume}.tif    8-bit stacks, 255 = cell, 0 = membrane
-    {DRIVE,ISBI}_datasets_training_testing/*.hdf5       what run_training.py reads
+    CTC/{01,02}/t000.tif, {01,02}_GT/SEG/man_seg000.tif the Cell Tracking Challenge's layout
+    {DRIVE,ISBI,CTC}_datasets_training_testing/*.hdf5   what run_training.py reads
     PHANTOM                                             the list of the files written here
 
-The same seed gives the same pictures. Files of an earlier run are replaced; a folder whose DRIVE or
-ISBI holds files that this script did not write is refused, so that no real data are lost or mixed.
+The same seed gives the same pictures. Files of an earlier run are replaced; a folder whose DRIVE,
+ISBI or CTC holds files that this script did not write is refused, so that no real data are lost or
+mixed.
 """
 
 import argparse
@@ -27,6 +29,7 @@ with tell_missing_packages():
     import numpy as np
     from PIL import Image
 
+    import prepare_datasets_CTC
     import prepare_datasets_DRIVE
     import prepare_datasets_ISBI
     from lib import phantom
@@ -34,7 +37,9 @@ with tell_missing_packages():
 MARKER = "PHANTOM"
 FIRST_TRAINING_ID, FIRST_TEST_ID = 21, 1
 SMALLEST_SIDE = 64
-DRIVE_SIZE, ISBI_SIZE = (584, 565), (512, 512)  # height, width
+DRIVE_SIZE, ISBI_SIZE, CTC_SIZE = (584, 565), (512, 512), (256, 256)  # height, width
+FOLDERS = ("DRIVE", "ISBI", "CTC")
+SEQUENCES = ("01", "02")
 
 
 def main():
@@ -48,7 +53,9 @@ def main():
     write(arguments.folder, arguments)
 
     # 3. Turn them into the HDF5 files that the trainings read.
-    for name, preparation in (("DRIVE", prepare_datasets_DRIVE), ("ISBI", prepare_datasets_ISBI)):
+    for name, preparation in zip(
+        FOLDERS, (prepare_datasets_DRIVE, prepare_datasets_ISBI, prepare_datasets_CTC)
+    ):
         output_folder = arguments.folder / f"{name}_datasets_training_testing"
         preparation.prepare(arguments.folder / name, output_folder)
 
@@ -62,16 +69,18 @@ def parse_arguments(words=None):
     parser.add_argument("--num-training", type=int, default=8, help="fundus images to train on")
     parser.add_argument("--num-test", type=int, default=4, help="fundus images to test on")
     parser.add_argument("--num-slices", type=int, default=6, help="slices in each membrane stack")
+    parser.add_argument("--num-frames", type=int, default=6, help="frames in each sequence")
     parser.add_argument("--seed", type=int, default=0, help="0 or more")
-    parser.add_argument("--height", type=int, help="of every picture; default 584 and 512 pixels")
-    parser.add_argument("--width", type=int, help="of every picture; default 565 and 512 pixels")
+    parser.add_argument("--height", type=int, help="of every picture; default 584, 512 and 256")
+    parser.add_argument("--width", type=int, help="of every picture; default 565, 512 and 256")
     return parser.parse_args(words)
 
 
 def check(arguments):
     """Raises a UserError that lists all problems of the arguments and of the folder."""
     least = {
-        "--num-training": 1, "--num-test": 1, "--num-slices": 1, "--seed": 0,
+        "--num-training": 1, "--num-test": 1, "--num-slices": 1, "--num-frames": 1,
+        "--seed": 0,
         "--height": SMALLEST_SIDE, "--width": SMALLEST_SIDE,
     }  # fmt: skip
     problems = []
@@ -90,7 +99,7 @@ def find_foreign_files(folder):
         return [f"{folder} is a file; name a folder for the phantom data."]
     written = read_marker(folder)
     problems = []
-    for name in ("DRIVE", "ISBI"):
+    for name in FOLDERS:
         files = (path for path in sorted((folder / name).rglob("*")) if not path.is_dir())
         foreign = [path for path in files if path.relative_to(folder).as_posix() not in written]
         if foreign:
@@ -108,26 +117,32 @@ def read_marker(folder):
     if not marker.is_file():
         return set()
     lines = marker.read_text(encoding="utf-8", errors="replace").splitlines()[1:]
-    # Nothing outside the two folders is ever taken away, whatever the marker says.
-    return {line for line in lines if line.startswith(("DRIVE/", "ISBI/")) and ".." not in line}
+    # Nothing outside the three folders is ever taken away, whatever the marker says.
+    ours = tuple(f"{name}/" for name in FOLDERS)
+    return {line for line in lines if line.startswith(ours) and ".." not in line}
 
 
 def write(folder, arguments):
-    """Writes both data sets; the files of an earlier run are removed.
+    """Writes the data sets; the files of an earlier run are removed.
 
     The marker comes first: the files of a run that is killed are recognised by the next one.
     """
-    seeds = np.random.SeedSequence(arguments.seed).spawn(4)
+    seeds = np.random.SeedSequence(arguments.seed).spawn(6)
     drive_size = (arguments.height or DRIVE_SIZE[0], arguments.width or DRIVE_SIZE[1])
     isbi_size = (arguments.height or ISBI_SIZE[0], arguments.width or ISBI_SIZE[1])
+    ctc_size = (arguments.height or CTC_SIZE[0], arguments.width or CTC_SIZE[1])
     numbers = {"training": arguments.num_training, "test": arguments.num_test}
 
-    start_afresh(folder, [*drive_files(numbers), *isbi_files()])
+    planned = [*drive_files(numbers), *isbi_files(), *ctc_files(arguments.num_frames)]
+    start_afresh(folder, planned)
     for (split, number), seed in zip(numbers.items(), seeds):
         write_drive_split(folder / "DRIVE" / split, split, seed.spawn(number), drive_size)
-    write_isbi(folder / "ISBI", seeds[2:], arguments.num_slices, isbi_size)
-    print(f"Wrote {sum(numbers.values())} fundus images to {folder / 'DRIVE'} and "
-          f"2 x {arguments.num_slices} slices to {folder / 'ISBI'}")  # fmt: skip
+    write_isbi(folder / "ISBI", seeds[2:4], arguments.num_slices, isbi_size)
+    for sequence, seed in zip(SEQUENCES, seeds[4:]):
+        write_ctc(folder / "CTC", sequence, seed, arguments.num_frames, ctc_size)
+    print(f"Wrote {sum(numbers.values())} fundus images to {folder / 'DRIVE'}, "
+          f"2 x {arguments.num_slices} slices to {folder / 'ISBI'} and "
+          f"2 x {arguments.num_frames} frames to {folder / 'CTC'}")  # fmt: skip
 
 
 def start_afresh(folder, planned):
@@ -169,6 +184,21 @@ def isbi_files():
     return [f"ISBI/{name}.tif" for name in ("train-volume", "train-labels", "test-volume")]
 
 
+def ctc_names(sequence, number):
+    """Gives the paths of a frame and its gold truth, relative to the folder CTC."""
+    return f"{sequence}/t{number:03d}.tif", f"{sequence}_GT/SEG/man_seg{number:03d}.tif"
+
+
+def ctc_files(num_frames):
+    """Gives the paths of all frames and their truth, relative to the target folder."""
+    return [
+        f"CTC/{name}"
+        for sequence in SEQUENCES
+        for number in range(num_frames)
+        for name in ctc_names(sequence, number)
+    ]
+
+
 def write_drive_split(folder, split, seeds, size):
     """Writes one fundus image for each seed, with its ground truth and its mask."""
     for name in ("images", "1st_manual", "mask"):
@@ -193,6 +223,14 @@ def write_isbi(folder, seeds, num_slices, size):
     write_stack(folder / "train-volume.tif", slices)
     write_stack(folder / "train-labels.tif", labels)
     write_stack(folder / "test-volume.tif", phantom.membranes(seeds[1], *size, num_slices)[0])
+
+
+def write_ctc(folder, sequence, seed, num_frames, size):
+    """Writes a sequence of touching cells in the challenge's layout."""
+    for number, pair in enumerate(zip(*phantom.touching_cells(seed, *size, num_frames))):
+        for name, picture in zip(ctc_names(sequence, number), pair):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(picture).save(folder / name, compression="tiff_lzw")
 
 
 def write_stack(path, slices):

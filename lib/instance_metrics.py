@@ -100,8 +100,8 @@ def match(overlaps, threshold):
     """Matches true with predicted objects one to one.
 
     As StarDist's stardist.matching: as many pairs with an IoU of at least the threshold as
-    possible, and of these matchings one with the highest sum of IoUs. Above 0.5 a pair excludes all
-    others, so there is only one; at 0.5 or below the optimal assignment decides.
+    possible, and of these assignments one with the highest sum of IoUs (of all that it assigns).
+    Above 0.5 a pair excludes all others; at 0.5 or below the optimal assignment decides.
 
     Args:
         overlaps: Overlaps.

@@ -54,6 +54,9 @@ depth = 2
 tile_size = 44
 """,
 }
+CONFIGURATIONS["cells"] = (
+    CONFIGURATIONS["membrane"].replace("ISBI_", "CTC_").replace("task = membrane", "task = cells")
+)
 
 
 # ---------------------------------------------------------------- pictures
@@ -102,7 +105,7 @@ def write_configuration(folder, file_name="configuration.txt", task="retina", **
     Args:
         folder: where the file goes.
         file_name: its name.
-        task: "retina" or "membrane".
+        task: its name.
         changes: values by key; a key that two sections have is written section__key (nohup).
     """
     lines = CONFIGURATIONS[task].splitlines()

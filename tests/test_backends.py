@@ -12,10 +12,11 @@ from lib.backends import BACKENDS, require_backend
 from lib.errors import UserError
 from lib.files import load_hdf5
 from tests.processes import require_success, run
-from tests.tiny_experiments import write_membrane, write_retina
+from tests.tiny_experiments import write_cells, write_membrane, write_retina
 
-CONFIGURATIONS = ("configuration.txt", "configuration_membrane.txt")
-PREDICTIONS = ("tiny/predictions.hdf5", "tiny_membrane/predictions.hdf5")
+CONFIGURATIONS = ("configuration.txt", "configuration_membrane.txt", "configuration_cells.txt")
+NAMES = ("tiny", "tiny_membrane", "tiny_cells")
+PREDICTIONS = tuple(f"{name}/predictions.hdf5" for name in NAMES)
 
 NETWORKS = """
 import sys
@@ -56,10 +57,11 @@ trainers = pytest.mark.parametrize("backend", ["jax", "torch"])
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """Both experiments, trained and tested with TensorFlow; never changed."""
+    """All experiments, trained and tested with TensorFlow; never changed."""
     folder = tmp_path_factory.mktemp("trained")
     write_retina(folder, testing="average_flips = True")
     write_membrane(folder, testing="symmetries = True")
+    write_cells(folder, testing="average_flips = True")
     for script in ("run_training.py", "run_testing.py"):
         for configuration in CONFIGURATIONS:
             require_success(run(script, configuration, cwd=folder, KERAS_BACKEND="tensorflow"))
@@ -105,6 +107,7 @@ def test_training_and_testing_with_the_weights_in_tensorflow(backend, tmp_path):
     require(backend)
     write_retina(tmp_path)
     write_membrane(tmp_path)
+    write_cells(tmp_path)
     for configuration in CONFIGURATIONS:
         assert f" on {backend} " in require_success(
             run("run_training.py", configuration, cwd=tmp_path, KERAS_BACKEND=backend)

@@ -145,7 +145,7 @@ def test_template_names_every_key_and_keys_left_out_are_as_in_the_original(task)
 @pytest.mark.parametrize("task", TASKS)
 def test_few_keys_have_no_default(tmp_path, task):
     required = {key.name for key in TASKS[task].keys if key.default is REQUIRED}
-    sizes = {"retina": {"patch_height", "patch_width"}, "membrane": {"tile_size"}}[task]
+    sizes = {"patch_height", "patch_width"} if task == "retina" else {"tile_size"}
     assert required == {"path_local", "name", "N_subimgs", "N_epochs"} | sizes
     assert read(write_small(tmp_path, task=task)).task is TASKS[task]
 
@@ -157,6 +157,8 @@ def test_few_keys_have_no_default(tmp_path, task):
         ("retina", SPLIT, {"N_subimgs", "validation_split"}),
         ("membrane", NETWORK, {"base_filters", "depth", "variant"}),
         ("membrane", SPLIT, {"validation_split"}),
+        ("cells", NETWORK, {"base_filters", "depth", "variant"}),
+        ("cells", SPLIT, {"validation_split"}),
     ],
 )
 def test_roles_say_what_weights_depend_on(task, role, names):
@@ -362,7 +364,7 @@ NAME = (
             for received in ("..", "a/../b", "/tmp/eyes", "a//b", ".hidden", "eyes: left", "a\\b")
         ),
         ("experiment name", "name", "n" * 151, "a name of at most 150 letters"),
-        ("experiment name", "task", "brain", "retina or membrane"),
+        ("experiment name", "task", "brain", " or ".join(TASKS)),
     ],
 )
 def test_one_problem_is_worded_with_what_was_expected_and_received(

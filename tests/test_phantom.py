@@ -14,7 +14,8 @@ from lib import phantom
 from lib.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
-SMALL = ["--num-training", "2", "--num-test", "1", "--num-slices", "2", "--height", "96"]
+SMALL = ["--num-training", "2", "--num-test", "1", "--num-slices", "2"]
+SMALL += ["--num-frames", "2", "--height", "96"]
 SMALL += ["--width", "128"]
 
 
@@ -164,6 +165,20 @@ def test_consecutive_slices_are_more_alike_than_distant_ones(stack):
     assert 0.75 < distant + 0.05 < near < 1
 
 
+def test_cells_touch_and_keep_their_numbers():
+    frames, objects = phantom.touching_cells(4, 160, 200, 3)
+    assert frames.shape == objects.shape == (3, 160, 200)
+    assert (frames.dtype, objects.dtype) == (np.uint8, np.uint16)
+    assert 0.3 < (objects > 0).mean() < 0.9
+    right, left = objects[:, :, 1:], objects[:, :, :-1]
+    touching = (right > 0) & (left > 0) & (right != left)
+    assert touching.any(axis=(1, 2)).all()
+    same = (objects[0] == objects[1]) & (objects[0] > 0)
+    assert same.sum() > 0.8 * (objects[0] > 0).sum(), "cells drift slowly"
+    again, _ = phantom.touching_cells(4, 160, 200, 3)
+    np.testing.assert_array_equal(again, frames)
+
+
 # The script --------------------------------------------------------------------------------------
 def write(folder, *options):
     arguments = script.parse_arguments([str(folder), *SMALL, *options])
@@ -175,9 +190,17 @@ def relative_files(folder):
     return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
 
 
-def test_files_have_the_names_and_formats_of_drive_and_isbi(tmp_path):
+def test_files_have_the_names_and_formats_of_the_data_sets(tmp_path):
     write(tmp_path)
     assert relative_files(tmp_path) == [
+        "CTC/01/t000.tif",
+        "CTC/01/t001.tif",
+        "CTC/01_GT/SEG/man_seg000.tif",
+        "CTC/01_GT/SEG/man_seg001.tif",
+        "CTC/02/t000.tif",
+        "CTC/02/t001.tif",
+        "CTC/02_GT/SEG/man_seg000.tif",
+        "CTC/02_GT/SEG/man_seg001.tif",
         "DRIVE/test/1st_manual/01_manual1.gif",
         "DRIVE/test/images/01_test.tif",
         "DRIVE/test/mask/01_test_mask.gif",
@@ -204,6 +227,9 @@ def test_files_have_the_names_and_formats_of_drive_and_isbi(tmp_path):
         pages = np.stack([np.asarray(page) for page in ImageSequence.Iterator(volume)])
         assert volume.mode == "L" and pages.shape == (2, 96, 128)
         assert values is None or set(np.unique(pages)) == values
+    frame = np.asarray(Image.open(tmp_path / "CTC/01/t000.tif"))
+    objects = np.asarray(Image.open(tmp_path / "CTC/01_GT/SEG/man_seg000.tif"))
+    assert (frame.dtype, objects.dtype, frame.shape) == (np.uint8, np.uint16, objects.shape)
 
 
 def test_files_hold_what_the_generator_drew(tmp_path):

@@ -143,6 +143,37 @@ def test_weight_map_turns_with_the_label(label):
     np.testing.assert_array_equal(wm.weight_map(label[:, ::-1], (2.3, 0.6)), weights[:, ::-1])
 
 
+def touching_cells(rng, shape=(40, 52), num_cells=9):
+    """Numbers that touch: the nearest of a few places, of which some are background."""
+    places = rng.uniform((0, 0), shape, (num_cells, 2))
+    rows, columns = np.mgrid[: shape[0], : shape[1]]
+    nearest = np.hypot(rows - places[:, :1, None], columns - places[:, 1:, None]).argmin(axis=0)
+    return rng.choice([0, 1, 2, 3, 7, 300, 65_000], num_cells)[nearest]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_weight_map_of_instances_follows_the_definition(seed):
+    rng = np.random.default_rng(seed)
+    instance_map = touching_cells(rng)
+    label = instance_map * (rng.random(instance_map.shape) > 0.1)  # a carved pixel here and there
+    nearest, second = brute_force_distances(instance_map)
+    border = 10 * np.exp(-((nearest + second) ** 2) / (2 * 5.0**2))
+    expected = np.where(label > 0, 0.6, 2.3 + border)
+    weights = wm.weight_map(label, (2.3, 0.6), instance_map=instance_map)
+    np.testing.assert_allclose(weights, expected, rtol=0, atol=1e-9)
+
+
+def test_pixels_of_unknown_kind_weigh_nothing_and_are_no_cell():
+    label = stripes(3)
+    label[:, :2] = 9
+    weights = wm.weight_map(label, (2.0, 0.5), ignore=9)
+    assert (weights[:, :2] == 0).all()
+    # The cell on the left is one column now; the membrane is as near to it as before.
+    np.testing.assert_array_equal(weights[:, 2:], wm.weight_map(stripes(3), (2.0, 0.5))[:, 2:])
+    # 9 membrane and 12 cell pixels are known.
+    assert wm.class_weights(label, ignore=9) == (21 / 18, 21 / 24)
+
+
 def test_memory_does_not_grow_with_the_number_of_cells():
     # 16,384 cells of one pixel in 512 x 512: one distance array per cell would be 32 GiB.
     label = np.zeros((512, 512), np.uint8)

@@ -1,4 +1,4 @@
-"""Two experiments on noise, of a size that a script trains in seconds."""
+"""Three experiments on noise, of a size that a script trains in seconds."""
 
 import numpy as np
 
@@ -58,6 +58,36 @@ def write_membrane(folder, training="", testing="", num_epochs=1):
         task="membrane",
         path_local="./membrane/",
         name="tiny_membrane",
+        N_epochs=num_epochs,
+        best_last="last",
+        **_changes(training=training, testing=testing),
+    )
+
+
+def write_cells(folder, training="", testing="", num_epochs=1):
+    """Writes data and configuration_cells.txt: frames of 40 x 48 pixels, squares that touch.
+
+    Arguments as in write_retina; the data go to cells/.
+    """
+    rng = np.random.default_rng(0)
+    images = rng.integers(150, 255, (3, 1, 40, 48), dtype=np.uint8)
+    rows, columns = np.mgrid[:40, :48]
+    objects = np.where(rows < 30, 1 + rows // 10 * 5 + columns // 10, 0).astype(np.uint16)
+    objects = np.broadcast_to(objects, images.shape)
+    cells = np.where(objects > 0, 255, 0).astype(np.uint8)
+    cells[..., ::10, :] = cells[..., ::10] = 0
+    images[cells == 0] //= 3
+    weights = np.where(cells == 0, 2, 0.5).astype(np.float32)
+    stacks = {"imgs": images, "groundTruth": cells, "weightMaps": weights, "instances": objects}
+    for kind, stack in stacks.items():
+        for part in ("train", "test") if kind in ("imgs", "instances") else ("train",):
+            write_hdf5(folder / "cells" / f"CTC_dataset_{kind}_{part}.hdf5", stack)
+    return write_configuration(
+        folder,
+        "configuration_cells.txt",
+        task="cells",
+        path_local="./cells/",
+        name="tiny_cells",
         N_epochs=num_epochs,
         best_last="last",
         **_changes(training=training, testing=testing),
