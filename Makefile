@@ -33,7 +33,9 @@ demo: $(VENV)/installed
 	$(RUN) run_testing.py demo/membranes.txt
 	$(RUN) run_training.py demo/cells.txt --overwrite
 	$(RUN) run_testing.py demo/cells.txt
-	@echo "Pictures and scores: demo/vessels/, demo/membranes/ and demo/cells/"
+	$(RUN) run_training.py demo/segmentation.txt --overwrite
+	$(RUN) run_testing.py demo/segmentation.txt
+	@echo "Pictures and scores: demo/vessels/, demo/membranes/, demo/cells/ and demo/segmentation/"
 
 # Two processes share the files of tests: each loads TensorFlow, and holds up to 1.5 GB.
 PYTEST := $(RUN) -m pytest --numprocesses 2 --dist loadfile

@@ -1,4 +1,4 @@
-"""Writes synthetic data with ground truth, in the formats of DRIVE, ISBI 2012 and the CTC.
+"""Writes synthetic data with ground truth: as DRIVE, ISBI 2012, the CTC, and a folder of one's own.
 
 They need no download and no permission: the demonstration and the tests run on them.
 
@@ -9,12 +9,14 @@ Expected result in the folder (default ./demo/phantom), after about 15 seconds o
     DRIVE/{training,test}/{images,1st_manual,mask}      21_training.tif, 01_test.tif ...
     ISBI/{train-volume,train-labels,test-volume}.tif    8-bit stacks, 255 = cell, 0 = membrane
     CTC/{01,02}/t000.tif, {01,02}_GT/SEG/man_seg000.tif the Cell Tracking Challenge's layout
-    {DRIVE,ISBI,CTC}_datasets_training_testing/*.hdf5   what run_training.py reads
+    stained/{training,test}/{images,labels}/0.png       photographs and classes, classes.txt
+    {DRIVE,ISBI,CTC}_datasets_training_testing/*.hdf5,
+    stained_datasets/*.hdf5                             what run_training.py reads
     PHANTOM                                             the list of the files written here
 
 The same seed gives the same pictures. Files of an earlier run are replaced; a folder whose DRIVE,
-ISBI or CTC holds files that this script did not write is refused, so that no real data are lost or
-mixed.
+ISBI, CTC or stained holds files that this script did not write is refused, so that no real data
+are lost or mixed.
 """
 
 import argparse
@@ -31,6 +33,7 @@ with tell_missing_packages():
 
     import prepare_datasets_CTC
     import prepare_datasets_DRIVE
+    import prepare_datasets_folder
     import prepare_datasets_ISBI
     from lib import phantom
 
@@ -38,7 +41,8 @@ MARKER = "PHANTOM"
 FIRST_TRAINING_ID, FIRST_TEST_ID = 21, 1
 SMALLEST_SIDE = 64
 DRIVE_SIZE, ISBI_SIZE, CTC_SIZE = (584, 565), (512, 512), (256, 256)  # height, width
-FOLDERS = ("DRIVE", "ISBI", "CTC")
+STAINED_SIZES = ((128, 160), (97, 130))  # in turn
+FOLDERS = ("DRIVE", "ISBI", "CTC", "stained")
 SEQUENCES = ("01", "02")
 
 
@@ -58,6 +62,8 @@ def main():
     ):
         output_folder = arguments.folder / f"{name}_datasets_training_testing"
         preparation.prepare(arguments.folder / name, output_folder)
+    survey = prepare_datasets_folder.check(arguments.folder / "stained")
+    prepare_datasets_folder.write(survey, arguments.folder / "stained_datasets")
 
 
 def parse_arguments(words=None):
@@ -117,7 +123,7 @@ def read_marker(folder):
     if not marker.is_file():
         return set()
     lines = marker.read_text(encoding="utf-8", errors="replace").splitlines()[1:]
-    # Nothing outside the three folders is ever taken away, whatever the marker says.
+    # Nothing outside these folders is ever taken away, whatever the marker says.
     ours = tuple(f"{name}/" for name in FOLDERS)
     return {line for line in lines if line.startswith(ours) and ".." not in line}
 
@@ -127,22 +133,25 @@ def write(folder, arguments):
 
     The marker comes first: the files of a run that is killed are recognised by the next one.
     """
-    seeds = np.random.SeedSequence(arguments.seed).spawn(6)
+    seeds = np.random.SeedSequence(arguments.seed).spawn(8)
     drive_size = (arguments.height or DRIVE_SIZE[0], arguments.width or DRIVE_SIZE[1])
     isbi_size = (arguments.height or ISBI_SIZE[0], arguments.width or ISBI_SIZE[1])
     ctc_size = (arguments.height or CTC_SIZE[0], arguments.width or CTC_SIZE[1])
     numbers = {"training": arguments.num_training, "test": arguments.num_test}
 
     planned = [*drive_files(numbers), *isbi_files(), *ctc_files(arguments.num_frames)]
+    planned += stained_files(numbers)
     start_afresh(folder, planned)
     for (split, number), seed in zip(numbers.items(), seeds):
         write_drive_split(folder / "DRIVE" / split, split, seed.spawn(number), drive_size)
     write_isbi(folder / "ISBI", seeds[2:4], arguments.num_slices, isbi_size)
-    for sequence, seed in zip(SEQUENCES, seeds[4:]):
+    for sequence, seed in zip(SEQUENCES, seeds[4:6]):
         write_ctc(folder / "CTC", sequence, seed, arguments.num_frames, ctc_size)
+    write_stained(folder / "stained", numbers, seeds[6:])
     print(f"Wrote {sum(numbers.values())} fundus images to {folder / 'DRIVE'}, "
-          f"2 x {arguments.num_slices} slices to {folder / 'ISBI'} and "
-          f"2 x {arguments.num_frames} frames to {folder / 'CTC'}")  # fmt: skip
+          f"2 x {arguments.num_slices} slices to {folder / 'ISBI'}, "
+          f"2 x {arguments.num_frames} frames to {folder / 'CTC'} and "
+          f"{sum(numbers.values())} sections to {folder / 'stained'}")  # fmt: skip
 
 
 def start_afresh(folder, planned):
@@ -199,6 +208,17 @@ def ctc_files(num_frames):
     ]
 
 
+def stained_names(split, index):
+    """Gives the paths of a section and its label image, relative to the folder stained."""
+    return tuple(f"{split}/{kind}/{index}.png" for kind in ("images", "labels"))
+
+
+def stained_files(numbers):
+    """Gives the paths of all sections, relative to the target folder."""
+    names = [n for split in numbers for i in range(numbers[split]) for n in stained_names(split, i)]
+    return [f"stained/{name}" for name in ("classes.txt", *names)]
+
+
 def write_drive_split(folder, split, seeds, size):
     """Writes one fundus image for each seed, with its ground truth and its mask."""
     for name in ("images", "1st_manual", "mask"):
@@ -231,6 +251,18 @@ def write_ctc(folder, sequence, seed, num_frames, size):
         for name, picture in zip(ctc_names(sequence, number), pair):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(picture).save(folder / name, compression="tiff_lzw")
+
+
+def write_stained(folder, numbers, seeds):
+    """Writes sections in colour with label images of class numbers, in two sizes."""
+    for (split, number), seed in zip(numbers.items(), seeds):
+        for index, one in enumerate(seed.spawn(number)):
+            pair = phantom.stained(one, *STAINED_SIZES[index % len(STAINED_SIZES)])
+            for name, picture in zip(stained_names(split, index), pair):
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(picture).save(folder / name)
+    lines = [f"{name} {colour}\n" for name, colour in phantom.CLASSES.items()]
+    (folder / "classes.txt").write_text("".join(lines))
 
 
 def write_stack(path, slices):

@@ -2,6 +2,7 @@
 
 from lib.configuration import (
     DROPOUT_KIND,
+    ENCODERS,
     EXPERIMENT_KEYS,
     NETWORK,
     SPLIT,
@@ -25,16 +26,8 @@ from lib.experiment import locate
 from lib.image_sets import ImageSet
 from lib.slices import split_validation
 
-# lib.encoders and lib.unet know Keras, which is not loaded yet when a configuration is read.
+# As in lib.unet, which knows Keras: it is not loaded yet when a configuration is read.
 NETWORKS = ("unet", "unet_plus_plus")
-ENCODERS = (
-    "vgg16",
-    "resnet50v2",
-    "mobilenetv2",
-    "densenet121",
-    "efficientnetv2b0",
-    "efficientnet_lite0",
-)
 ENCODER_MULTIPLE = 32
 
 KEYS = (
@@ -162,6 +155,10 @@ def load_training(configuration):
             f"{validation.path} holds other classes or channels than {training.path}: "
             f"{describe_data(validation)}, {describe_data(training)}. Prepare them together."
         )
+    is_binary = training.num_classes == 2
+    if configuration.training_settings.output_activation == "sigmoid" and not is_binary:
+        expected = f"softmax, because there are {training.num_classes} classes; sigmoid is for 2"
+        problems.append(configuration.problem("training settings", "output_activation", expected))
     raise_if_any(problems)
     if validation is not None:
         return training, {"training": part_of(training), "validation": part_of(validation)}
@@ -191,11 +188,13 @@ def describe_data(images):
     Args:
         images: lib.image_sets.ImageSet.
     Returns:
-        dictionary that JSON can hold: num_channels, class_names, class_colours, has_instances.
+        dictionary that JSON can hold: num_channels, class_names, class_colours, has_instances,
+        scaling (the rule of lib.image_sets.channel_limits).
     """
     return {
         "num_channels": images.num_channels,
         "class_names": list(images.class_names),
         "class_colours": [list(colour) for colour in images.class_colours],
         "has_instances": images.has_instances,
+        "scaling": images.scaling,
     }

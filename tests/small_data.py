@@ -54,6 +54,19 @@ depth = 2
 tile_size = 44
 """,
 }
+CONFIGURATIONS["segmentation"] = """\
+[data paths]
+path_local = ./mine_datasets/
+[experiment name]
+name = small
+task = segmentation
+[data attributes]
+tile_size = 32
+[training settings]
+N_subimgs = 8
+N_epochs = 1
+[testing settings]
+"""
 CONFIGURATIONS["cells"] = (
     CONFIGURATIONS["membrane"].replace("ISBI_", "CTC_").replace("task = membrane", "task = cells")
 )
