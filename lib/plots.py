@@ -29,7 +29,7 @@ def draw_loss_curves(history, path):
         label = f"best: {best['val_loss']:.4f} in epoch {best['epoch']}"
         axes.plot(best["epoch"], best["val_loss"], "k*", markersize=12, label=label)
     axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
-    _finish(figure, axes, path, title="Loss", x="epoch", y="cross-entropy")
+    _finish(figure, axes, path, title="Loss", x="epoch", y="loss")
 
 
 def draw_roc(false_positive_rate, true_positive_rate, area, path, observer=None):
