@@ -1,10 +1,11 @@
-"""What every testing writes: probabilities as HDF5, grids of pictures, scores as text and JSON.
+"""What every testing writes: probabilities as HDF5, grids of pictures, scores, and a report.
 
 Beside the results lies a list of the files that a test wrote. The next test removes these and no
 others: a file that is in the way and not on the list is somebody's, and is refused.
 """
 
 import json
+import time
 from pathlib import Path
 
 import h5py
@@ -13,6 +14,7 @@ import numpy as np
 from lib.errors import UserError
 from lib.files import atomic_write, write_hdf5
 from lib.pictures import as_rgb, group_images, visualize
+from lib.report import facts_of, loss_curve
 
 LIST = ".testing_files.txt"
 # What a test may write, besides pictures that carry ids.
@@ -20,6 +22,7 @@ NAMES = (
     "predictions*.hdf5",
     "performances.txt",
     "performances.json",
+    "report*.html",
     "submission.tif",
     "ROC.png",
     "Precision_recall.png",
@@ -41,6 +44,7 @@ class Results:
     def __init__(self, folder, name):
         self.folder = Path(folder)
         self.name = name
+        self.start = time.monotonic()
 
     def require_room(self, ids=()):
         """Refuses a folder in which a test would replace files that no test wrote.
@@ -144,6 +148,27 @@ class Results:
             beside.write_text(text, encoding="utf-8")
         with atomic_write(self.file("performances.json")) as beside:
             beside.write_text(json.dumps(scores, indent=1) + "\n", encoding="utf-8")
+
+    def save_report(self, report, configuration, weights, *, curves=(), name="report", **words):
+        """Saves report.html, with the losses of the training and where it all came from.
+
+        Args:
+            report: lib.report.Report with its images.
+            configuration: lib.configuration.Configuration.
+            weights: lib.weights.TrainedWeights.
+            curves: lib.report.Curves.
+            name: of the file.
+            words: protocol, scores and flags as lib.report.Report.write takes them.
+        """
+        path = self.file(f"{name}.html")
+        report.write(
+            path,
+            curves=[*curves, *loss_curve(weights.history)],
+            facts=facts_of(weights, time.monotonic() - self.start),
+            settings=configuration.as_dict(),
+            **words,
+        )
+        print(f"Look at {path}, in any browser.")
 
     def _known(self):
         """Lists the files of earlier tests, also of those from before there was a list."""

@@ -34,10 +34,11 @@ from lib.extract_patches import (
     predict_full_image,
     predict_overlap,
 )
-from lib.pictures import as_grey_levels
+from lib.pictures import as_grey_levels, as_picture
 from lib.plots import draw_precision_recall, draw_roc
 from lib.pre_processing import preprocess, resized, size_for_fov
 from lib.progress import Progress
+from lib.report import Curve, Report, ReportImage
 from lib.results import Results
 from lib.unet import NETWORKS
 from lib.weights import read_weights
@@ -74,8 +75,9 @@ def main(configuration, experiment):
     save_segmentations(results, configuration, probabilities, data)
     save_pictures(results, configuration, images, probabilities, data)
 
-    # 4. The scores, where there is ground truth.
-    save_scores(results, configuration, probabilities, data, weights)
+    # 4. The scores, where there is ground truth, and the page that shows it all.
+    scores = save_scores(results, configuration, probabilities, data, weights)
+    save_report(results, configuration, probabilities, data, weights, scores)
 
 
 def open_weights(configuration, experiment):
@@ -321,13 +323,15 @@ def save_scores(results, configuration, probabilities, data, weights):
         probabilities: (num_images, 1, height, width) float32.
         data: as load_images gives it.
         weights: lib.weights.TrainedWeights, for a note on the images that trained them.
+    Returns:
+        performances and curves as evaluate gives them; None for what there is not.
     """
     if data["ground_truth"] is None:
         print(
             "The test images have no ground truth: no scores, no curves. Probabilities and "
             f"pictures are in {results.folder}."
         )
-        return
+        return None, None
     settings = configuration.testing_settings
     performances, curves = evaluate(probabilities, data, settings)
     note = "" if settings.images == "test" else weights.describe_origin(data["ids"])
@@ -335,7 +339,7 @@ def save_scores(results, configuration, probabilities, data, weights):
     results.save_performances(text, performances)
     if curves is None:
         print("The ground truth holds one class only: areas and curves are undefined.")
-        return
+        return performances, None
     inside, second = performances["inside_FOV"], performances["second_observer"]
     roc_point = second and (second["specificity"], second["sensitivity"])
     pr_point = second and (second["sensitivity"], second["precision"])
@@ -343,6 +347,78 @@ def save_scores(results, configuration, probabilities, data, weights):
     path = results.file("Precision_recall.png")
     draw_precision_recall(*curves["pr"], inside["auc_pr"], path, pr_point)
     print(f"Pictures, scores and predictions.hdf5 are in {results.folder}.")
+    return performances, curves
+
+
+def save_report(results, configuration, probabilities, data, weights, scores):
+    """Saves report.html.
+
+    Args:
+        results: lib.results.Results.
+        configuration: lib.configuration.Configuration.
+        probabilities: (num_images, 1, height, width) float32.
+        data: as load_images gives it.
+        weights: lib.weights.TrainedWeights.
+        scores: performances and curves as save_scores gives them.
+    """
+    performances, curves = scores
+    settings, number = configuration.testing_settings, len(data["ids"])
+    title = f"Vessels: {results.name}, {number} {settings.images} image{'s' * (number != 1)}"
+    sort_by = "F1" if performances else None
+    report = Report(title, positive="vessel", threshold=settings.threshold, sort_by=sort_by)
+    truth = data["ground_truth"]
+    for index, name in enumerate(data["ids"]):
+        # Colours of float64, as retina-unet stored them, go from 0 to 255 too.
+        picture = as_picture(np.clip(data["images"][index], 0, 255).astype(np.uint8))
+        inside = data["fov_masks"][index, 0] > 0
+        shown = None if truth is None else truth[index, 0]
+        report.add(ReportImage(name, picture, probabilities[index, 0], shown, inside))
+    note = weights.describe_origin(data["ids"]) if settings.images == "test" else ""
+    results.save_report(
+        report,
+        configuration,
+        weights,
+        protocol=f"{_protocol(settings)} {note}".strip(),
+        scores=performances and scores_to_show(performances),
+        curves=[] if curves is None else curves_to_show(curves, performances),
+    )
+
+
+def _protocol(settings):
+    """Words on which pixels the scores were computed, and how the prediction was made."""
+    way = {"patches": "overlapping patches", "full_image": "one pass over each image"}
+    turns = settings.average_flips
+    return (
+        f"Pixels inside the field of view, pooled over the images; vessel from a probability of "
+        f"{settings.threshold:g}. Predicted by {way[settings.inference]}"
+        f"{f', averaged over {turns} orientations' if turns > 1 else ''}."
+    )
+
+
+def scores_to_show(performances):
+    """Chooses the scores at the top of the report: {name: number or None}."""
+    inside, second = performances["inside_FOV"], performances["second_observer"]
+    shown = {"F1": inside["f1"], "Area under ROC": inside["auc_roc"]}
+    shown["Area under precision-recall"] = inside["auc_pr"]
+    for name in ("sensitivity", "specificity", "precision", "accuracy"):
+        shown[name.capitalize()] = inside[name]
+    return {**shown, "F1 of a second observer": second["f1"]} if second else shown
+
+
+def curves_to_show(curves, performances):
+    """Gives both curves as the report takes them, with the second observer as a point."""
+    inside, second = performances["inside_FOV"], performances["second_observer"]
+    at = {"this threshold": (1 - inside["specificity"], inside["sensitivity"])}
+    on = {"this threshold": (inside["sensitivity"], inside["precision"] or 0)}
+    if second:
+        at["second observer"] = (1 - second["specificity"], second["sensitivity"])
+        on["second observer"] = (second["sensitivity"], second["precision"] or 0)
+    roc = {f"area {inside['auc_roc']:.4f}": curves["roc"]}
+    pr = {f"area {inside['auc_pr']:.4f}": curves["pr"]}
+    return [
+        Curve("ROC curve", "1 - specificity", "sensitivity", roc, at),
+        Curve("Precision and recall", "recall", "precision", pr, on),
+    ]
 
 
 def evaluate(probabilities, data, settings):
