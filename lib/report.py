@@ -302,7 +302,7 @@ class Report:
         worst = self.images[0] if self.images else None
         if self.sort_by and len(self.images) > 1 and worst["scores"].get(self.sort_by) is not None:
             value = number_words(worst["scores"][self.sort_by])
-            parts.append(f"The worst is {worst['id']} with {self.sort_by} {value}.")
+            parts.append(f"The worst: {worst['id']}, {self.sort_by} {value}.")
         if flags:
             parts.append("Read the notes below before you use any of it.")
         elif flagged:

@@ -20,9 +20,11 @@ from lib.errors import UserError
 from lib.evaluation import confusion_scores
 from lib.extract_patches import average_orientations
 from lib.files import atomic_write
-from lib.membrane_metrics import membrane_metrics, thin_membrane
+from lib.membrane_metrics import membrane_metrics, thin_membrane, v_rand_thin
 from lib.overlap_tile import output_size, predict_overlap_tile, tile_starts
+from lib.pictures import as_picture
 from lib.progress import Progress
+from lib.report import Report, ReportImage
 from lib.results import Results
 from lib.weights import read_weights
 from src.membrane_task import (
@@ -40,6 +42,15 @@ METRICS = {
     "v_rand_thin": "V_Rand(thin)",
     "v_info_thin": "V_Info(thin)",
 }
+THRESHOLD = 0.5
+V_RAND = "V_Rand(thin) at 0.5"
+# What the report shows at its top, the first in its verdict.
+SHOWN = ("v_rand_thin", "v_info_thin", "rand_error", "warping_error", "pixel_error")
+PROTOCOL = (
+    "Whole slices. At the top the metrics of the ISBI 2012 challenge, each the best over its "
+    "thresholds on these slices, as the challenge takes it; below, pixel scores of cells at one "
+    "threshold."
+)
 
 
 def main(configuration, experiment):
@@ -63,7 +74,7 @@ def main(configuration, experiment):
     if labelled:
         save_labelled(results, configuration, labelled, tested, weights)
     if test:
-        save_test(results, configuration, test, predicted)
+        save_test(results, configuration, test, predicted, weights)
 
 
 def load_slices(configuration, weights):
@@ -167,11 +178,14 @@ def save_labelled(results, configuration, labelled, probabilities, weights):
     truth = labelled["labels"].ravel() > 0
     metrics["accuracy"] = confusion_scores(truth, probabilities.ravel() > 0.5)["accuracy"]
     wanted = configuration.testing_settings.labelled_slices
-    text = performances_text(metrics, ids, wanted, weights.describe_origin(ids))
-    results.save_performances(text, {"slices": ids, **metrics})
+    note = weights.describe_origin(ids)
+    results.save_performances(
+        performances_text(metrics, ids, wanted, note), {"slices": ids, **metrics}
+    )
+    save_report(results, configuration, labelled, probabilities, weights, metrics)
 
 
-def save_test(results, configuration, test, probabilities):
+def save_test(results, configuration, test, probabilities, weights):
     """Saves the slices without labels: submission.tif, probabilities, segmentations and grids.
 
     Args:
@@ -179,6 +193,7 @@ def save_test(results, configuration, test, probabilities):
         configuration: lib.configuration.Configuration.
         test: with images (M, H, W) float32 in [0, 1] and ids.
         probabilities: (M, H, W) float32, probability of cell.
+        weights: lib.weights.TrainedWeights, for the report.
     """
     ids, planes = test["ids"], probabilities[:, np.newaxis]
     results.save_predictions(planes, ids, configuration, "predictions_test.hdf5")
@@ -190,6 +205,39 @@ def save_test(results, configuration, test, probabilities):
     save_submission(probabilities, path)
     print(f"{path}: {len(ids)} pages of 32-bit probabilities of cell, as the challenge asks.")
     print(f"{results.folder / 'segmentations'}: cells white, membranes black, of each slice.")
+    save_report(results, configuration, test, probabilities, weights)
+
+
+def save_report(results, configuration, slices, probabilities, weights, metrics=None):
+    """Saves report.html of labelled slices, or report_test.html of slices without labels.
+
+    Args:
+        results: lib.results.Results.
+        configuration: lib.configuration.Configuration.
+        slices: with images (N, H, W) float32 in [0, 1], ids and perhaps labels, 1 = cell.
+        probabilities: (N, H, W) float32, probability of cell.
+        weights: lib.weights.TrainedWeights.
+        metrics: as membrane_metrics gives them, and accuracy; None without labels.
+    """
+    ids, labels = slices["ids"], slices.get("labels", [None] * len(probabilities))
+    kind = "slices without labels" if metrics is None else "labelled slices"
+    title = f"Membranes: {results.name}, {len(ids)} {kind}"
+    score = V_RAND if metrics else None
+    report = Report(title, positive="cell", threshold=THRESHOLD, sort_by=score)
+    for name, image, probability, label in zip(ids, slices["images"], probabilities, labels):
+        scores = {}
+        if metrics:
+            scores[score] = float(v_rand_thin(label[np.newaxis], probability[np.newaxis]))
+        picture = as_picture(image[np.newaxis])
+        report.add(ReportImage(name, picture, probability, label, scores=scores))
+    results.save_report(
+        report,
+        configuration,
+        weights,
+        protocol=PROTOCOL + " " * bool(note := weights.describe_origin(ids)) + note,
+        scores=metrics and {METRICS[key]: metrics[key]["best"] for key in SHOWN},
+        name="report" if metrics else "report_test",
+    )
 
 
 def performances_text(metrics, ids, labelled_slices, note=""):

@@ -398,8 +398,8 @@ def _protocol(settings):
 def scores_to_show(performances):
     """Chooses the scores at the top of the report: {name: number or None}."""
     inside, second = performances["inside_FOV"], performances["second_observer"]
-    shown = {"F1": inside["f1"], "Area under ROC": inside["auc_roc"]}
-    shown["Area under precision-recall"] = inside["auc_pr"]
+    shown = {"F1": inside["f1"], "AUC, ROC": inside["auc_roc"]}
+    shown["AUC, precision-recall"] = inside["auc_pr"]
     for name in ("sensitivity", "specificity", "precision", "accuracy"):
         shown[name.capitalize()] = inside[name]
     return {**shown, "F1 of a second observer": second["f1"]} if second else shown
