@@ -64,7 +64,7 @@ def as_picture(image):
         (H, W, 3) uint8.
     """
     grey = as_grey_levels(image if len(image) == 3 else image[:1])
-    return np.ascontiguousarray(np.broadcast_to(grey, (3, *grey.shape[1:])).transpose(1, 2, 0))
+    return np.broadcast_to(grey, (3, *grey.shape[1:])).transpose(1, 2, 0).copy("C")
 
 
 def visualize(image, path):

@@ -12,6 +12,8 @@ from scipy import ndimage
 FOV_TOLERANCE = 0.1
 # Where no mask tells: the FOV is brighter than this share of what is bright in the photograph.
 FOV_BRIGHTNESS = 0.15
+# It is sought at this longest side at most.
+LARGEST_FOR_FOV = 2048
 GAMMA = 1.2
 # How images are scaled for networks that take grey values as they are: see scale_to_unit.
 DEFAULT_SCALING = "percentile"
@@ -61,6 +63,13 @@ def estimate_fov(photograph):
     Returns:
         (height, width) bool.
     """
+    height, width = photograph.shape[1:]
+    if max(height, width) > LARGEST_FOR_FOV:
+        scale = LARGEST_FOR_FOV / max(height, width)
+        size = max(1, round(height * scale)), max(1, round(width * scale))
+        small = estimate_fov(resized(photograph[np.newaxis], size)[0]).view(np.uint8)
+        # Nearest neighbours keep a FOV of all pixels whole.
+        return cv2.resize(small, (width, height), interpolation=cv2.INTER_NEAREST).view(bool)
     brightness = ndimage.median_filter(photograph.max(axis=0), 5)
     bright = largest_part(brightness > FOV_BRIGHTNESS * np.percentile(brightness, 95))
     if not bright.any():  # black throughout
@@ -161,7 +170,9 @@ def _percentiles(values):
 
 
 def _scaled(values, lowest, highest):
-    return np.clip((values - lowest) / (highest - lowest if highest > lowest else 1.0), 0, 1)
+    scaled = values - lowest
+    scaled /= highest - lowest if highest > lowest else 1.0
+    return np.clip(scaled, 0, 1, out=scaled)
 
 
 def resized(images, size):

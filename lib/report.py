@@ -32,7 +32,6 @@ TEMPLATE = Path(__file__).with_name("report.html.j2")
 NUM_THRESHOLDS = 256
 # Longest side of a large picture and of a thumbnail, in pixels.
 LARGEST_PICTURE, THUMBNAIL = 640, 96
-MOST_LARGE = 20
 # Pictures and counts are left out, from the last row on, before the file gets larger than this.
 MOST_BYTES = 28_000_000
 MOST_CURVE_POINTS = 400
@@ -58,7 +57,7 @@ class ReportImage:
         id: its name, any text.
         picture: (H, W, 3) uint8, as one looks at it.
         prediction: of two classes (H, W) probability, floats in [0, 1] or uint16 in [0, 65535]; of
-            more, (H, W) uint8, the numbers of the classes.
+            more, (H, W) uint8, the numbers of the classes. None for a thumbnail alone.
         truth: (H, W) like the classes; of two, 0 is background and all else is not. None without.
         inside: (H, W) bool, the pixels that count; None for all.
         scores: {name: number or None} besides those that follow from the pixels.
@@ -69,7 +68,7 @@ class ReportImage:
 
     id: str
     picture: np.ndarray
-    prediction: np.ndarray
+    prediction: np.ndarray | None
     truth: np.ndarray | None = None
     inside: np.ndarray | None = None
     scores: dict | None = None
@@ -113,8 +112,17 @@ class Report:
         highest_first: whether the highest is the worst, as of an error.
     """
 
+    MOST_LARGE = 20
+
     def __init__(
-        self, title, *, positive=None, threshold=0.5, classes=None, sort_by=None, highest_first=False
+        self,
+        title,
+        *,
+        positive=None,
+        threshold=0.5,
+        classes=None,
+        sort_by=None,
+        highest_first=False,
     ):
         self.title = title
         self.positive = positive
@@ -130,11 +138,13 @@ class Report:
         self.has_truth = False
 
     def add(self, image):
-        """Adds a ReportImage; of more than MOST_LARGE, the worst stay large."""
+        """Adds a ReportImage; of more than 20, the worst stay large."""
         entry = {"id": image.id, "flags": list(image.flags), "scores": {}, "large": None}
         entry["size"] = f"{image.picture.shape[1]} x {image.picture.shape[0]}"
         self.has_truth |= image.truth is not None
-        if self.classes is None:
+        if image.prediction is None:
+            entry["tp"] = None
+        elif self.classes is None:
             entry.update(self._count(image, entry))
         else:
             self._compare(image, entry)
@@ -142,9 +152,10 @@ class Report:
         entry["thumbnail"] = _jpeg(_shrunk(image.picture, THUMBNAIL), 70)
         self.images.append(entry)
         self.images.sort(key=self._badness)
-        if entry in self.images[:MOST_LARGE]:
+        is_among_first = any(entry is other for other in self.images[: self.MOST_LARGE])
+        if image.prediction is not None and is_among_first:
             entry["large"] = self._layers(image)
-        for other in self.images[MOST_LARGE:]:
+        for other in self.images[self.MOST_LARGE :]:
             other["large"] = None
 
     def write(self, path, *, protocol, scores=None, flags=(), curves=(), facts=None, settings=None):
@@ -199,7 +210,7 @@ class Report:
         place = self.place
         found = int(counts[:, place].sum())
         if image.truth is None:
-            entry["scores"][f"share of {self.positive}"] = found / max(1, seen.size)
+            entry["scores"][f"{self.positive} [share]"] = found / max(1, seen.size)
         else:
             entry["scores"].update(pixel_scores(*counts[:, place], *counts[:, 0]))
         if seen.size and found in (0, seen.size):
@@ -208,14 +219,13 @@ class Report:
         return {"tp": counts[0], "fp": counts[1]}
 
     def _compare(self, image, entry):
-        """Compares an image of several classes with its truth; numbers that are no class are out."""
+        """Compares an image of several classes with its truth; numbers without a class are out."""
         number = len(self.classes)
         values = np.bincount(image.prediction.ravel(), minlength=number)[:number]
         if image.truth is None:
             shares = values / max(1, values.sum())
-            entry["scores"].update(
-                {f"share of {name}": float(share) for name, share in zip(self.classes, shares)}
-            )
+            named = zip(self.classes, map(float, shares))
+            entry["scores"].update({f"{name} [share]": share for name, share in named})
             pairs = np.diag(values)
         else:
             known = image.truth < number
@@ -285,8 +295,8 @@ class Report:
             return []
         return [
             f"Far from the best threshold: F1 is {f1[self.place]:.3f} at {self.threshold:g} and "
-            f"would be {f1[best]:.3f} at {self.thresholds[best]:.2f}. Choose thresholds on training "
-            "images, never on these."
+            f"would be {f1[best]:.3f} at {self.thresholds[best]:.2f}. Choose thresholds on "
+            "training images, never on these."
         ]
 
     def _verdict(self, flags, scores):
@@ -339,9 +349,9 @@ class Report:
 
     def _draw_two_classes(self, image):
         levels = image.prediction
-        if levels.dtype == np.uint16:
-            levels = levels.astype(np.float32) / 65535
-        steps = self._steps(np.clip(_shrunk(levels.astype(np.float32), LARGEST_PICTURE), 0, 1))
+        if levels.dtype != np.uint16:
+            levels = levels.astype(np.float32)
+        steps = self._steps(_shrunk(levels, LARGEST_PICTURE))
         found = steps >= self.place
         layers = {"probability": _png(Image.fromarray(steps))}
         inside = np.ones(found.shape, bool)
@@ -372,17 +382,17 @@ class Report:
         return layers
 
     def _within_budget(self):
-        """Copies the entries, leaving pictures out from the last on once MOST_BYTES are reached."""
+        """Copies the entries, leaving out what would make the file larger than MOST_BYTES."""
         shown, total = [], 0
         for entry in self.images:
             entry = dict(entry)
-            for kind in ("large", "thumbnail", "tp"):
-                size = len(str(entry[kind])) if kind == "large" else 3 * NUM_THRESHOLDS
-                if entry.get(kind) is None:
+            for kind in ("thumbnail", "tp", "large"):
+                value = entry.get(kind)
+                if value is None:
                     continue
-                total += size * (4 if kind == "tp" else 1)
-                if total > MOST_BYTES:
-                    entry[kind] = None
+                size = {"thumbnail": len, "tp": _num_digits, "large": _num_letters}[kind](value)
+                entry[kind] = value if total + size <= MOST_BYTES else None
+                total += size if total + size <= MOST_BYTES else 0
             shown.append(entry)
         return shown
 
@@ -394,7 +404,9 @@ class Report:
         if self.classes is None:
             data["all"] = {"tp": self.counts[0].tolist(), "fp": self.counts[1].tolist()}
             data["images"] = [
-                {"tp": one["tp"].tolist(), "fp": one["fp"].tolist()} if one["tp"] is not None else None
+                {"tp": one["tp"].tolist(), "fp": one["fp"].tolist()}
+                if one["tp"] is not None
+                else None
                 for one in shown
             ]
         return json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
@@ -409,8 +421,9 @@ def threshold_grid(recorded):
         (256,) float32, as probabilities are compared.
     """
     grid = np.arange(NUM_THRESHOLDS) / (NUM_THRESHOLDS - 1)
-    grid[int(np.argmin(np.abs(grid - recorded)))] = recorded
-    grid[0] = 0.0 if recorded >= 0 else recorded
+    last = NUM_THRESHOLDS - 1
+    # The first stays 0, which every pixel reaches.
+    grid[min(last, max(1, round(recorded * last))) if recorded > 0 else 0] = recorded
     return grid.astype(np.float32)
 
 
@@ -601,6 +614,15 @@ def _shrunk_classes(numbers):
 def _at_least(steps):
     """Counts the pixels whose number is k or more, for k = 0 ... 255."""
     return np.cumsum(np.bincount(steps, minlength=NUM_THRESHOLDS)[::-1])[::-1]
+
+
+def _num_digits(counts):
+    """Estimates the length of an image's counts, true and false positives, as JSON."""
+    return 2 * len(counts) * (1 + len(str(counts[0])))
+
+
+def _num_letters(layers):
+    return sum(len(layer) for layer in layers.values() if isinstance(layer, str))
 
 
 def _extremes(probability):

@@ -199,7 +199,8 @@ def file_names(ids):
     names = []
     for identity in map(str, ids):
         kept = "".join(c if c.isprintable() and c not in '/\\:*?"<>|' else "_" for c in identity)
-        base = name = kept.strip("._ ")[:150] or "image"
+        # File systems allow 255 bytes; what is added behind the name needs some of them.
+        base = name = kept.strip("._ ").encode()[:150].decode(errors="ignore") or "image"
         number = 1
         while name.lower() in map(str.lower, names):
             number += 1

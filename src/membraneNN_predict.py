@@ -12,17 +12,20 @@ import sys
 
 import numpy as np
 from PIL import Image
+from scipy import ndimage
 from skimage.color import label2rgb
 
 from lib.configuration import NETWORK, SPLIT
 from lib.devices import start_computing
 from lib.errors import UserError
 from lib.evaluation import confusion_scores
-from lib.extract_patches import average_orientations
+from lib.extract_patches import average_orientations, predict_in_blocks
 from lib.files import atomic_write
 from lib.membrane_metrics import membrane_metrics, thin_membrane, v_rand_thin
-from lib.overlap_tile import output_size, predict_overlap_tile, tile_starts
+from lib.overlap_tile import margin, output_size, predict_overlap_tile, tile_starts
 from lib.pictures import as_picture
+from lib.pre_processing import scale_to_unit
+from lib.predictions import ImagePredictor, Prediction
 from lib.progress import Progress
 from lib.report import Report, ReportImage
 from lib.results import Results
@@ -131,30 +134,80 @@ def load_predictor(configuration, weights):
     settings = configuration.testing_settings
     depth = configuration.training_settings.depth
     side = output_size(settings.tile_size, depth)
-    model = build_network(configuration, settings.tile_size)
-    weights.load_into(model, settings.skip_order)
+    predict_one = load_slice_predictor(configuration, weights)
 
     def predict(title, slices):
         print(f"Testing {weights.path} on {len(slices)} {title}.")
         num_tiles = np.prod([len(tile_starts(size, side, depth)) for size in slices.shape[1:]])
         progress = Progress(int(num_tiles) * settings.average_flips * len(slices))
-
-        def predictor(tiles):
-            cell = np.asarray(model.predict_on_batch(tiles))[..., 1]
-            progress.add(len(tiles))
-            return cell.reshape(len(tiles), 1, side, side)
-
-        def predict_one(image):
-            return predict_overlap_tile(predictor, image, settings.tile_size, depth)
-
-        predicted = [
-            average_orientations(predict_one, image, settings.average_flips)
-            for image in slices[:, np.newaxis]
-        ]
+        predicted = [predict_one(image, progress.add) for image in slices[:, np.newaxis]]
         progress.finish()
         return np.concatenate(predicted)
 
     return predict
+
+
+def load_slice_predictor(configuration, weights):
+    """Builds the network and loads its weights.
+
+    Returns:
+        function of a slice (1, H, W) float32 in [0, 1], called with what counts its tiles, ->
+        (1, H, W) float32, probability of cell.
+    """
+    settings = configuration.testing_settings
+    depth = configuration.training_settings.depth
+    side = output_size(settings.tile_size, depth)
+    model = build_network(configuration, settings.tile_size)
+    weights.load_into(model, settings.skip_order)
+
+    def predict(image, on_tile=None):
+        def predictor(tiles):
+            cell = np.asarray(model.predict_on_batch(tiles))[..., 1]
+            if on_tile:
+                on_tile(len(tiles))
+            return cell.reshape(len(tiles), 1, side, side)
+
+        def predict_turned(turned):
+            return predict_overlap_tile(predictor, turned, settings.tile_size, depth)
+
+        return average_orientations(predict_turned, image, settings.average_flips)
+
+    return predict
+
+
+def make_predictor(configuration, weights):
+    """Tells run_prediction.py how a slice is predicted; as src.retinaNN_predict.make_predictor.
+
+    A slice is scaled by itself, by the rule that the weights record.
+    """
+    predict_one = load_slice_predictor(configuration, weights)
+    depth = configuration.training_settings.depth
+    reach, step = margin(depth), 2**depth
+
+    def predict(image, threshold):
+        if min(image.shape[1:]) <= reach:
+            raise ValueError(
+                f"it must be more than {reach} pixels wide and high, what the network sees around "
+                f"a pixel. Received: {image.shape[2]} x {image.shape[1]}"
+            )
+        scaled = scale_to_unit(image, weights.scaling)
+        probabilities = predict_in_blocks(predict_one, scaled, -(-reach // step) * step)
+        return Prediction(probabilities, measurements=measure_cells(probabilities[0] >= threshold))
+
+    protocol = f"Slices as they are, averaged over {configuration.testing_settings.average_flips} "
+    protocol += "orientations. Grey values are scaled in each slice by itself."
+    return ImagePredictor(predict, 1, "cell", None, THRESHOLD, protocol)
+
+
+def measure_cells(cells):
+    """Counts cells, (H, W) bool: {"name [unit]": number}, parts that touch along a side are one."""
+    _, number = ndimage.label(cells)
+    area = np.count_nonzero(cells)
+    return {
+        "membrane [%]": 100 * (1 - area / cells.size),
+        "number of cells": number,
+        "mean area of a cell [pixels]": area / number if number else None,
+    }
 
 
 def save_labelled(results, configuration, labelled, probabilities, weights):
