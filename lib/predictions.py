@@ -76,6 +76,9 @@ class ImagePredictor:
         classes: {name: (red, green, blue)} of more than two classes; None for two.
         threshold: from which probability a pixel is positive.
         protocol: sentences on how it is predicted, for the report.
+        export: function without arguments -> keras.Model with its weights for one size of tiles,
+            and {name: value} of what a program must know that uses it; None where a task offers no
+            export.
     """
 
     predict: object
@@ -84,6 +87,7 @@ class ImagePredictor:
     classes: dict | None = None
     threshold: float = 0.5
     protocol: str = ""
+    export: object = None
 
     def segment(self, prediction):
         """Gives the class of every pixel: (H, W) uint8, 0 and 1 for two classes."""

@@ -286,7 +286,7 @@ class Report:
         return findings + self._far_threshold()
 
     def _far_threshold(self):
-        if not self.has_truth:
+        if self.sort_by != "F1" or not self.has_truth:
             return []
         tp, fp = self.counts
         f1 = 2 * tp / np.maximum(1, tp + fp + tp[0])

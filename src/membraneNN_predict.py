@@ -54,6 +54,15 @@ PROTOCOL = (
     "thresholds on these slices, as the challenge takes it; below, pixel scores of cells at one "
     "threshold."
 )
+# What a program must know that uses the network by itself.
+EXPORTED = {
+    "classes": ["membrane", "cell"],
+    "input": "(batch, 1, tile, tile) float32 in [0, 1]",
+    "output": "(batch, side * side, 2) float32, probabilities, row after row; side = tile - 2 "
+    "margin, the middle of the tile",
+    "pre_processing": "percentile: each slice from its 0.1 to its 99.9 percentile to [0, 1], "
+    "clipped; minmax_stack: from the lowest to the highest value of the stack.",
+}
 
 
 def main(configuration, experiment):
@@ -196,7 +205,14 @@ def make_predictor(configuration, weights):
 
     protocol = f"Slices as they are, averaged over {configuration.testing_settings.average_flips} "
     protocol += "orientations. Grey values are scaled in each slice by itself."
-    return ImagePredictor(predict, 1, "cell", None, THRESHOLD, protocol)
+
+    def export():
+        settings = configuration.testing_settings
+        network = build_network(configuration, settings.tile_size)
+        weights.load_into(network, settings.skip_order)
+        return network, {**EXPORTED, "scaling": weights.scaling, "margin": reach}
+
+    return ImagePredictor(predict, 1, "cell", protocol=protocol, export=export)
 
 
 def measure_cells(cells):

@@ -43,13 +43,20 @@ def predict(arguments):
     start = time.monotonic()
     require_backend()
     files = find_images(arguments.images)
+    if not files and not arguments.export:
+        raise UserError("Name images: files, folders or patterns. --help shows all there is.")
     folder = choose_folder(arguments.images, arguments.output)
     configuration, experiment = open_experiment(arguments)
 
     # 2. The network.
     with quietly():
         script = importlib.import_module(configuration.task.prediction)
+    if arguments.export:  # in float32, as ONNX has no mixed precision
+        configuration = configuration.with_values("training_settings", mixed_precision=False)
     weights, predictor = load_predictor(script, configuration, experiment, arguments.threshold)
+    if arguments.export:
+        export(configuration, predictor, arguments.export)
+        return
 
     # 3. Image after image.
     from lib.predictions import PredictionFolder
@@ -220,6 +227,28 @@ def origin_of(configuration, weights, predictor):
     return {"weights": weights_sum(weights), "settings": settings}
 
 
+def export(configuration, predictor, path):
+    """Writes the network as an ONNX file; see lib.export.export_onnx.
+
+    Args:
+        configuration: lib.configuration.Configuration.
+        predictor: lib.predictions.ImagePredictor.
+        path: the file, as the command line has it.
+    Raises:
+        UserError: if the task offers no export, or tf2onnx is missing.
+    """
+    from lib.export import export_onnx
+
+    if predictor.export is None:
+        raise UserError(f"The task {configuration.task.name} offers no --export.")
+    network, metadata = predictor.export()
+    task, place = configuration.task.name, locate(path)
+    metadata = {"task": task, "threshold": predictor.threshold, **metadata}
+    export_onnx(network, place, metadata)
+    size = " x ".join(map(str, network.input_shape[1:]))
+    print(f"{place}: {network.name} for tiles of {size}, any number at a time.")
+
+
 # ---------------------------------------------------------------- the prediction
 
 
@@ -375,7 +404,7 @@ def _read_command_line():
     parser = argparse.ArgumentParser(
         description="Segments images of your own with a trained network."
     )
-    parser.add_argument("images", nargs="+", help="files, folders, patterns, TIFF files with pages")
+    parser.add_argument("images", nargs="*", help="files, folders, patterns, TIFF files with pages")
     parser.add_argument(
         "--experiment",
         default=DEFAULT_EXPERIMENT,
@@ -399,5 +428,8 @@ def _read_command_line():
     )
     parser.add_argument(
         "--overwrite", action="store_true", help="replace results of other weights or settings"
+    )
+    parser.add_argument(
+        "--export", metavar="FILE.onnx", help="write the network as ONNX, predict nothing"
     )
     return parser.parse_args()

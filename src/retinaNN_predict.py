@@ -55,6 +55,15 @@ FULL_IMAGE_MULTIPLE = 16
 MOST_NETWORKS = 2
 # A round field of view covers at most pi / 4 of an image, a little more where it is cut off.
 WHOLE_FOV = 0.95
+# What a program must know that uses the network by itself.
+EXPORTED = {
+    "classes": ["background", "vessel"],
+    "input": "(batch, 1, height, width) float32 in [0, 1]",
+    "output": "(batch, height * width, 2) float32, probabilities, row after row",
+    "pre_processing": "grey = 0.299 R + 0.587 G + 0.114 B, scaled from its minimum to its maximum "
+    "to [0, 255]; equalised (clahe: 8 x 8 tiles, clip limit 2); gamma 1.2; divided by 255. The "
+    "photograph is scaled so that its field of view is fov_width pixels wide.",
+}
 
 
 def main(configuration, experiment):
@@ -509,7 +518,15 @@ def make_predictor(configuration, weights):
     def predict(photograph, threshold):
         return predict_photograph(configuration, predictor, photograph, threshold)
 
-    return ImagePredictor(predict, 3, "vessel", None, settings.threshold, protocol)
+    def export():
+        attributes = configuration.data_attributes
+        network = build_network(configuration, attributes.patch_height, attributes.patch_width)
+        weights.load_into(network, settings.skip_order)
+        return network, {**EXPORTED, "equalization": attributes.equalization, "fov_width": width}
+
+    return ImagePredictor(
+        predict, 3, "vessel", threshold=settings.threshold, protocol=protocol, export=export
+    )
 
 
 def predict_photograph(configuration, predictor, photograph, threshold):
