@@ -69,8 +69,8 @@ class ImagePredictor:
     """How a task predicts images of one's own.
 
     Args:
-        predict: function (image, threshold) -> Prediction; image (channels, H, W) uint8, any size.
-            ValueError for an image that it cannot take.
+        predict: function of an image (channels, H, W) uint8 of any size -> Prediction, or its
+            probabilities alone. ValueError for an image that it cannot take.
         channels: 1 for grey images, 3 for RGB; all others are made so.
         positive: what the probability is of: "vessel"; None for more than two classes.
         classes: {name: (red, green, blue)} of more than two classes; None for two.
@@ -88,6 +88,11 @@ class ImagePredictor:
     threshold: float = 0.5
     protocol: str = ""
     export: object = None
+
+    def predict_image(self, image):
+        """Predicts an image (channels, H, W) uint8 -> Prediction."""
+        predicted = self.predict(image)
+        return predicted if isinstance(predicted, Prediction) else Prediction(predicted)
 
     def segment(self, prediction):
         """Gives the class of every pixel: (H, W) uint8, 0 and 1 for two classes."""
@@ -219,9 +224,9 @@ class PredictionFolder:
 
     def _save_probabilities(self, identity, prediction):
         """Saves 16 bits, 0 outside: one picture for two classes, else a page a class."""
-        planes = np.clip(prediction.probabilities, 0, 1)
-        planes *= 65535
-        planes = np.rint(planes, out=planes).astype(np.uint16)
+        planes = np.empty(prediction.probabilities.shape, np.uint16)
+        for row in range(planes.shape[1]):  # without a second copy of floats
+            planes[:, row] = np.rint(np.clip(prediction.probabilities[:, row], 0, 1) * 65535)
         if prediction.inside is not None:
             planes *= prediction.inside
         if len(planes) == 1:

@@ -37,6 +37,7 @@ MOST_BYTES = 28_000_000
 MOST_CURVE_POINTS = 400
 # A network whose answers differ by less than this learnt nothing.
 LEAST_RANGE = 1e-3
+ONE_CLASS = "One class only: every pixel of every image is given the same one."
 # A threshold is far from the recorded one where it differs, or its F1 on these images, by more.
 FAR_THRESHOLD, FAR_F1 = 0.1, 0.02
 # Okabe and Ito's colours, which differ in brightness too.
@@ -103,6 +104,7 @@ class Report:
 
     Args:
         title: of the page.
+        images: ReportImages to begin with; `add` takes more.
         positive: what the probability is of, a word in the singular such as "vessel"; of more than
             two classes, None.
         threshold: from which probability a pixel counts as positive.
@@ -117,6 +119,7 @@ class Report:
     def __init__(
         self,
         title,
+        images=(),
         *,
         positive=None,
         threshold=0.5,
@@ -131,11 +134,13 @@ class Report:
         self.sort_by = sort_by
         self.highest_first = highest_first
         self.thresholds = threshold_grid(threshold)
-        self.images = []
+        self.images = []  # entries, the worst first
         self.range = [math.inf, -math.inf]
         self.counts = np.zeros((2, NUM_THRESHOLDS), np.int64)  # true and false positives
         self.confusion = np.zeros((len(classes or ()),) * 2, np.int64)
         self.has_truth = False
+        for image in images:
+            self.add(image)
 
     def add(self, image):
         """Adds a ReportImage; of more than 20, the worst stay large."""
@@ -269,8 +274,7 @@ class Report:
             return ["There is no image."]
         if self.classes is not None:
             found = np.count_nonzero(self.confusion.sum(axis=0))
-            words = "every pixel of every image is given one class"
-            return [f"One class only: {words}; the network learnt nothing else."] * (found == 1)
+            return [ONE_CLASS] if found == 1 else []
         findings, (low, high) = [], self.range
         if high - low < LEAST_RANGE:
             findings.append(

@@ -14,7 +14,7 @@ from lib.devices import start_computing
 from lib.errors import UserError, raise_if_any
 from lib.experiment import locate
 from lib.files import atomic_write
-from lib.pre_processing import DEFAULT_SCALING
+from lib.pre_processing import DEFAULT_SCALING, range_of_looks
 from lib.results import Results
 from lib.weights import (
     can_resume,
@@ -51,6 +51,7 @@ class TrainingRun:
     Args: as training_run.
 
     Attributes:
+        looks: how the training images look, or None.
         history: the finished epochs, a dictionary each; grows.
         scaling: the rule by which the images are scaled: that of the weights it starts from.
         devices: lib.devices.Devices that share a batch.
@@ -69,6 +70,7 @@ class TrainingRun:
         self.progress = self.begun.progress if self.begun else None
         self.scaling = start.scaling if start else DEFAULT_SCALING
         self.image_ids = None
+        self.looks = None
         self.devices = start_computing(settings.seed, settings.mixed_precision, settings.distribute)
         require_shareable_batches(configuration, self.devices)
 
@@ -84,6 +86,14 @@ class TrainingRun:
         self.image_ids = {use: list(ids) for use, ids in image_ids.items()}
         if self.begun:
             self.begun.require_images(self.image_ids)
+
+    def note_looks(self, looks):
+        """Notes how the training images look, so that later ones can be compared with them.
+
+        Args:
+            looks: list of what lib.pre_processing.look_of gives for them.
+        """
+        self.looks = range_of_looks(looks)
 
     def build(self, make_network, loss, num_batches):
         """Builds and compiles the network with the weights it starts from.
@@ -198,6 +208,7 @@ class TrainingRun:
             "settings": settings_record(self.configuration),
             "images": self.image_ids,
             "scaling": self.scaling,
+            "looks": self.looks,
         }
         if self.begun:
             record["ancestors"] = self.begun.ancestors

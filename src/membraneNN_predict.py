@@ -24,7 +24,7 @@ from lib.files import atomic_write
 from lib.membrane_metrics import membrane_metrics, thin_membrane, v_rand_thin
 from lib.overlap_tile import margin, output_size, predict_overlap_tile, tile_starts
 from lib.pictures import as_picture
-from lib.pre_processing import scale_to_unit
+from lib.pre_processing import look_of, scale_to_unit, unlike_training
 from lib.predictions import ImagePredictor, Prediction
 from lib.progress import Progress
 from lib.report import Report, ReportImage
@@ -184,16 +184,17 @@ def load_slice_predictor(configuration, weights):
     return predict
 
 
-def make_predictor(configuration, weights):
+def make_predictor(configuration, weights, threshold=None):
     """Tells run_prediction.py how a slice is predicted; as src.retinaNN_predict.make_predictor.
 
     A slice is scaled by itself, by the rule that the weights record.
     """
     predict_one = load_slice_predictor(configuration, weights)
+    threshold = THRESHOLD if threshold is None else threshold
     depth = configuration.training_settings.depth
     reach, step = margin(depth), 2**depth
 
-    def predict(image, threshold):
+    def predict(image):
         if min(image.shape[1:]) <= reach:
             raise ValueError(
                 f"it must be more than {reach} pixels wide and high, what the network sees around "
@@ -201,7 +202,9 @@ def make_predictor(configuration, weights):
             )
         scaled = scale_to_unit(image, weights.scaling)
         probabilities = predict_in_blocks(predict_one, scaled, -(-reach // step) * step)
-        return Prediction(probabilities, measurements=measure_cells(probabilities[0] >= threshold))
+        measurements = measure_cells(probabilities[0] >= threshold)
+        notes = unlike_training(look_of(scaled[0]), weights.looks)
+        return Prediction(probabilities, measurements=measurements, notes=notes)
 
     protocol = f"Slices as they are, averaged over {configuration.testing_settings.average_flips} "
     protocol += "orientations. Grey values are scaled in each slice by itself."
@@ -212,7 +215,8 @@ def make_predictor(configuration, weights):
         weights.load_into(network, settings.skip_order)
         return network, {**EXPORTED, "scaling": weights.scaling, "margin": reach}
 
-    return ImagePredictor(predict, 1, "cell", protocol=protocol, export=export)
+    options = {"threshold": threshold, "protocol": protocol, "export": export}
+    return ImagePredictor(predict, 1, "cell", **options)
 
 
 def measure_cells(cells):
@@ -298,7 +302,8 @@ def save_report(results, configuration, slices, probabilities, weights, metrics=
         if metrics:
             scores[score] = float(v_rand_thin(label[np.newaxis], probability[np.newaxis]))
         picture = as_picture(image[np.newaxis])
-        report.add(ReportImage(name, picture, probability, label, scores=scores))
+        flags = unlike_training(look_of(image), weights.looks)
+        report.add(ReportImage(name, picture, probability, label, scores=scores, flags=flags))
     results.save_report(
         report,
         configuration,

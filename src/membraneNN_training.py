@@ -18,6 +18,7 @@ from lib.elastic_deformation import get_augmentation
 from lib.overlap_tile import output_size
 from lib.patch_dataset import TileDataset, covering_places, uniform_places
 from lib.pictures import group_images, visualize
+from lib.pre_processing import look_of
 from lib.training import training_run
 from lib.unet import get_unpadded_unet
 from src.membrane_task import load_labelled, split_validation
@@ -37,6 +38,7 @@ def main(configuration, experiment, overwrite=False):
         slices = load_labelled(configuration, run.scaling)
         parts = split_validation(configuration, len(slices["ids"]))
         run.require_images({use: slices["ids"][part] for use, part in parts.items()})
+        run.note_looks([look_of(image) for image in slices["images"][parts["training"]]])
         training_data, validation_data = split_tiles(configuration, slices, parts, run.devices)
         if experiment.is_first_host:
             save_samples(experiment, training_data)

@@ -203,15 +203,13 @@ def load_predictor(script, configuration, experiment, threshold=None):
     weights = read_weights(experiment.find_weights(best_last))
     weights.require_settings(configuration, NETWORK)
     start_computing(settings.seed, settings.mixed_precision)
-    predictor = script.make_predictor(configuration, weights)
-    if threshold is None:
-        return weights, predictor
-    if predictor.classes is not None:
+    predictor = script.make_predictor(configuration, weights, threshold)
+    if threshold is not None and predictor.classes is not None:
         raise UserError(
             f"--threshold is for two classes; {configuration.path} has {len(predictor.classes)}, "
             "of which the most probable is taken. Leave it out."
         )
-    return weights, dataclasses.replace(predictor, threshold=threshold)
+    return weights, predictor
 
 
 def origin_of(configuration, weights, predictor):
@@ -317,7 +315,7 @@ def predict_image(path, page, identity, image, predictor, results):
     from lib.pictures import as_picture
 
     pixels, notes = image
-    prediction = predictor.predict(pixels, predictor.threshold)
+    prediction = predictor.predict_image(pixels)
     prediction = dataclasses.replace(prediction, notes=(*notes, *prediction.notes))
     height, width = pixels.shape[1:]
     row = {"id": identity, "file": path, "page": page, "width": width, "height": height}

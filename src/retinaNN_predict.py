@@ -9,6 +9,7 @@ With the weights that retina-unet published, DRIVE at stride 5 gives an area und
 """
 
 import sys
+from dataclasses import replace
 
 import keras
 import numpy as np
@@ -38,7 +39,15 @@ from lib.extract_patches import (
 )
 from lib.pictures import as_grey_levels, as_picture
 from lib.plots import draw_precision_recall, draw_roc
-from lib.pre_processing import estimate_fov, preprocess, resized, size_for_fov
+from lib.pre_processing import (
+    estimate_fov,
+    look_of_photographs,
+    preprocess,
+    resized,
+    resized_mask,
+    size_for_fov,
+    unlike_training,
+)
 from lib.predictions import ImagePredictor, Prediction
 from lib.progress import Progress
 from lib.report import Curve, Report, ReportImage
@@ -401,7 +410,10 @@ def save_report(results, configuration, probabilities, data, weights, scores):
         picture = as_picture(np.clip(data["images"][index], 0, 255).astype(np.uint8))
         inside = data["fov_masks"][index, 0] > 0
         shown = None if truth is None else truth[index, 0]
-        report.add(ReportImage(name, picture, probabilities[index, 0], shown, inside))
+        look = look_at(configuration, data["images"][index], inside)
+        flags = unlike_training(look, weights.looks)
+        probability = probabilities[index, 0]
+        report.add(ReportImage(name, picture, probability, shown, inside, flags=flags))
     note = weights.describe_origin(data["ids"]) if settings.images == "test" else ""
     results.save_report(
         report,
@@ -500,23 +512,28 @@ def evaluate(probabilities, data, settings):
 # ---------------------------------------------------------------- photographs of one's own
 
 
-def make_predictor(configuration, weights):
+def make_predictor(configuration, weights, threshold=None):
     """Tells run_prediction.py how a photograph is predicted: alone, at the size of the training.
 
     Args:
         configuration: lib.configuration.Configuration.
         weights: lib.weights.TrainedWeights.
+        threshold: from which probability a pixel is vessel; None for the configuration's.
     Returns:
         lib.predictions.ImagePredictor.
     """
     settings = configuration.testing_settings
+    threshold = settings.threshold if threshold is None else threshold
     predictor = load_predictor(configuration, weights)
     protocol = f"{_way(settings)} The field of view was found in each photograph."
     if width := configuration.data_attributes.fov_width:
         protocol += f" The network saw it {width} pixels wide."
 
-    def predict(photograph, threshold):
-        return predict_photograph(configuration, predictor, photograph, threshold)
+    def predict(photograph):
+        prediction = predict_photograph(configuration, predictor, photograph, threshold)
+        look = look_at(configuration, photograph, prediction.inside)
+        notes = (*prediction.notes, *unlike_training(look, weights.looks))
+        return replace(prediction, notes=notes)
 
     def export():
         attributes = configuration.data_attributes
@@ -525,7 +542,7 @@ def make_predictor(configuration, weights):
         return network, {**EXPORTED, "equalization": attributes.equalization, "fov_width": width}
 
     return ImagePredictor(
-        predict, 3, "vessel", threshold=settings.threshold, protocol=protocol, export=export
+        predict, 3, "vessel", threshold=threshold, protocol=protocol, export=export
     )
 
 
@@ -555,6 +572,15 @@ def predict_photograph(configuration, predictor, photograph, threshold):
         notes.append("No dark surround: all of it was taken as the field of view.")
     measurements = measure_vessels((probabilities[0] >= threshold) & inside, inside)
     return Prediction(probabilities, inside, None, measurements, tuple(notes))
+
+
+def look_at(configuration, photograph, inside):
+    """Measures how a photograph (3, H, W) looks inside its FOV (H, W), at the network's size."""
+    masks = inside[np.newaxis, np.newaxis].astype(np.uint8)
+    size = size_for_fov(masks, configuration.data_attributes.fov_width)
+    small = resized(photograph[np.newaxis], size)
+    (look,) = look_of_photographs(small, resized_mask(masks, size))
+    return look
 
 
 def measure_vessels(vessels, inside):

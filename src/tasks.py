@@ -16,8 +16,8 @@ class Task:
         check: configuration -> list of problems across keys.
         training: module whose main(configuration, experiment, overwrite) trains.
         testing: module whose main(configuration, experiment) tests.
-        prediction: module whose make_predictor(configuration, weights) gives the
-            lib.predictions.ImagePredictor of run_prediction.py.
+        prediction: module whose make_predictor(configuration, weights, threshold) gives the
+            lib.predictions.ImagePredictor of run_prediction.py; threshold None: its own.
     """
 
     name: str

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from lib.files import write_hdf5
-from src import launch
+from lib.pictures import visualize
+from src import launch, predict_folder
 from src.tasks import TASKS, Task
 from tests import toy_task
 from tests.small_data import picture, read_log
@@ -58,7 +59,7 @@ def step(name, num_epochs):
 def toys(in_tmp_path, monkeypatch):
     """Makes the task known and draws its images; gives the folder of its experiment."""
     module = toy_task.__name__
-    task = Task("toy", "configuration.txt", toy_task.KEYS, lambda _: [], module, module)
+    task = Task("toy", "configuration.txt", toy_task.KEYS, lambda _: [], module, module, module)
     monkeypatch.setitem(TASKS, "toy", task)
     rng = np.random.default_rng(0)
     for subset, number in NUMBERS.items():
@@ -92,6 +93,31 @@ def test_a_task_trains_resumes_and_tests_by_shared_code(toys, capsys):
         shown = picture(toys / "segmentations" / f"{name}.png")  # (H, W, 3)
         right += np.sum(np.all(shown == np.array([*toy_task.COLOURS.values()])[label], axis=-1))
     assert right / sum(label.size for label in truth) == pytest.approx(scores["accuracy"])
+
+    folder = predict(toys, truth)
+    report = (toys / "report.html").read_text()
+    assert "mean IoU" in report
+    assert 'id="threshold"' not in report  # three classes have none
+    names = [f"{name}.png" for name in scores["images"]]
+    found = [picture(folder / name.replace(".", "_segmentation.")) for name in names]
+    shares = (folder / "measurements.csv").read_text().splitlines()
+    assert "share of bar [%]" in shares[0]
+    for name, (classes, label) in zip(names, zip(found, truth, strict=True)):
+        shown = picture(toys / "segmentations" / name)
+        assert (classes == shown).all(), "not what run_testing.py gives"
+        assert classes.shape[:2] == label.shape
+
+
+def predict(toys, truth):
+    """Writes the test images as files, predicts them, and gives the folder of the results."""
+    images, _, ids = toy_task.load(SimpleNamespace(data_paths=DATA), "test")
+    for name, image in zip(ids, images):
+        visualize(image.transpose(1, 2, 0), toys.parent / "toys_to_do" / f"{name}.png")
+    options = {"threshold": None, "angle": None, "overwrite": False, "export": None}
+    predict_folder.predict(
+        SimpleNamespace(images=["toys_to_do"], experiment="toys", output=None, **options)
+    )
+    return toys.parent / "toys_to_do_segmented"
 
 
 DATA = SimpleNamespace(path_local="./data/")

@@ -7,17 +7,18 @@ import numpy as np
 from lib import configuration as keys
 from lib.devices import inner_data_format, start_computing
 from lib.experiment import locate
-from lib.extract_patches import average_orientations, pad_to_multiple, predict_full_image
+from lib.extract_patches import average_orientations, pad_to_multiple
 from lib.files import load_hdf5
 from lib.patch_dataset import TileDataset, covering_places
-from lib.pictures import colour_classes
+from lib.pictures import as_picture, colour_classes
+from lib.predictions import ImagePredictor
+from lib.report import Report, ReportImage
 from lib.results import Results
 from lib.training import training_run
 from lib.unet import NETWORKS
 from lib.weights import read_weights
 
 COLOURS = {"ground": (0, 0, 0), "disc": (230, 60, 60), "bar": (60, 160, 230)}
-SIZES = ("small", "large")
 NETWORK = NETWORKS["unet"]
 
 KEYS = (
@@ -34,7 +35,7 @@ KEYS = (
 def load(configuration, subset):
     """Reads (3, H, W) images in [0, 1], (H, W) classes and the ids, of both sizes in one list."""
     images, labels, ids = [], [], []
-    for size in SIZES:
+    for size in ("small", "large"):
         path = locate(configuration.data_paths.path_local) / f"{size}_{subset}.hdf5"
         stack = load_hdf5(path)  # (N, 4, H, W): colours and classes
         images += list(stack[:, :3].astype(np.float32) / 255)
@@ -74,8 +75,7 @@ def train(configuration, experiment, overwrite):
 def test(configuration, experiment):
     """Predicts whole images, mirrored and averaged, and tells the share of right pixels."""
     weights = read_weights(experiment.find_weights(configuration.testing_settings.best_last))
-    settings = configuration.training_settings
-    start_computing(settings.seed, settings.mixed_precision)
+    start_computing(configuration.training_settings.seed, mixed_precision=False)
     images, labels, ids = load(configuration, "test")
     results = Results(experiment.results, experiment.name)
     results.require_room(ids)
@@ -84,22 +84,26 @@ def test(configuration, experiment):
     classes = [probabilities.argmax(axis=0) for probabilities in predicted]
     colours = [colour_classes(one, list(COLOURS.values())) for one in classes]
     results.save_pictures("segmentations", ids, colours)
+    shown = map(ReportImage, ids, map(as_picture, images), classes, labels)
+    report = Report("Toys", shown, classes=COLOURS, sort_by="accuracy")
+    results.save_report(report, configuration, weights, protocol="All pixels of all images.")
     right = np.concatenate([(a == b).ravel() for a, b in zip(classes, labels)]).mean()
     text = f"Accuracy: {right:.4f} of all pixels of {len(ids)} images.\n"
     results.save_performances(text, {"accuracy": float(right), "images": ids})
 
 
+def make_predictor(configuration, weights, threshold):
+    """Tells run_prediction.py how an image of one's own is predicted."""
+    return ImagePredictor(lambda one: predict(weights, np.float32(one / 255)), 3, classes=COLOURS)
+
+
 def predict(weights, image):
     """Predicts one image, (3, H, W) -> (3 classes, H, W), in one pass of a network of its size."""
     padded = pad_to_multiple(image, NETWORK.multiple)
-    size = padded.shape[1:]
-    model = build(*size)
+    model = build(*padded.shape[1:])
     weights.load_into(model)
-
-    def predictor(tiles):  # (1, 3, H, W) -> (1, H*W, 3) -> (1, 3, H, W)
-        return np.asarray(model.predict_on_batch(tiles)).swapaxes(1, 2).reshape(1, -1, *size)
-
-    whole = predict_full_image(predictor, padded, size, NETWORK.reach, NETWORK.multiple)
+    (whole,) = np.asarray(model.predict_on_batch(padded[np.newaxis]))  # (H*W, 3)
+    whole = whole.T.reshape(-1, *padded.shape[1:])
     return whole[:, : image.shape[1], : image.shape[2]]
 
 
