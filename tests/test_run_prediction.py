@@ -145,18 +145,20 @@ def test_the_segmentation_is_that_of_run_testing(in_tmp_path, call, eye, experim
 
 def test_pages_equal_names_and_bad_names(in_tmp_path, call, eye):
     folder = in_tmp_path / "eyes"
-    for name in ("eye.png", "eye.jpg", "<img src=x onerror=alert(1)>.png", "..dots.png"):
+    for name in ("eye.png", "eye.jpg", "<img src=x onerror=alert(1)>.png", ".hidden.png"):
         write(folder / name, eye)
+    write(in_tmp_path / "..dots.png", eye)
     pages = [Image.fromarray(eye), Image.fromarray(eye[::-1].copy())]
     pages[0].save(in_tmp_path / "pages.tif", save_all=True, append_images=pages[1:])
-    assert call("eyes", "pages.tif").returncode == 0
+    assert call("eyes", "pages.tif", "..dots.png").returncode == 0
     results = in_tmp_path / "eyes_segmented"
     names = {row["id"] for row in rows_of(results)}
     expected = {"eye_png", "eye_jpg", "img src=x onerror=alert(1)", "dots"}
     assert names == {*expected, "pages_page001", "pages_page002"}
     first, second = (segmentation(results, f"pages_page00{n}") for n in (1, 2))
     assert (first != second).any()
-    assert {path.name for path in in_tmp_path.iterdir()} == {"eyes", "eyes_segmented", "pages.tif"}
+    there = {path.name for path in in_tmp_path.iterdir()}
+    assert there == {"eyes", "eyes_segmented", "pages.tif", "..dots.png"}
 
 
 # ---------------------------------------------------------------- going on
