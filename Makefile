@@ -33,7 +33,7 @@ demo: $(VENV)/installed
 	$(RUN) run_testing.py demo/vessels.txt
 	$(RUN) run_training.py demo/membranes.txt --overwrite
 	$(RUN) run_testing.py demo/membranes.txt
-	@echo "Pictures and scores: demo/vessels/ and demo/membranes/"
+	@echo "Open in a browser: demo/vessels/report.html and demo/membranes/report.html"
 
 test: $(VENV)/installed
 	$(RUN) -m pytest -m "not slow"
