@@ -5,12 +5,14 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: demo test test-all test-backends bench lint format gpu clean help
+.PHONY: demo test test-all test-backends test-report test-export bench lint format gpu clean help
 
 help:
 	@echo "make demo      synthetic data, training, testing: scores and pictures in a few minutes"
 	@echo "make test      the tests (make test-all: the slow ones too)"
 	@echo "make test-backends   the tests on JAX and OpenVINO, which it installs"
+	@echo "make test-report     report.html in a headless Chromium, where one is installed"
+	@echo "make test-export     exported networks in ONNX Runtime, which it installs"
 	@echo "make lint      checks style and format (make format: fixes what can be fixed)"
 	@echo "make bench     measures speed and memory against the plain way: benchmarks/results.md, 11 minutes"
 	@echo "make gpu       installs TensorFlow with CUDA"
@@ -35,7 +37,7 @@ demo: $(VENV)/installed
 	$(RUN) run_testing.py demo/cells.txt
 	$(RUN) run_training.py demo/segmentation.txt --overwrite
 	$(RUN) run_testing.py demo/segmentation.txt
-	@echo "Pictures and scores: demo/vessels/, demo/membranes/, demo/cells/ and demo/segmentation/"
+	@echo "Open in a browser: demo/vessels/report.html, and that of membranes, cells, segmentation"
 
 # Two processes share the files of tests: each loads TensorFlow, and holds up to 1.5 GB.
 PYTEST := $(RUN) -m pytest --numprocesses 2 --dist loadfile
@@ -55,6 +57,15 @@ bench: $(VENV)/installed
 test-backends: $(VENV)/installed
 	$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt ".[jax,openvino]"
 	$(RUN) -m pytest tests/test_backends.py tests/test_distribute.py
+
+# Debian and Ubuntu: apt install chromium chromium-driver. Without them the tests skip and say so.
+test-report: $(VENV)/installed
+	$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt ".[report]"
+	$(RUN) -m pytest tests/test_report_browser.py
+
+test-export: $(VENV)/installed
+	$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt ".[export]"
+	$(RUN) -m pytest tests/test_export.py
 
 lint: $(VENV)/installed
 	$(RUN) -m ruff check .

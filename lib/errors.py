@@ -8,7 +8,7 @@ import importlib.util
 import signal
 import sys
 
-_PACKAGES = ("numpy", "h5py", "keras", "PIL", "cv2", "scipy", "skimage", "tifffile")
+_PACKAGES = tuple("numpy h5py keras PIL cv2 scipy skimage tifffile jinja2 roifile".split())
 _OWN = ("lib", "src", "benchmarks", "demo")
 _BACKENDS = ("tensorflow", "jax", "torch", "openvino")
 

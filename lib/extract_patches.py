@@ -14,6 +14,8 @@ LARGEST_PREDICTION_BATCH = 128
 # Longest side of an image that is predicted in one pass; a square of it takes the networks about
 # 1 GB. DRIVE lies below.
 LARGEST_TILE = 1024
+# Side of the blocks in which very large images are predicted.
+LARGEST_BLOCK = 4096
 
 
 def crop_to_square(images):
@@ -310,6 +312,42 @@ def full_image_places(image_size, tile_size, margin, multiple=4):
         ends = [start + margin for start in starts[1:]] + [size]
         places.append([(a, slice(b, c)) for a, b, c in zip(starts, [0, *ends], ends)])
     return places
+
+
+def predict_in_blocks(predict, image, margin, side=LARGEST_BLOCK):
+    """Predicts a very large image block by block, so that memory does not grow with it.
+
+    Not in retina-unet. A block is cut with a margin around it that is thrown away. An image that is
+    no larger than a block is predicted as it is. Where `predict` averages over mirrorings, a block
+    is pooled from its own end, not from the image's, which changes single pixels a little.
+
+    Args:
+        predict: (C, any height, any width) -> (K, same height, same width) float32.
+        image: (C, height, width).
+        margin: pixels around a block, a multiple of what the network pools together.
+        side: of a block, such a multiple.
+    Returns:
+        (K, height, width) float32.
+    """
+    height, width = image.shape[1:]
+    if max(height, width) <= side + 2 * margin:
+        return predict(image)
+    whole = None
+    for top in range(0, height, side):
+        for left in range(0, width, side):
+            first = max(0, top - margin), max(0, left - margin)
+            block = image[:, first[0] : top + side + margin, first[1] : left + side + margin]
+            predicted = predict(np.ascontiguousarray(block))
+            if whole is None:
+                whole = np.empty((len(predicted), height, width), np.float32)
+            place = whole[:, top : top + side, left : left + side]
+            rows, columns = (start - a for start, a in zip((top, left), first))
+            rows, columns = (
+                slice(rows, rows + place.shape[1]),
+                slice(columns, columns + place.shape[2]),
+            )
+            place[...] = predicted[:, rows, columns]
+    return whole
 
 
 # ---------------------------------------------------------------- averaging over orientations

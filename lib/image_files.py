@@ -9,10 +9,12 @@ import unicodedata
 import warnings
 from pathlib import Path
 
+import cv2
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from scipy import ndimage
 
+from lib.pre_processing import image_limits
 from lib.tiff_files import (
     MOST_PIXELS,
     ImageError,
@@ -21,11 +23,14 @@ from lib.tiff_files import (
     coloured,
     colours_of_16_bits,
     is_tiff,
+    iterate_tiff,
     read_tiff,
     turned,
 )
 
 IMAGE_ENDINGS = tuple(".tif .tiff .png .gif .jpg .jpeg .bmp .ppm .pgm .webp .jp2".split())
+# What Pillow converts to RGB where that is asked for: print, and others.
+OTHER_COLOURS = ("CMYK", "YCbCr", "LAB", "HSV")
 # More values than these are greys or object numbers rather than classes.
 MOST_CLASSES = 20
 FOR_CLASSES = "`task = segmentation` takes them: prepare_datasets_folder.py"
@@ -52,7 +57,7 @@ def list_images(folder):
         ValueError: if the folder is missing or empty, or two files have the same id.
     """
     by_id, problems = {}, []
-    for path in sorted(_image_files(Path(folder)), key=lambda path: _natural_key(path.name)):
+    for path in sorted(_image_files(Path(folder)), key=lambda path: natural_key(path.name)):
         first = by_id.setdefault(image_id(path), path)
         if first != path:
             problems.append(
@@ -61,7 +66,7 @@ def list_images(folder):
             )
     if problems:
         raise ValueError(" ".join(problems))
-    return dict(sorted(by_id.items(), key=lambda item: _natural_key(item[0])))
+    return dict(sorted(by_id.items(), key=lambda item: natural_key(item[0])))
 
 
 def _image_files(folder):
@@ -88,13 +93,18 @@ def image_id(path):
     Bytes of a name that are not UTF-8 are taken for Latin-1, both ways to write an accent (NFC and
     NFD) are one, and what could lead out of a folder or move a cursor becomes _.
     """
-    stem = re.sub("[\udc80-\udcff]", lambda byte: chr(ord(byte[0]) - 0xDC00), Path(path).stem)
-    stem = unicodedata.normalize("NFC", stem)
-    stem = "".join("_" if c in "/\\" or unicodedata.category(c) in UNPRINTABLE else c for c in stem)
+    stem = image_stem(path)
     name, before = stem, None
     while before != stem:
         before, stem = stem, ID_ENDINGS.sub("", stem)
     return stem or name
+
+
+def image_stem(path):
+    """Gives the name of a file without its ending, in printable letters; see image_id."""
+    stem = re.sub("[\udc80-\udcff]", lambda byte: chr(ord(byte[0]) - 0xDC00), Path(path).stem)
+    stem = unicodedata.normalize("NFC", stem)
+    return "".join("_" if c in "/\\" or unicodedata.category(c) in UNPRINTABLE else c for c in stem)
 
 
 def read_image(path, most_pixels=MOST_PIXELS):
@@ -161,6 +171,74 @@ def _channels(path, most_pixels):
     if first.is_array and first.alpha is not None:
         return np.concatenate([first.pixels, first.alpha[np.newaxis]]), True
     return first.pixels, first.is_array
+
+
+def iterate_images(path, channels):
+    """Reads the images of a file one after the other, whatever they are, for a prediction.
+
+    Grey, palettes, alpha channels, CMYK, 16 bits and numbers that are not whole all become grey or
+    RGB of 8 bits; any number of pixels is read.
+
+    Args:
+        path: an image file; each page of it is an image.
+        channels: 1 for grey images, 3 for RGB.
+    Yields:
+        (channels, height, width) uint8; and notes, a list of sentences on what was changed.
+    Raises:
+        ValueError: if it cannot be read whole, or has neither one nor three channels.
+    """
+    problem = _no_file(path)
+    if problem:
+        raise ImageError(problem)
+    with _readable(path):
+        pictures = iterate_tiff(path, None) if is_tiff(path) and not _has_ink(path) else None
+        for picture in pictures or _pillow_pages(path):
+            yield _in_8_bits(path, picture.pixels, channels)
+
+
+def _has_ink(path):
+    """Tells whether a TIFF file holds colours of print, or others that Pillow can convert."""
+    try:
+        with Image.open(path) as image:
+            return image.mode in OTHER_COLOURS
+    except (OSError, ValueError, SyntaxError):
+        return False
+
+
+def _pillow_pages(path):
+    """Decodes the pages of a file one after the other, colours of print as RGB."""
+    with Image.open(path) as image:
+        for page in range(_num_pages(image)):
+            yield _page_of(path, image, page, convert=True)
+
+
+def _in_8_bits(path, pixels, channels):
+    """Makes (any, H, W) of any type (channels, H, W) uint8, and says what was changed."""
+    notes = []
+    if len(pixels) not in (1, 3):
+        raise ImageError(
+            f"{path} must be grey or RGB. Received: an image of {len(pixels)} channels. Save the "
+            "wanted ones as a file of their own."
+        )
+    if pixels.dtype == bool:
+        pixels = pixels.astype(np.uint8) * 255
+    if pixels.dtype != np.uint8:
+        if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
+            raise ImageError(f"{path} holds numbers that are not finite (NaN, infinity).")
+        low, high = image_limits(pixels)
+        kind = f"{8 * pixels.dtype.itemsize} bits"
+        notes.append(f"{kind} a channel, scaled from {low:g} ... {high:g} to 8 bits.")
+        scale = 255 / (high - low) if high > low else 0.0
+        planes = (np.clip((plane - np.float32(low)) * scale, 0, 255) for plane in pixels)
+        pixels = np.stack([np.rint(plane).astype(np.uint8) for plane in planes])
+    if len(pixels) == channels:
+        return pixels, notes
+    if channels == 3:
+        notes.append("Grey, where the network was trained on colours.")
+        return np.repeat(pixels, 3, axis=0), notes
+    if (pixels != pixels[:1]).any():
+        notes.append("Colours, made grey (0.299 red + 0.587 green + 0.114 blue).")
+    return cv2.cvtColor(pixels.transpose(1, 2, 0), cv2.COLOR_RGB2GRAY)[np.newaxis], notes
 
 
 def read_labels(path, most_pixels=MOST_PIXELS):
@@ -364,13 +442,16 @@ def _pictures(path, most_pixels=MOST_PIXELS):
             return read_tiff(path, most_pixels)
         with Image.open(path) as image:
             check_size(path, image.height, image.width, most_pixels)
-            # The further pictures of a camera's MPO file are previews.
-            num_pages = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
-            return [_page_of(path, image, page) for page in range(num_pages)]
+            return [_page_of(path, image, page) for page in range(_num_pages(image))]
 
 
-def _page_of(path, image, page):
-    """Decodes one page of an open image -> Picture."""
+def _num_pages(image):
+    """Counts the images of a file; the further pictures of a camera's MPO file are previews."""
+    return 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+
+
+def _page_of(path, image, page, convert=False):
+    """Decodes one page of an open image -> Picture; convert: colours of print become RGB."""
     image.seek(page)
     # Pillow reads the upper 8 of 16 bits a colour: of 12-bit photographs 16 levels are left.
     has_16_bits = ";16" in str([tile[3] for tile in image.tile]) and image.mode[0] != "I"
@@ -380,6 +461,8 @@ def _page_of(path, image, page):
         channels = turned(colours_of_16_bits(path).transpose(2, 0, 1), orientation)
         return Picture(channels[:3], channels[3] if len(channels) > 3 else None)
     image = ImageOps.exif_transpose(image)  # turned as every viewer shows it
+    if convert and image.mode in OTHER_COLOURS:
+        image = image.convert("RGB")
     return _from_pillow(path, image)
 
 
@@ -545,7 +628,7 @@ def shortened(items, most=8):
     return f"{shown}{', ...' if len(items) > most else ''}"
 
 
-def _natural_key(name):
-    """Sorts numbers by value; the text itself decides between 1 and 01."""
+def natural_key(name):
+    """Sorts texts with their numbers by value; the text itself decides between 1 and 01."""
     parts = re.split(r"(\d+)", name)
     return [(int(part), "") if part.isdigit() else (-1, part) for part in parts], name

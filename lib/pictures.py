@@ -118,6 +118,18 @@ def as_rgb(stack):
     return np.broadcast_to(stack, (len(stack), 3, *stack.shape[2:]))
 
 
+def as_picture(image):
+    """Makes an image something to look at.
+
+    Args:
+        image: (C, H, W) uint8, or floats in [0, 1]; of more than 3 channels, the first is shown.
+    Returns:
+        (H, W, 3) uint8.
+    """
+    grey = as_grey_levels(image if len(image) == 3 else image[:1])
+    return np.broadcast_to(grey, (3, *grey.shape[1:])).transpose(1, 2, 0).copy("C")
+
+
 def visualize(image, path):
     """Saves an image as PNG.
 

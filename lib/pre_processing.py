@@ -12,7 +12,11 @@ from scipy import ndimage
 FOV_TOLERANCE = 0.1
 # Where no mask tells: the FOV is brighter than this share of what is bright in the photograph.
 FOV_BRIGHTNESS = 0.15
+# It is sought at this longest side at most.
+LARGEST_FOR_FOV = 2048
 GAMMA = 1.2
+# An image is very unlike those of the training beyond their range times this.
+UNLIKE_FACTORS = {"brightness": 1.5, "sharpness": 2.0}
 # How images are scaled for networks that take grey values as they are: see scale_to_unit.
 DEFAULT_SCALING = "percentile"
 ROBUST_PERCENTILES = (0.1, 99.9)
@@ -61,6 +65,13 @@ def estimate_fov(photograph):
     Returns:
         (height, width) bool.
     """
+    height, width = photograph.shape[1:]
+    if max(height, width) > LARGEST_FOR_FOV:
+        scale = LARGEST_FOR_FOV / max(height, width)
+        size = max(1, round(height * scale)), max(1, round(width * scale))
+        small = estimate_fov(resized(photograph[np.newaxis], size)[0]).view(np.uint8)
+        # Nearest neighbours keep a FOV of all pixels whole.
+        return cv2.resize(small, (width, height), interpolation=cv2.INTER_NEAREST).view(bool)
     brightness = ndimage.median_filter(photograph.max(axis=0), 5)
     bright = largest_part(brightness > FOV_BRIGHTNESS * np.percentile(brightness, 95))
     if not bright.any():  # black throughout
@@ -98,6 +109,60 @@ def size_for_fov(fov_masks, fov_width):
     if abs(np.log(scale)) < np.log1p(FOV_TOLERANCE):
         return height, width
     return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def look_of(image, inside=None):
+    """Measures how bright and how sharp an image is, to be compared with those of a training.
+
+    Args:
+        image: (H, W) float32 in [0, 1], at the size at which the network sees it.
+        inside: (H, W) bool, the pixels that count; None for all.
+    Returns:
+        {"brightness": mean, "sharpness": standard deviation of the Laplacian by that of the image}.
+    """
+    inside = np.ones(image.shape, bool) if inside is None or not inside.any() else inside
+    image = np.ascontiguousarray(image, np.float32)
+    deviation = float(image[inside].std())
+    edges = float(cv2.Laplacian(image, cv2.CV_32F)[inside].std())
+    sharpness = edges / deviation if deviation else 0.0
+    return {"brightness": float(image[inside].mean()), "sharpness": sharpness}
+
+
+def look_of_photographs(photographs, fov_masks):
+    """Gives look_of for RGB photographs (N, 3, H, W) in [0, 255], inside their (N, 1, H, W) FOV."""
+    return [
+        look_of(grey / 255, mask > 0) for (grey,), (mask,) in zip(rgb2gray(photographs), fov_masks)
+    ]
+
+
+def range_of_looks(looks):
+    """Gives the lowest and the highest value of every part: {"brightness": [low, high], ...}."""
+    return {
+        part: [min(look[part] for look in looks), max(look[part] for look in looks)]
+        for part in looks[0]
+    }
+
+
+def unlike_training(look, ranges):
+    """Says in what an image is very unlike the images of the training.
+
+    Args:
+        look: as look_of gives it.
+        ranges: as range_of_looks gives them; None where the weights do not record them.
+    Returns:
+        tuple of sentences; empty where it is like them.
+    """
+    sentences = []
+    for part, factor in UNLIKE_FACTORS.items():
+        if not ranges or part not in ranges:
+            continue
+        low, high = ranges[part]
+        if not low / factor <= look[part] <= high * factor:
+            sentences.append(
+                f"Very unlike the training in {part}: {look[part]:.2f}, where its images have "
+                f"{low:.2f} to {high:.2f}."
+            )
+    return tuple(sentences)
 
 
 def scale_to_unit(stack, rule=DEFAULT_SCALING):
@@ -161,7 +226,9 @@ def percentiles(values):
 
 
 def _scaled(values, lowest, highest):
-    return np.clip((values - lowest) / (highest - lowest if highest > lowest else 1.0), 0, 1)
+    scaled = values - lowest
+    scaled /= highest - lowest if highest > lowest else 1.0
+    return np.clip(scaled, 0, 1, out=scaled)
 
 
 def resized(images, size):

@@ -1,4 +1,4 @@
-"""What every testing writes: probabilities as HDF5, grids of pictures, scores as text and JSON.
+"""What every testing writes: probabilities as HDF5, grids of pictures, scores, and a report.
 
 Beside the results lies a list of the files that a test wrote. The next test removes these and no
 others: a file that is in the way and not on the list is somebody's, and is refused.
@@ -6,6 +6,7 @@ others: a file that is in the way and not on the list is somebody's, and is refu
 
 import contextlib
 import json
+import time
 from pathlib import Path
 
 import h5py
@@ -15,6 +16,7 @@ from PIL import Image
 from lib.errors import UserError
 from lib.files import atomic_write, write_hdf5
 from lib.pictures import as_rgb, group_images, visualize
+from lib.report import facts_of, loss_curve
 
 LIST = ".testing_files.txt"
 # What a test may write, besides pictures that carry ids.
@@ -22,6 +24,7 @@ NAMES = (
     "predictions*.hdf5",
     "performances.txt",
     "performances.json",
+    "report*.html",
     "submission.tif",
     "[!.]*_RES/*",
     "ROC.png",
@@ -47,6 +50,7 @@ class Results:
     def __init__(self, folder, name):
         self.folder = Path(folder)
         self.name = name
+        self.start = time.monotonic()
 
     def require_room(self, ids=()):
         """Refuses a folder in which a test would replace files that no test wrote.
@@ -209,6 +213,27 @@ class Results:
         with atomic_write(self.file("performances.json")) as beside:
             beside.write_text(json.dumps(scores, indent=1) + "\n", encoding="utf-8")
 
+    def save_report(self, report, configuration, weights, *, curves=(), name="report", **words):
+        """Saves report.html, with the losses of the training and where it all came from.
+
+        Args:
+            report: lib.report.Report with its images.
+            configuration: lib.configuration.Configuration.
+            weights: lib.weights.TrainedWeights.
+            curves: lib.report.Curves.
+            name: of the file.
+            words: protocol, scores and flags as lib.report.Report.write takes them.
+        """
+        path = self.file(f"{name}.html")
+        report.write(
+            path,
+            curves=[*curves, *loss_curve(weights.history)],
+            facts=facts_of(weights, time.monotonic() - self.start),
+            settings=configuration.as_dict(),
+            **words,
+        )
+        print(f"Look at {path}, in any browser.")
+
     def _known(self):
         """Lists the files of earlier tests, also of those from before there was a list."""
         if (self.folder / LIST).is_file():
@@ -238,7 +263,8 @@ def file_names(ids):
     names = []
     for identity in map(str, ids):
         kept = "".join(c if c.isprintable() and c not in '/\\:*?"<>|' else "_" for c in identity)
-        base = name = kept.strip("._ ")[:150] or "image"
+        # File systems allow 255 bytes; what is added behind the name needs some of them.
+        base = name = kept.strip("._ ").encode()[:150].decode(errors="ignore") or "image"
         number = 1
         while name.lower() in map(str.lower, names):
             number += 1

@@ -76,13 +76,21 @@ def check_size(path, height, width, most_pixels):
 
 
 def read_tiff(path, most_pixels=MOST_PIXELS):
-    """Reads all images of a TIFF file; thumbnails and the levels of a pyramid are no images.
+    """Reads all images of a TIFF file as a list of Picture; see iterate_tiff."""
+    return list(iterate_tiff(path, most_pixels))
+
+
+def iterate_tiff(path, most_pixels=MOST_PIXELS):
+    """Reads the images of a TIFF file one after the other; all are checked before the first.
+
+    Thumbnails and the levels of a pyramid are no images. Pages are decoded one by one, series that
+    metadata describe as a whole.
 
     Args:
         path: a TIFF file.
         most_pixels: of one image; None for any number.
-    Returns:
-        list of Picture, in the file's order.
+    Yields:
+        Picture, in the file's order.
     Raises:
         ImageError: for what is not read, by name. A damaged file raises almost anything.
     """
@@ -90,7 +98,8 @@ def read_tiff(path, most_pixels=MOST_PIXELS):
         parts = _parts(path, tiff)
         for part in parts:
             _check_part(path, part, tiff.filehandle.size, most_pixels)
-        return [picture for part in parts for picture in _pictures(path, part)]
+        for part in parts:
+            yield from _pictures(path, part)
 
 
 @contextlib.contextmanager

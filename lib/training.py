@@ -16,7 +16,7 @@ from lib.experiment import locate
 from lib.files import atomic_write
 from lib.history import best_epoch, has_stopped_early, is_complete
 from lib.optimizers import get_optimizer, swap_averages
-from lib.pre_processing import DEFAULT_SCALING
+from lib.pre_processing import DEFAULT_SCALING, range_of_looks
 from lib.results import Results
 from lib.weights import (
     can_resume,
@@ -52,6 +52,7 @@ class TrainingRun:
     Args: as training_run.
 
     Attributes:
+        looks: how the training images look, or None.
         history: the finished epochs, a dictionary each; grows.
         is_new: whether it starts from random weights, or from those of an encoder.
         scaling: the rule by which the images are scaled: that of the weights it starts from.
@@ -73,6 +74,7 @@ class TrainingRun:
         self.scaling = start.scaling if start else DEFAULT_SCALING
         self.image_ids = None
         self.data = None
+        self.looks = None
         self.devices = start_computing(settings.seed, settings.mixed_precision, settings.distribute)
         require_shareable_batches(configuration, self.devices)
 
@@ -100,6 +102,14 @@ class TrainingRun:
         self.data = data
         if self.begun:
             self.begun.require_data(data)
+
+    def note_looks(self, looks):
+        """Notes how the training images look, so that later ones can be compared with them.
+
+        Args:
+            looks: list of what lib.pre_processing.look_of gives for them.
+        """
+        self.looks = range_of_looks(looks)
 
     def build(
         self, make_network, loss, num_batches, *, make_metrics=None, slow_layer=None, slow_factor=1
@@ -229,6 +239,7 @@ class TrainingRun:
             "settings": settings_record(self.configuration),
             "images": self.image_ids,
             "scaling": self.scaling,
+            "looks": self.looks,
         }
         if self.data is not None:
             record["data"] = self.data

@@ -10,15 +10,23 @@ import numpy as np
 
 from lib.devices import ONE_DEVICE, inner_data_format
 from lib.elastic_deformation import get_augmentation
-from lib.extract_patches import average_orientations
-from lib.overlap_tile import output_size, predict_overlap_tile, tile_starts
+from lib.extract_patches import average_orientations, predict_in_blocks
+from lib.overlap_tile import margin, output_size, predict_overlap_tile, tile_starts
 from lib.patch_dataset import TileDataset, covering_places, uniform_places
 from lib.pictures import group_images, visualize
+from lib.pre_processing import look_of, scale_to_unit
 from lib.progress import Progress
 from lib.slices import split_validation
 from lib.unet import get_unpadded_unet
 
 NUM_SAMPLES, SAMPLES_PER_ROW = 6, 3
+EXPORTED = {
+    "input": "(batch, 1, tile, tile) float32 in [0, 1]",
+    "output": "(batch, side * side, 2) float32, probabilities, row after row; side = tile - 2 "
+    "margin, the middle of the tile",
+    "pre_processing": "percentile: each slice from its 0.1 to its 99.9 percentile to [0, 1], "
+    "clipped; minmax_stack: from the lowest to the highest value of the stack.",
+}
 
 
 def train_on_tiles(run, slices, word="slice"):
@@ -36,6 +44,7 @@ def train_on_tiles(run, slices, word="slice"):
     configuration, experiment = run.configuration, run.experiment
     parts = split_validation(configuration, len(slices["ids"]))
     run.require_images({use: slices["ids"][part] for use, part in parts.items()})
+    run.note_looks([look_of(image) for image in slices["images"][parts["training"]]])
     training_data, validation_data = split_tiles(configuration, slices, parts, run.devices, word)
     if experiment.is_first_host:
         save_samples(experiment, training_data)
@@ -144,30 +153,99 @@ def load_predictor(configuration, weights):
     settings = configuration.testing_settings
     depth = configuration.training_settings.depth
     side = output_size(settings.tile_size, depth)
-    model = build_network(configuration, settings.tile_size)
-    weights.load_into(model, settings.skip_order)
+    predict_one = load_slice_predictor(configuration, weights)
 
     def predict(title, slices):
         print(f"Testing {weights.path} on {len(slices)} {title}.")
         num_tiles = np.prod([len(tile_starts(size, side, depth)) for size in slices.shape[1:]])
         progress = Progress(int(num_tiles) * settings.average_flips * len(slices))
-
-        def predictor(tiles):
-            cell = np.asarray(model.predict_on_batch(tiles))[..., 1]
-            progress.add(len(tiles))
-            return cell.reshape(len(tiles), 1, side, side)
-
-        def predict_one(image):
-            return predict_overlap_tile(predictor, image, settings.tile_size, depth)
-
-        predicted = [
-            average_orientations(predict_one, image, settings.average_flips)
-            for image in slices[:, np.newaxis]
-        ]
+        predicted = [predict_one(image, progress.add) for image in slices[:, np.newaxis]]
         progress.finish()
         return np.concatenate(predicted)
 
     return predict
+
+
+def load_slice_predictor(configuration, weights):
+    """Builds the network and loads its weights; arguments as in load_predictor.
+
+    Returns:
+        function of a slice (1, H, W) float32 in [0, 1], called with what counts its tiles, ->
+        (1, H, W) float32, probability of cell.
+    """
+    settings = configuration.testing_settings
+    depth = configuration.training_settings.depth
+    side = output_size(settings.tile_size, depth)
+    model = build_network(configuration, settings.tile_size)
+    weights.load_into(model, settings.skip_order)
+
+    def predict(image, on_tile=None):
+        def predictor(tiles):
+            cell = np.asarray(model.predict_on_batch(tiles))[..., 1]
+            if on_tile:
+                on_tile(len(tiles))
+            return cell.reshape(len(tiles), 1, side, side)
+
+        def predict_turned(turned):
+            return predict_overlap_tile(predictor, turned, settings.tile_size, depth)
+
+        return average_orientations(predict_turned, image, settings.average_flips)
+
+    return predict
+
+
+def load_image_predictor(configuration, weights):
+    """Builds the network for images of one's own, and loads its weights; as load_predictor.
+
+    Returns:
+        function of an image (1, H, W) uint8 -> the image float32 in [0, 1], scaled by itself as the
+        weights record, and probability of cell, (1, H, W) float32. ValueError for an image that is
+        smaller than what the network sees around a pixel.
+    """
+    predict_one = load_slice_predictor(configuration, weights)
+    depth = configuration.training_settings.depth
+    reach, step = margin(depth), 2**depth
+
+    def predict(image):
+        if min(image.shape[1:]) <= reach:
+            raise ValueError(
+                f"it must be more than {reach} pixels wide and high, what the network sees around "
+                f"a pixel. Received: {image.shape[2]} x {image.shape[1]}"
+            )
+        scaled = scale_to_unit(image, weights.scaling)
+        return scaled, predict_in_blocks(predict_one, scaled, -(-reach // step) * step)
+
+    return predict
+
+
+def describe_prediction(configuration, word):
+    """Words how images of one's own are predicted; word: what one is called."""
+    return (
+        f"{word.capitalize()}s as they are, averaged over "
+        f"{configuration.testing_settings.average_flips} orientations. Grey values are scaled in "
+        f"each {word} by itself."
+    )
+
+
+def export_network(configuration, weights, classes):
+    """Gives the network for one size of tiles, and what a program must know that uses it by itself.
+
+    Args:
+        configuration: lib.configuration.Configuration with the keys of lib.slices.
+        weights: lib.weights.TrainedWeights.
+        classes: names of the two classes.
+    Returns:
+        keras.Model and {name: value}.
+    """
+    settings, depth = configuration.testing_settings, configuration.training_settings.depth
+    network = build_network(configuration, settings.tile_size)
+    weights.load_into(network, settings.skip_order)
+    return network, {
+        "classes": classes,
+        **EXPORTED,
+        "scaling": weights.scaling,
+        "margin": margin(depth),
+    }
 
 
 def _ids(slices, part, word):

@@ -60,6 +60,11 @@ class TrainedWeights:
         """The rule by which images are scaled to [0, 1]: see lib.pre_processing.scale_to_unit."""
         return self.record.get("scaling", FIRST_SCALING)
 
+    @property
+    def looks(self):
+        """How the images of the training look: lib.pre_processing.range_of_looks; or None."""
+        return self.record.get("looks")
+
     @cached_property
     def is_legacy(self):
         """Whether Keras 1 or Keras 2 wrote the file."""

@@ -10,6 +10,7 @@ res_track.txt. docs/RESULTS.md gives scores.
 """
 
 import sys
+from functools import partial
 from itertools import groupby
 
 import numpy as np
@@ -18,12 +19,26 @@ from lib.configuration import NETWORK, SPLIT
 from lib.devices import start_computing
 from lib.instance_metrics import count_overlaps, instance_metrics, seg
 from lib.instances import objects_from_probability
-from lib.pictures import draw_objects
+from lib.pictures import as_picture, draw_objects
+from lib.pre_processing import look_of, unlike_training
+from lib.predictions import ImagePredictor, Prediction, measure_objects
+from lib.report import Report, ReportImage
 from lib.results import Results
 from lib.tracks import link_tracks, save_sequence, split_id
-from lib.unpadded import load_predictor
+from lib.unpadded import (
+    describe_prediction,
+    export_network,
+    load_image_predictor,
+    load_predictor,
+)
 from lib.weights import read_weights
 from src.cells_task import load_tested
+
+PROTOCOL = (
+    "Annotated frames. SEG is the mean Jaccard index of the true cells, each with the object that "
+    "covers more than half of it, 0 for none; AP: at an IoU of 0.5. Below, pixel scores of cells "
+    "at one threshold; the objects do not follow it."
+)
 
 
 def main(configuration, experiment):
@@ -36,7 +51,7 @@ def main(configuration, experiment):
     # 2. The probabilities, and the objects in them, followed from frame to frame.
     predict = load_predictor(configuration, weights)
     probabilities = predict("frames", frames["images"])
-    objects = find_objects(configuration, probabilities)
+    objects = np.stack([find_objects(configuration, frame) for frame in probabilities])
     sequences = follow(frames["ids"], objects)
     results.remove()
 
@@ -45,7 +60,7 @@ def main(configuration, experiment):
     for sequence in sequences:
         save_sequence(results, **sequence)
     save_pictures(results, configuration, frames, probabilities, sequences)
-    save_scores(results, configuration, frames, objects, weights)
+    save_scores(results, configuration, frames, probabilities, objects, weights)
 
 
 def open_weights(configuration, experiment):
@@ -81,20 +96,44 @@ def open_results(configuration, experiment):
     return results
 
 
-def find_objects(configuration, probabilities):
-    """Numbers the objects of every frame as the testing settings say: (N, H, W) int32."""
+def find_objects(configuration, probability, threshold=None):
+    """Numbers the objects of a frame as the testing settings say: (H, W) int32."""
     testing = configuration.testing_settings
-    return np.stack(
-        [
-            objects_from_probability(
-                probability,
-                testing.threshold,
-                testing.grow,
-                testing.smallest_object,
-                testing.seed_threshold or None,
-            )
-            for probability in probabilities
-        ]
+    return objects_from_probability(
+        probability,
+        testing.threshold if threshold is None else threshold,
+        testing.grow,
+        testing.smallest_object,
+        testing.seed_threshold or None,
+    )
+
+
+def make_predictor(configuration, weights, threshold=None):
+    """Tells run_prediction.py how a frame is predicted; as src.retinaNN_predict.make_predictor.
+
+    A frame is scaled by itself, by the rule that the weights record.
+    """
+    predict_image = load_image_predictor(configuration, weights)
+    recorded = configuration.testing_settings.threshold
+    threshold = recorded if threshold is None else threshold
+
+    def predict(image):
+        scaled, probabilities = predict_image(image)
+        objects = find_objects(configuration, probabilities[0], threshold)
+        return Prediction(
+            probabilities,
+            objects=objects,
+            measurements=measure_objects(objects),
+            notes=unlike_training(look_of(scaled[0]), weights.looks),
+        )
+
+    return ImagePredictor(
+        predict,
+        1,
+        "cell",
+        threshold=threshold,
+        protocol=describe_prediction(configuration, "frame"),
+        export=partial(export_network, configuration, weights, ["background", "cell"]),
     )
 
 
@@ -141,7 +180,7 @@ def save_pictures(results, configuration, frames, probabilities, sequences):
     results.save_comparisons(stacks, num_in_row, "Original_Prediction_Segmentation")
 
 
-def save_scores(results, configuration, frames, objects, weights):
+def save_scores(results, configuration, frames, probabilities, objects, weights):
     """Saves performances.txt and performances.json of the annotated frames, if there are any."""
     known = np.flatnonzero(frames["labelled"])
     if not len(known):
@@ -152,8 +191,54 @@ def save_scores(results, configuration, frames, objects, weights):
     scores = instance_metrics(truths, found)
     scores["frames"] = {name: _of_frame(*pair) for name, *pair in zip(ids, truths, found)}
     subset = configuration.testing_settings.images
-    text = performances_text(scores, subset, weights.describe_origin(ids))
-    results.save_performances(text, scores)
+    note = weights.describe_origin(ids)
+    results.save_performances(performances_text(scores, subset, note), scores)
+    frames = {name: frames[name][known] for name in ("images", "objects")}
+    save_report(results, configuration, frames, probabilities[known], found, weights, scores, note)
+
+
+def save_report(results, configuration, frames, probabilities, objects, weights, scores, note):
+    """Saves report.html of the annotated frames.
+
+    Args:
+        results: lib.results.Results.
+        configuration: lib.configuration.Configuration.
+        frames: images (N, H, W) float32 in [0, 1] and objects (N, H, W), the true ones.
+        probabilities: (N, H, W) float32.
+        objects: (N, H, W), those found.
+        weights: lib.weights.TrainedWeights.
+        scores: as performances_text takes them.
+        note: a sentence about the weights that readers of the scores must know.
+    """
+    threshold = configuration.testing_settings.threshold
+    report = Report(
+        f"Cells: {results.name}, {len(objects)} frames",
+        positive="cell",
+        threshold=threshold,
+        sort_by="SEG",
+    )
+    for (name, of), image, truth, probability, found in zip(
+        scores["frames"].items(), frames["images"], frames["objects"], probabilities, objects
+    ):
+        report.add(
+            ReportImage(
+                name,
+                as_picture(image[np.newaxis]),
+                probability,
+                truth > 0,
+                scores={"SEG": of["seg"]},
+                flags=unlike_training(look_of(image), weights.looks),
+                objects=found,
+                true_objects=truth,
+            )
+        )
+    results.save_report(
+        report,
+        configuration,
+        weights,
+        protocol=f"{PROTOCOL} {note}".strip(),
+        scores={"SEG": scores["seg"], "Mean IoU": scores["mean_iou"], "AP": scores["ap"]["0.5"]},
+    )
 
 
 def _of_frame(truth, found):

@@ -9,9 +9,11 @@ the slices without labels. docs/RESULTS.md gives scores.
 """
 
 import sys
+from functools import partial
 
 import numpy as np
 from PIL import Image
+from scipy import ndimage
 from skimage.color import label2rgb
 
 from lib.configuration import NETWORK, SPLIT
@@ -19,10 +21,19 @@ from lib.devices import start_computing
 from lib.errors import UserError
 from lib.evaluation import confusion_scores
 from lib.files import atomic_write
-from lib.membrane_metrics import membrane_metrics, thin_membrane
+from lib.membrane_metrics import membrane_metrics, thin_membrane, v_rand_thin
+from lib.pictures import as_picture
+from lib.pre_processing import look_of, unlike_training
+from lib.predictions import ImagePredictor, Prediction
+from lib.report import Report, ReportImage
 from lib.results import Results
 from lib.slices import split_validation
-from lib.unpadded import load_predictor
+from lib.unpadded import (
+    describe_prediction,
+    export_network,
+    load_image_predictor,
+    load_predictor,
+)
 from lib.weights import read_weights
 from src.membrane_task import load_labelled, load_test_slices, test_slices_path
 
@@ -33,6 +44,15 @@ METRICS = {
     "v_rand_thin": "V_Rand(thin)",
     "v_info_thin": "V_Info(thin)",
 }
+THRESHOLD = 0.5
+V_RAND = "V_Rand(thin) at 0.5"
+# What the report shows at its top, the first in its verdict.
+SHOWN = ("v_rand_thin", "v_info_thin", "rand_error", "warping_error", "pixel_error")
+PROTOCOL = (
+    "Whole slices. At the top the metrics of the ISBI 2012 challenge, each the best over its "
+    "thresholds on these slices, as the challenge takes it; below, pixel scores of cells at one "
+    "threshold."
+)
 
 
 def main(configuration, experiment):
@@ -56,7 +76,7 @@ def main(configuration, experiment):
     if labelled:
         save_labelled(results, configuration, labelled, tested, weights)
     if test:
-        save_test(results, configuration, test, predicted)
+        save_test(results, configuration, test, predicted, weights)
 
 
 def load_slices(configuration, weights):
@@ -103,6 +123,41 @@ def load_labelled_slices(configuration, weights):
     return {kind: values[held_out] for kind, values in slices.items()}
 
 
+def make_predictor(configuration, weights, threshold=None):
+    """Tells run_prediction.py how a slice is predicted; as src.retinaNN_predict.make_predictor.
+
+    A slice is scaled by itself, by the rule that the weights record.
+    """
+    predict_image = load_image_predictor(configuration, weights)
+    threshold = THRESHOLD if threshold is None else threshold
+
+    def predict(image):
+        scaled, probabilities = predict_image(image)
+        measurements = measure_cells(probabilities[0] >= threshold)
+        notes = unlike_training(look_of(scaled[0]), weights.looks)
+        return Prediction(probabilities, measurements=measurements, notes=notes)
+
+    return ImagePredictor(
+        predict,
+        1,
+        "cell",
+        threshold=threshold,
+        protocol=describe_prediction(configuration, "slice"),
+        export=partial(export_network, configuration, weights, ["membrane", "cell"]),
+    )
+
+
+def measure_cells(cells):
+    """Counts cells, (H, W) bool: {"name [unit]": number}, parts that touch along a side are one."""
+    _, number = ndimage.label(cells)
+    area = np.count_nonzero(cells)
+    return {
+        "membrane [%]": 100 * (1 - area / cells.size),
+        "number of cells": number,
+        "mean area of a cell [pixels]": area / number if number else None,
+    }
+
+
 def save_labelled(results, configuration, labelled, probabilities, weights):
     """Saves predictions.hdf5, pictures and scores of the labelled slices.
 
@@ -124,11 +179,14 @@ def save_labelled(results, configuration, labelled, probabilities, weights):
     truth = labelled["labels"].ravel() > 0
     metrics["accuracy"] = confusion_scores(truth, probabilities.ravel() > 0.5)["accuracy"]
     wanted = configuration.testing_settings.labelled_slices
-    text = performances_text(metrics, ids, wanted, weights.describe_origin(ids))
-    results.save_performances(text, {"slices": ids, **metrics})
+    note = weights.describe_origin(ids)
+    results.save_performances(
+        performances_text(metrics, ids, wanted, note), {"slices": ids, **metrics}
+    )
+    save_report(results, configuration, labelled, probabilities, weights, metrics)
 
 
-def save_test(results, configuration, test, probabilities):
+def save_test(results, configuration, test, probabilities, weights):
     """Saves the slices without labels: submission.tif, probabilities, segmentations and grids.
 
     Args:
@@ -136,6 +194,7 @@ def save_test(results, configuration, test, probabilities):
         configuration: lib.configuration.Configuration.
         test: with images (M, H, W) float32 in [0, 1] and ids.
         probabilities: (M, H, W) float32, probability of cell.
+        weights: lib.weights.TrainedWeights, for the report.
     """
     ids, planes = test["ids"], probabilities[:, np.newaxis]
     results.save_predictions(planes, ids, configuration, "predictions_test.hdf5")
@@ -147,6 +206,40 @@ def save_test(results, configuration, test, probabilities):
     save_submission(probabilities, path)
     print(f"{path}: {len(ids)} pages of 32-bit probabilities of cell, as the challenge asks.")
     print(f"{results.folder / 'segmentations'}: cells white, membranes black, of each slice.")
+    save_report(results, configuration, test, probabilities, weights)
+
+
+def save_report(results, configuration, slices, probabilities, weights, metrics=None):
+    """Saves report.html of labelled slices, or report_test.html of slices without labels.
+
+    Args:
+        results: lib.results.Results.
+        configuration: lib.configuration.Configuration.
+        slices: with images (N, H, W) float32 in [0, 1], ids and perhaps labels, 1 = cell.
+        probabilities: (N, H, W) float32, probability of cell.
+        weights: lib.weights.TrainedWeights.
+        metrics: as membrane_metrics gives them, and accuracy; None without labels.
+    """
+    ids, labels = slices["ids"], slices.get("labels", [None] * len(probabilities))
+    kind = "slices without labels" if metrics is None else "labelled slices"
+    title = f"Membranes: {results.name}, {len(ids)} {kind}"
+    score = V_RAND if metrics else None
+    report = Report(title, positive="cell", threshold=THRESHOLD, sort_by=score)
+    for name, image, probability, label in zip(ids, slices["images"], probabilities, labels):
+        scores = {}
+        if metrics:
+            scores[score] = float(v_rand_thin(label[np.newaxis], probability[np.newaxis]))
+        picture = as_picture(image[np.newaxis])
+        flags = unlike_training(look_of(image), weights.looks)
+        report.add(ReportImage(name, picture, probability, label, scores=scores, flags=flags))
+    results.save_report(
+        report,
+        configuration,
+        weights,
+        protocol=PROTOCOL + " " * bool(note := weights.describe_origin(ids)) + note,
+        scores=metrics and {METRICS[key]: metrics[key]["best"] for key in SHOWN},
+        name="report" if metrics else "report_test",
+    )
 
 
 def performances_text(metrics, ids, labelled_slices, note=""):

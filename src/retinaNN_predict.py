@@ -9,8 +9,11 @@ With the weights that retina-unet published, DRIVE at stride 5 gives an area und
 """
 
 import sys
+from dataclasses import replace
 
+import keras
 import numpy as np
+from skimage.morphology import skeletonize
 
 from lib.configuration import NETWORK, SPLIT
 from lib.devices import start_computing
@@ -34,10 +37,20 @@ from lib.extract_patches import (
     predict_full_image,
     predict_overlap,
 )
-from lib.pictures import as_grey_levels
+from lib.pictures import as_grey_levels, as_picture
 from lib.plots import draw_precision_recall, draw_roc
-from lib.pre_processing import preprocess, resized, size_for_fov
+from lib.pre_processing import (
+    estimate_fov,
+    look_of_photographs,
+    preprocess,
+    resized,
+    resized_mask,
+    size_for_fov,
+    unlike_training,
+)
+from lib.predictions import ImagePredictor, Prediction
 from lib.progress import Progress
+from lib.report import Curve, Report, ReportImage
 from lib.results import Results
 from lib.unet import NETWORKS
 from lib.weights import read_weights
@@ -47,6 +60,19 @@ from src.retinaNN_training import build_network
 # One pass over a whole image pads it to a multiple of this, or of the network's own where it is
 # larger.
 FULL_IMAGE_MULTIPLE = 16
+# A network is built for each size of its input; so many are kept, for an image and its turns.
+MOST_NETWORKS = 2
+# A round field of view covers at most pi / 4 of an image, a little more where it is cut off.
+WHOLE_FOV = 0.95
+# What a program must know that uses the network by itself.
+EXPORTED = {
+    "classes": ["background", "vessel"],
+    "input": "(batch, 1, height, width) float32 in [0, 1]",
+    "output": "(batch, height * width, 2) float32, probabilities, row after row",
+    "pre_processing": "grey = 0.299 R + 0.587 G + 0.114 B, scaled from its minimum to its maximum "
+    "to [0, 255]; equalised (clahe: 8 x 8 tiles, clip limit 2); gamma 1.2; divided by 255. The "
+    "photograph is scaled so that its field of view is fov_width pixels wide.",
+}
 
 
 def main(configuration, experiment):
@@ -74,8 +100,9 @@ def main(configuration, experiment):
     save_segmentations(results, configuration, probabilities, data)
     save_pictures(results, configuration, images, probabilities, data)
 
-    # 4. The scores, where there is ground truth.
-    save_scores(results, configuration, probabilities, data, weights)
+    # 4. The scores, where there is ground truth, and the page that shows it all.
+    scores = save_scores(results, configuration, probabilities, data, weights)
+    save_report(results, configuration, probabilities, data, weights, scores)
 
 
 def open_weights(configuration, experiment):
@@ -164,13 +191,12 @@ def predict_images(configuration, weights, data):
     if size != own_size:
         print(f"Predicting at {size[1]} x {size[0]} pixels: fov_width = {attributes.fov_width}.")
     images = preprocess(resized(data["images"], size), attributes.equalization)
-    if settings.inference == "full_image":
-        probabilities = predict_full_images(configuration, weights, images)
-    elif settings.inside_FOV:
-        inside = resized((data["fov_masks"] > 0).astype(np.float32), size) > 0
-        probabilities = predict_by_patches(configuration, weights, images, inside)
-    else:
-        probabilities = predict_by_patches(configuration, weights, images)
+    predictor = load_predictor(configuration, weights)
+    predict, per_image, words = WAYS[settings.inference](configuration, predictor, size)
+    if words:
+        print(words)
+    given = with_fov(images, data["fov_masks"], size) if settings.inside_FOV else images
+    probabilities = _predict_each(predict, given, per_image, settings.average_flips)
     probabilities = resized(probabilities, own_size)
     if settings.inside_FOV:
         probabilities[data["fov_masks"] == 0] = 0
@@ -178,53 +204,62 @@ def predict_images(configuration, weights, data):
     return resized(images, own_size), probabilities
 
 
-def predict_by_patches(configuration, weights, images, inside=None):
-    """Predicts each image by patches, overlapping and averaged or (average_mode = False) apart.
+def with_fov(images, fov_masks, size):
+    """Adds the field of view as a second channel: it is mirrored together with the image.
+
+    Args:
+        images: (num_images, 1, *size) float32.
+        fov_masks: (num_images, 1, height, width) at the images' own size.
+        size: (height, width).
+    Returns:
+        (num_images, 2, *size) float32.
+    """
+    inside = resized((fov_masks > 0).astype(np.float32), size) > 0
+    return np.concatenate([images, inside], axis=1)
+
+
+def by_patches(configuration, predictor, size):
+    """Predicts by patches, overlapping and averaged or (average_mode = False) apart.
 
     Args:
         configuration: lib.configuration.Configuration.
-        weights: lib.weights.TrainedWeights.
-        images: (num_images, 1, height, width) float32 in [0, 1].
-        inside: (num_images, 1, height, width) bool, the FOV: patches that show nothing of it are
-            left out. None for all patches.
+        predictor: as load_predictor gives it.
+        size: (height, width) of the images.
     Returns:
-        (num_images, 1, height, width) float32, probability of vessel.
+        function (1 or 2, height, width) float32, called with what counts its progress, ->
+        (1, height, width), the probability of vessel; the second channel is the FOV: patches that
+        show nothing of it are left out. What it counts for an image, and a sentence.
     """
     settings, attributes = configuration.testing_settings, configuration.data_attributes
     patch_size = (attributes.patch_height, attributes.patch_width)
     stride = (settings.stride_height, settings.stride_width)
     stride = stride if settings.average_mode else patch_size
-    predictor = load_predictor(configuration, weights)
-    per_image = num_overlap_patches(images.shape[2:], patch_size, stride)
-    print(f"{per_image:,} patches an image, {per_image * len(images):,} in all.")
 
-    def predict(image, on_patches):
-        fov = None if inside is None else image[1] > 0
+    def predict(image, on_patches=None):
+        fov = image[1] > 0 if len(image) == 2 else None
         return predict_overlap(predictor, image[:1], patch_size, stride, on_patches, fov)
 
-    # The FOV goes along as a second channel, so that both are mirrored together.
-    given = images if inside is None else np.concatenate([images, inside], axis=1)
-    return _predict_each(predict, given, per_image, settings.average_flips)
+    number = num_overlap_patches(size, patch_size, stride)
+    return predict, number, f"{number:,} patches an image."
 
 
-def predict_full_images(configuration, weights, images):
-    """Predicts each image in one pass: the zero-padded image in place of patches.
+def by_full_image(configuration, predictor, size):
+    """Predicts in one pass: the zero-padded image in place of patches.
 
     The network is fully convolutional, so its weights fit inputs of any size. Not in the original;
     about 75 times less work than stride 5, at slightly lower scores (docs/RESULTS.md). Images that
     are much larger than DRIVE's go tile by tile, to the same result.
-    Arguments and result as in predict_by_patches, without `inside`.
+    Arguments and result as in by_patches, without the second channel.
     """
     network = NETWORKS[configuration.training_settings.network]
     multiple = max(FULL_IMAGE_MULTIPLE, network.multiple)
-    predictor = load_predictor(configuration, weights)
 
     def places(size):
         """The tiles of an image: it may be turned, so that height and width change places."""
         tile_size = full_image_tile(size, network.reach, network.multiple)
         return tile_size, full_image_places(size, tile_size, network.reach, network.multiple)
 
-    def predict(image, on_tile):
+    def predict(image, on_tile=None):
         padded = pad_to_multiple(image, multiple)
         tile_size, _ = places(padded.shape[1:])
         predicted = predict_full_image(
@@ -232,11 +267,13 @@ def predict_full_images(configuration, weights, images):
         )
         return predicted[:, : image.shape[1], : image.shape[2]]
 
-    tile_size, (rows, columns) = places(pad_to_multiple(images[0], multiple).shape[1:])
-    per_image = len(rows) * len(columns)
-    if per_image > 1:
-        print(f"{per_image} tiles of {tile_size[1]} x {tile_size[0]} pixels an image.")
-    return _predict_each(predict, images, per_image, configuration.testing_settings.average_flips)
+    tile_size, (rows, columns) = places([side + -side % multiple for side in size])
+    number = len(rows) * len(columns)
+    words = f"{number} tiles of {tile_size[1]} x {tile_size[0]} pixels an image."
+    return predict, number, words if number > 1 else ""
+
+
+WAYS = {"patches": by_patches, "full_image": by_full_image}
 
 
 def load_predictor(configuration, weights):
@@ -251,6 +288,9 @@ def load_predictor(configuration, weights):
     def predictor(inputs):
         size = inputs.shape[2:]
         if size not in models:
+            if len(models) >= MOST_NETWORKS:
+                models.clear()
+                keras.backend.clear_session()
             models[size] = build_network(configuration, *size)
             weights.load_into(models[size], configuration.testing_settings.skip_order)
         vessel = np.asarray(models[size].predict_on_batch(inputs))[..., 1]
@@ -321,13 +361,15 @@ def save_scores(results, configuration, probabilities, data, weights):
         probabilities: (num_images, 1, height, width) float32.
         data: as load_images gives it.
         weights: lib.weights.TrainedWeights, for a note on the images that trained them.
+    Returns:
+        performances and curves as evaluate gives them; None for what there is not.
     """
     if data["ground_truth"] is None:
         print(
             "The test images have no ground truth: no scores, no curves. Probabilities and "
             f"pictures are in {results.folder}."
         )
-        return
+        return None, None
     settings = configuration.testing_settings
     performances, curves = evaluate(probabilities, data, settings)
     note = "" if settings.images == "test" else weights.describe_origin(data["ids"])
@@ -335,7 +377,7 @@ def save_scores(results, configuration, probabilities, data, weights):
     results.save_performances(text, performances)
     if curves is None:
         print("The ground truth holds one class only: areas and curves are undefined.")
-        return
+        return performances, None
     inside, second = performances["inside_FOV"], performances["second_observer"]
     roc_point = second and (second["specificity"], second["sensitivity"])
     pr_point = second and (second["sensitivity"], second["precision"])
@@ -343,6 +385,86 @@ def save_scores(results, configuration, probabilities, data, weights):
     path = results.file("Precision_recall.png")
     draw_precision_recall(*curves["pr"], inside["auc_pr"], path, pr_point)
     print(f"Pictures, scores and predictions.hdf5 are in {results.folder}.")
+    return performances, curves
+
+
+def save_report(results, configuration, probabilities, data, weights, scores):
+    """Saves report.html.
+
+    Args:
+        results: lib.results.Results.
+        configuration: lib.configuration.Configuration.
+        probabilities: (num_images, 1, height, width) float32.
+        data: as load_images gives it.
+        weights: lib.weights.TrainedWeights.
+        scores: performances and curves as save_scores gives them.
+    """
+    performances, curves = scores
+    settings, number = configuration.testing_settings, len(data["ids"])
+    title = f"Vessels: {results.name}, {number} {settings.images} image{'s' * (number != 1)}"
+    sort_by = "F1" if performances else None
+    report = Report(title, positive="vessel", threshold=settings.threshold, sort_by=sort_by)
+    truth = data["ground_truth"]
+    for index, name in enumerate(data["ids"]):
+        # Colours of float64, as retina-unet stored them, go from 0 to 255 too.
+        picture = as_picture(np.clip(data["images"][index], 0, 255).astype(np.uint8))
+        inside = data["fov_masks"][index, 0] > 0
+        shown = None if truth is None else truth[index, 0]
+        look = look_at(configuration, data["images"][index], inside)
+        flags = unlike_training(look, weights.looks)
+        probability = probabilities[index, 0]
+        report.add(ReportImage(name, picture, probability, shown, inside, flags=flags))
+    note = weights.describe_origin(data["ids"]) if settings.images == "test" else ""
+    results.save_report(
+        report,
+        configuration,
+        weights,
+        protocol=f"{_protocol(settings)} {note}".strip(),
+        scores=performances and scores_to_show(performances),
+        curves=[] if curves is None else curves_to_show(curves, performances),
+    )
+
+
+def _protocol(settings):
+    """Words on which pixels the scores were computed, and how the prediction was made."""
+    return (
+        f"Pixels inside the field of view, pooled over the images; vessel from a probability of "
+        f"{settings.threshold:g}. {_way(settings)}"
+    )
+
+
+def _way(settings):
+    """Words how images are predicted."""
+    way = {"patches": "overlapping patches", "full_image": "one pass over each image"}
+    turns = settings.average_flips
+    averaged = f", averaged over {turns} orientations" if turns > 1 else ""
+    return f"Predicted by {way[settings.inference]}{averaged}."
+
+
+def scores_to_show(performances):
+    """Chooses the scores at the top of the report: {name: number or None}."""
+    inside, second = performances["inside_FOV"], performances["second_observer"]
+    shown = {"F1": inside["f1"], "AUC, ROC": inside["auc_roc"]}
+    shown["AUC, precision-recall"] = inside["auc_pr"]
+    for name in ("sensitivity", "specificity", "precision", "accuracy"):
+        shown[name.capitalize()] = inside[name]
+    return {**shown, "F1 of a second observer": second["f1"]} if second else shown
+
+
+def curves_to_show(curves, performances):
+    """Gives both curves as the report takes them, with the second observer as a point."""
+    inside, second = performances["inside_FOV"], performances["second_observer"]
+    at = {"this threshold": (1 - inside["specificity"], inside["sensitivity"])}
+    on = {"this threshold": (inside["sensitivity"], inside["precision"] or 0)}
+    if second:
+        at["second observer"] = (1 - second["specificity"], second["sensitivity"])
+        on["second observer"] = (second["sensitivity"], second["precision"] or 0)
+    roc = {f"area {inside['auc_roc']:.4f}": curves["roc"]}
+    pr = {f"area {inside['auc_pr']:.4f}": curves["pr"]}
+    return [
+        Curve("ROC curve", "1 - specificity", "sensitivity", roc, at),
+        Curve("Precision and recall", "recall", "precision", pr, on),
+    ]
 
 
 def evaluate(probabilities, data, settings):
@@ -385,6 +507,113 @@ def evaluate(probabilities, data, settings):
         "best_f1": best_f1,
     }
     return performances, curves
+
+
+# ---------------------------------------------------------------- photographs of one's own
+
+
+def make_predictor(configuration, weights, threshold=None):
+    """Tells run_prediction.py how a photograph is predicted: alone, at the size of the training.
+
+    Args:
+        configuration: lib.configuration.Configuration.
+        weights: lib.weights.TrainedWeights.
+        threshold: from which probability a pixel is vessel; None for the configuration's.
+    Returns:
+        lib.predictions.ImagePredictor.
+    """
+    settings = configuration.testing_settings
+    threshold = settings.threshold if threshold is None else threshold
+    predictor = load_predictor(configuration, weights)
+    protocol = f"{_way(settings)} The field of view was found in each photograph."
+    if width := configuration.data_attributes.fov_width:
+        protocol += f" The network saw it {width} pixels wide."
+
+    def predict(photograph):
+        prediction = predict_photograph(configuration, predictor, photograph, threshold)
+        look = look_at(configuration, photograph, prediction.inside)
+        notes = (*prediction.notes, *unlike_training(look, weights.looks))
+        return replace(prediction, notes=notes)
+
+    def export():
+        attributes = configuration.data_attributes
+        network = build_network(configuration, attributes.patch_height, attributes.patch_width)
+        weights.load_into(network, settings.skip_order)
+        return network, {**EXPORTED, "equalization": attributes.equalization, "fov_width": width}
+
+    return ImagePredictor(
+        predict, 3, "vessel", threshold=threshold, protocol=protocol, export=export
+    )
+
+
+def predict_photograph(configuration, predictor, photograph, threshold):
+    """Predicts one photograph and measures its vessels.
+
+    Args:
+        configuration: lib.configuration.Configuration.
+        predictor: as load_predictor gives it.
+        photograph: (3, height, width) uint8 RGB.
+        threshold: from which probability a pixel is vessel.
+    Returns:
+        lib.predictions.Prediction.
+    """
+    settings, attributes = configuration.testing_settings, configuration.data_attributes
+    inside = estimate_fov(photograph)
+    masks, images = inside[np.newaxis, np.newaxis], photograph[np.newaxis]
+    size = size_for_fov(masks, attributes.fov_width)
+    prepared = preprocess(resized(images, size), attributes.equalization)
+    if settings.inside_FOV and settings.inference == "patches":
+        prepared = with_fov(prepared, masks, size)
+    predict, *_ = WAYS[settings.inference](configuration, predictor, size)
+    predicted = average_orientations(predict, prepared[0], settings.average_flips)
+    probabilities = resized(predicted[np.newaxis], inside.shape)[0]
+    notes = []
+    if inside.mean() > WHOLE_FOV:
+        notes.append("No dark surround: all of it was taken as the field of view.")
+    measurements = measure_vessels((probabilities[0] >= threshold) & inside, inside)
+    return Prediction(probabilities, inside, None, measurements, tuple(notes))
+
+
+def look_at(configuration, photograph, inside):
+    """Measures how a photograph (3, H, W) looks inside its FOV (H, W), at the network's size."""
+    masks = inside[np.newaxis, np.newaxis].astype(np.uint8)
+    size = size_for_fov(masks, configuration.data_attributes.fov_width)
+    small = resized(photograph[np.newaxis], size)
+    (look,) = look_of_photographs(small, resized_mask(masks, size))
+    return look
+
+
+def measure_vessels(vessels, inside):
+    """Measures vessels: their share of the field of view, their length and their mean width.
+
+    Args:
+        vessels: (height, width) bool.
+        inside: (height, width) bool, the field of view.
+    Returns:
+        {"name [unit]": number}: the length is that of the skeleton, steps along rows and columns
+        counted as 1 and diagonal ones as the root of 2; the width is area by length, None without
+        vessels.
+    """
+    skeleton = skeletonize(vessels)
+    straight = sum(np.count_nonzero(a & b) for a, b in _neighbours(skeleton, ((0, 1), (1, 0))))
+    diagonal = sum(np.count_nonzero(a & b) for a, b in _neighbours(skeleton, ((1, 1), (1, -1))))
+    length = straight + 2**0.5 * diagonal
+    area = np.count_nonzero(vessels)
+    return {
+        "vessels in the field of view [%]": 100 * area / max(1, np.count_nonzero(inside)),
+        "length of the skeleton [pixels]": length,
+        "mean width [pixels]": area / length if length else None,
+    }
+
+
+def _neighbours(mask, steps):
+    """Gives views of a mask (H, W) shifted against each other, for each (row, column) step."""
+    for row, column in steps:
+        first, second = mask[: len(mask) - row], mask[row:]
+        if column < 0:
+            first, second = second, first
+        side = mask.shape[1] - abs(column)
+        yield first[:, :side], second[:, abs(column) :]
 
 
 def _first_images(data, configuration):

@@ -18,7 +18,13 @@ from lib.errors import UserError
 from lib.extract_patches import crop_to_square, cut_patches, draw_patch_positions
 from lib.patch_dataset import TileDataset
 from lib.pictures import group_images, visualize
-from lib.pre_processing import preprocess, resized, resized_mask, size_for_fov
+from lib.pre_processing import (
+    look_of_photographs,
+    preprocess,
+    resized,
+    resized_mask,
+    size_for_fov,
+)
 from lib.training import training_run
 from lib.unet import NETWORKS
 from src.retina_task import load_subset, num_training_patches
@@ -38,6 +44,7 @@ def main(configuration, experiment, overwrite=False):
         # 1. Patches, and a look at what is fed.
         images, ground_truth, positions, image_ids = load_patches(configuration)
         run.require_images(image_ids)
+        run.note_looks(looks_of_training(configuration))
         parts = split_patches(configuration, images, ground_truth, positions, run.devices)
         if experiment.is_first_host:
             save_samples(experiment, parts[0])
@@ -70,6 +77,14 @@ def load_patches(configuration):
     positions = _draw_positions(configuration, fov_masks)
     image_ids = _split_images(configuration, positions, data["ids"])
     return images, ground_truth[:, 0], positions, image_ids
+
+
+def looks_of_training(configuration):
+    """Measures how the training photographs look, at the size at which the network sees them."""
+    data = load_subset(configuration, "train")
+    size = size_for_fov(data["fov_masks"], configuration.data_attributes.fov_width)
+    masks = resized_mask(data["fov_masks"], size)
+    return look_of_photographs(resized(data["images"], size), masks)
 
 
 def split_patches(configuration, images, ground_truth, positions, devices=ONE_DEVICE):

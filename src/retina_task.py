@@ -49,6 +49,7 @@ KEYS = (
     Key("data attributes", "patch_width", multiple_of_4, role=TRAINING),
     Key("data attributes", "equalization", choice("clahe", "histogram"), "clahe", NETWORK),
     Key("data attributes", "fov_width", integer(0), 0, old_section="testing settings"),
+    Key("data attributes", "fov_angle", real(0, 360, above=True), 45.0),
     Key("training settings", "N_subimgs", integer(1, 100_000_000), role=SPLIT),
     Key("training settings", "validation_split", share_or_number, 0.1, SPLIT),
     Key("training settings", "inside_FOV", boolean, False, TRAINING),

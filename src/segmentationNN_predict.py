@@ -10,6 +10,7 @@ performances.txt and .json; with numbered objects objects/<id>.png too.
 
 import math
 import sys
+from functools import cache
 
 import numpy as np
 
@@ -18,11 +19,13 @@ from lib.configuration import NETWORK, SPLIT
 from lib.devices import start_computing
 from lib.errors import UserError
 from lib.extract_patches import average_orientations
+from lib.image_sets import channel_limits, scaled
 from lib.instance_metrics import count_overlaps, summarize
 from lib.instances import objects_from_borders
 from lib.overlap_tile import num_blended_tiles, predict_blended
 from lib.pictures import (
     as_grey_levels,
+    as_picture,
     as_rgb,
     colour_classes,
     draw_objects,
@@ -32,7 +35,9 @@ from lib.pictures import (
     visualize,
 )
 from lib.plots import draw_confusion_matrix
+from lib.predictions import ImagePredictor, Prediction, measure_objects
 from lib.progress import Progress
+from lib.report import Report, ReportImage
 from lib.results import Results, file_names
 from lib.weights import read_weights
 from src.segmentation_task import (
@@ -47,6 +52,17 @@ from src.segmentationNN_training import build_network
 # A tile that holds a whole image has sides of these multiples, so that images of many sizes need
 # few networks.
 SIDE_MULTIPLE = 64
+PROTOCOL = (
+    "All pixels of all images together, but those that nobody labelled. Mean IoU is the mean over "
+    "the classes that occur in truth or prediction."
+)
+# What a program must know that uses the network by itself.
+EXPORTED = {
+    "input": "(batch, channels, height, width) float32 in [0, 1]",
+    "output": "(batch, height * width, classes) float32, probabilities, row after row",
+    "pre_processing": "auto: 8 bits from 0 to 255, 16 bits from the image's 0.1 to its 99.9 "
+    "percentile to [0, 1], clipped; type: from 0 to the type's highest; image: percentiles",
+}
 # How errors are drawn.
 RIGHT, WRONG, UNKNOWN = (40, 40, 40), (255, 194, 10), (128, 128, 128)
 
@@ -60,15 +76,21 @@ def main(configuration, experiment):
 
     # 2. The prediction of one image after the other, with its pictures and its counts.
     print(f"Testing {weights.path} on {len(tested['ids'])} images.")
-    predict = load_predictor(configuration, weights, tested["shapes"])
+    progress = Progress(count_passes(configuration, tested["shapes"]))
+    predict = load_predictor(configuration, weights, progress.add)
+    report = begin_report(results, weights.data)
     results.remove()
-    counts = save_predictions(results, configuration, weights.data, tested, predict)
+    counts = save_predictions(results, configuration, weights, tested, predict, report)
+    progress.finish()
 
     # 3. The scores, where there are labels.
+    note, scores = weights.describe_origin(tested["ids"]), {}
     if tested["labels"] is None:
         print(f"The images have no labels: no scores. Pictures are in {results.folder}.")
-        return
-    save_scores(results, weights.data, counts, weights.describe_origin(tested["ids"]))
+    else:
+        scores = save_scores(results, weights.data, counts, note)
+    words = {"protocol": f"{PROTOCOL} {note}".strip(), "scores": scores}
+    results.save_report(report, configuration, weights, **words)
 
 
 def open_weights(configuration, experiment):
@@ -129,53 +151,105 @@ def open_results(configuration, experiment, ids):
 # ---------------------------------------------------------------- prediction
 
 
-def load_predictor(configuration, weights, shapes):
+def tiling(configuration):
+    """Gives tile size, overlap and multiple, as lib.overlap_tile.predict_blended takes them."""
+    settings = configuration.testing_settings
+    multiple = math.gcd(settings.tile_size, SIDE_MULTIPLE)
+    multiple = max(multiple, size_multiple(configuration.training_settings))
+    return settings.tile_size, settings.overlap, multiple
+
+
+def count_passes(configuration, shapes):
+    """Counts the tiles, in all their orientations, of images of (height, width) pixels."""
+    num_tiles = sum(num_blended_tiles(shape, *tiling(configuration)) for shape in shapes)
+    return num_tiles * configuration.testing_settings.average_flips
+
+
+def load_predictor(configuration, weights, on_pass=None):
     """Builds the network for tiles of every size that comes, and loads its weights.
 
     Args:
         configuration: lib.configuration.Configuration.
         weights: lib.weights.TrainedWeights.
-        shapes: (height, width) of the images to come in pixels, for the time that is left.
+        on_pass: called with 1 after each tile in each orientation, for a progress bar.
     Returns:
         function of an image (C, H, W) float32 in [0, 1], in memory or read when sliced -> (K, H, W)
         float32, probabilities of the classes.
     """
-    settings, models = configuration.testing_settings, {}
-    multiple = math.gcd(settings.tile_size, SIDE_MULTIPLE)
-    multiple = max(multiple, size_multiple(configuration.training_settings))
-    tiling = (settings.tile_size, settings.overlap, multiple)
-    num_tiles = sum(num_blended_tiles(shape, *tiling) for shape in shapes)
-    progress = Progress(num_tiles * settings.average_flips)
+    settings = configuration.testing_settings
+
+    @cache
+    def network_for(height, width):
+        network = build_network(configuration, weights.data, height, width)
+        weights.load_into(network, settings.skip_order)
+        return network
 
     def predict_tile(tile):
-        size = tile.shape[1:]
-        if size not in models:
-            models[size] = build_network(configuration, weights.data, *size)
-            weights.load_into(models[size], settings.skip_order)
-        (predicted,) = np.asarray(models[size].predict_on_batch(tile[np.newaxis]))  # (H*W, K)
-        progress.add(1)
-        return predicted.T.reshape(-1, *size)
+        network = network_for(*tile.shape[1:])
+        (predicted,) = np.asarray(network.predict_on_batch(tile[np.newaxis]))  # (H*W, K)
+        if on_pass:
+            on_pass(1)
+        return predicted.T.reshape(-1, *tile.shape[1:])
 
     def predict_orientations(tile):
         return average_orientations(predict_tile, tile, settings.average_flips)
 
-    return lambda image: predict_blended(predict_orientations, image, *tiling)
+    return lambda image: predict_blended(predict_orientations, image, *tiling(configuration))
 
 
-def save_predictions(results, configuration, data, tested, predict):
+def make_predictor(configuration, weights, threshold=None):
+    """Tells run_prediction.py how an image is predicted; as src.retinaNN_predict.make_predictor.
+
+    threshold: of two classes, from which probability a pixel is the second one; 0.5 for None.
+    """
+    data, settings = weights.data, configuration.testing_settings
+    names, colours = data["class_names"], map(tuple, data["class_colours"])
+    predict_scaled = load_predictor(configuration, weights)
+    is_binary = len(names) == 2
+
+    def predict(image):
+        probabilities = predict_scaled(scaled(image, channel_limits(image, data["scaling"])))
+        measured = {}
+        if data["has_instances"]:
+            objects = find_classes(probabilities, data, settings)["objects"]
+            measured = {"objects": objects, "measurements": measure_objects(objects)}
+        elif is_binary:
+            found = probabilities[1] >= (0.5 if threshold is None else threshold)
+            measured = {"measurements": {f"{names[1]} [%]": 100 * float(found.mean())}}
+        return Prediction(probabilities[1:] if is_binary else probabilities, **measured)
+
+    def export():
+        side = settings.tile_size
+        network = build_network(configuration, data, side, side)
+        weights.load_into(network, settings.skip_order)
+        return network, {**EXPORTED, "classes": names, "scaling": data["scaling"]}
+
+    return ImagePredictor(
+        predict,
+        data["num_channels"],
+        positive=names[1] if is_binary else None,
+        classes=None if is_binary else dict(zip(names, colours)),
+        threshold=0.5 if threshold is None else threshold,
+        protocol=f"Images at their own sizes, in tiles of at most {settings.tile_size} pixels.",
+        export=export,
+    )
+
+
+def save_predictions(results, configuration, weights, tested, predict, report):
     """Predicts and saves one image after the other: no more than one is held in memory.
 
     Args:
         results: lib.results.Results.
         configuration: lib.configuration.Configuration.
-        data: what the weights know of their data: src.segmentation_task.describe_data.
+        weights: lib.weights.TrainedWeights.
         tested: dictionary as load_tested gives it.
         predict: as load_predictor gives it.
+        report: lib.report.Report, which is shown every image.
     Returns:
         for each image with labels a dictionary: id, matrix (K, K), and with numbered objects their
         overlaps, lib.instance_metrics.Overlaps.
     """
-    settings, counts, rows = configuration.testing_settings, [], []
+    settings, data, counts, rows = configuration.testing_settings, weights.data, [], []
     names, has_labels = file_names(tested["ids"]), tested["labels"] is not None
     with results.predictions_by_image(tested["ids"], configuration) as save:
         for number, name in enumerate(names):
@@ -189,6 +263,7 @@ def save_predictions(results, configuration, data, tested, predict):
             truth = read_truth(tested, number) if has_labels else {}
             if has_labels:
                 counts.append({"id": tested["ids"][number], **count(found, truth, data)})
+            report.add(show(tested["ids"][number], image, probabilities, found, truth))
             rows.append(draw_row(image, found, truth, data["class_colours"]))
             if len(rows) == settings.N_group_visual or number == len(names) - 1:
                 save_comparison(results, rows, data, number // settings.N_group_visual)
@@ -235,6 +310,37 @@ def count(found, truth, data):
 
 
 # ---------------------------------------------------------------- pictures
+
+
+def begin_report(results, data):
+    """Makes the page that takes the images, of two classes or of more."""
+    names, colours = data["class_names"], map(tuple, data["class_colours"])
+    title = f"Segmentation: {results.name}"
+    if len(names) == 2:
+        return Report(title, positive=names[1], sort_by="F1")
+    return Report(title, classes=dict(zip(names, colours)), sort_by="accuracy")
+
+
+def show(identity, image, probabilities, found, truth):
+    """Gives what the report shows of an image: lib.report.ReportImage.
+
+    Args:
+        identity: of the image.
+        image: (C, H, W) float32 in [0, 1].
+        probabilities: (K, H, W) float32.
+        found: as find_classes gives it.
+        truth: as read_truth gives it; empty without labels.
+    """
+    labels = truth.get("classes")
+    return ReportImage(
+        identity,
+        as_picture(image if len(image) == 3 else image[:1]),
+        probabilities[1] if len(probabilities) == 2 else found["classes"],
+        None if labels is None else np.where(labels == IGNORE, 0, labels),
+        inside=None if labels is None else labels != IGNORE,
+        objects=found.get("objects"),
+        true_objects=truth.get("objects"),
+    )
 
 
 def draw_row(image, found, truth, colours):
@@ -294,12 +400,18 @@ def save_scores(results, data, counts, note=""):
         data: what the weights know of their data.
         counts: of each image, as save_predictions gives them.
         note: a sentence about the weights that readers of the scores must know.
+    Returns:
+        {words: score}, those that the report shows at its top.
     """
     scores = evaluate(counts, data["class_names"], data["has_instances"])
     results.save_performances(performances_text(scores, note), scores)
     path = results.file("confusion_matrix.png")
     draw_confusion_matrix(scores["confusion_matrix"], data["class_names"], path)
     print(f"Pictures, scores and predictions.hdf5 are in {results.folder}.")
+    shown = {"Mean IoU": scores["mean_iou"], "Accuracy": scores["pixel_accuracy"]}
+    if "objects" in scores:
+        shown |= {f"AP at {t}": value for t, value in scores["objects"]["ap"].items()}
+    return shown
 
 
 def evaluate(counts, names, has_instances=False):

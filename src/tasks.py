@@ -16,6 +16,8 @@ class Task:
         check: configuration -> list of problems across keys.
         training: module whose main(configuration, experiment, overwrite) trains.
         testing: module whose main(configuration, experiment) tests.
+        prediction: module whose make_predictor(configuration, weights, threshold) gives the
+            lib.predictions.ImagePredictor of run_prediction.py; threshold None: its own.
     """
 
     name: str
@@ -24,6 +26,7 @@ class Task:
     check: object
     training: str
     testing: str
+    prediction: str
 
 
 RETINA = Task(
@@ -33,6 +36,7 @@ RETINA = Task(
     check=retina_task.check,
     training="src.retinaNN_training",
     testing="src.retinaNN_predict",
+    prediction="src.retinaNN_predict",
 )
 MEMBRANE = Task(
     name="membrane",
@@ -41,6 +45,7 @@ MEMBRANE = Task(
     check=membrane_task.check,
     training="src.membraneNN_training",
     testing="src.membraneNN_predict",
+    prediction="src.membraneNN_predict",
 )
 CELLS = Task(
     name="cells",
@@ -49,6 +54,7 @@ CELLS = Task(
     check=cells_task.check,
     training="src.cellsNN_training",
     testing="src.cellsNN_predict",
+    prediction="src.cellsNN_predict",
 )
 SEGMENTATION = Task(
     name="segmentation",
@@ -57,6 +63,7 @@ SEGMENTATION = Task(
     check=segmentation_task.check,
     training="src.segmentationNN_training",
     testing="src.segmentationNN_predict",
+    prediction="src.segmentationNN_predict",
 )
 # The first is meant where a configuration names none, as those of retina-unet do.
 TASKS = {task.name: task for task in (RETINA, MEMBRANE, CELLS, SEGMENTATION)}

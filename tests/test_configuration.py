@@ -60,6 +60,7 @@ def test_file_with_the_originals_keys_alone_reads_with_defaults(write_configurat
             "patch_width": 48,
             "equalization": "clahe",
             "fov_width": 0,
+            "fov_angle": 45.0,
         },
         "training_settings": {
             "N_subimgs": 190000,

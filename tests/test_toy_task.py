@@ -5,9 +5,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import tifffile
+from PIL import Image
 
 from lib.files import write_hdf5
-from src import launch
+from lib.pictures import visualize
+from src import launch, predict_folder
 from src.tasks import TASKS, Task
 from tests import toy_task
 from tests.small_data import picture, read_log
@@ -58,7 +61,7 @@ def step(name, num_epochs):
 def toys(in_tmp_path, monkeypatch):
     """Makes the task known and draws its images; gives the folder of its experiment."""
     module = toy_task.__name__
-    task = Task("toy", "configuration.txt", toy_task.KEYS, lambda _: [], module, module)
+    task = Task("toy", "configuration.txt", toy_task.KEYS, lambda _: [], module, module, module)
     monkeypatch.setitem(TASKS, "toy", task)
     rng = np.random.default_rng(0)
     for subset, number in NUMBERS.items():
@@ -92,6 +95,32 @@ def test_a_task_trains_resumes_and_tests_by_shared_code(toys, capsys):
         shown = picture(toys / "segmentations" / f"{name}.png")  # (H, W, 3)
         right += np.sum(np.all(shown == np.array([*toy_task.COLOURS.values()])[label], axis=-1))
     assert right / sum(label.size for label in truth) == pytest.approx(scores["accuracy"])
+
+    folder = predict(toys)
+    report = (toys / "report.html").read_text()
+    assert "mean IoU" in report
+    assert 'id="threshold"' not in report  # three classes have none
+    assert "share of bar [%]" in (folder / "measurements.csv").read_text().splitlines()[0]
+    for name, label in zip(scores["images"], truth, strict=True):
+        with Image.open(folder / f"{name}_segmentation.png") as image:
+            found = np.asarray(image)  # a palette: the numbers of the classes
+        # Its testing averages over mirrorings, its prediction does not.
+        assert np.mean(found == label) > scores["accuracy"] - 0.05
+        probabilities = tifffile.imread(folder / f"{name}_probabilities.tif")
+        assert probabilities.shape == (3, *label.shape)
+        assert (probabilities.argmax(axis=0) == found).mean() > 0.999
+
+
+def predict(toys):
+    """Writes the test images as files, predicts them, and gives the folder of the results."""
+    images, _, ids = toy_task.load(SimpleNamespace(data_paths=DATA), "test")
+    for name, image in zip(ids, images):
+        visualize(image.transpose(1, 2, 0), toys.parent / "toys_to_do" / f"{name}.png")
+    options = {"threshold": None, "angle": None, "overwrite": False, "export": None}
+    predict_folder.predict(
+        SimpleNamespace(images=["toys_to_do"], experiment="toys", output=None, **options)
+    )
+    return toys.parent / "toys_to_do_segmented"
 
 
 DATA = SimpleNamespace(path_local="./data/")

@@ -9,15 +9,16 @@ from lib.devices import inner_data_format, start_computing
 from lib.experiment import locate
 from lib.extract_patches import average_orientations, pad_to_multiple
 from lib.files import load_hdf5
-from lib.patch_dataset import TileDataset, covering_places
-from lib.pictures import colour_classes
+from lib.patch_dataset import TileDataset, covering_places, places_by_area
+from lib.pictures import as_picture, colour_classes
+from lib.predictions import ImagePredictor
+from lib.report import Report, ReportImage
 from lib.results import Results
 from lib.training import training_run
 from lib.unet import NETWORKS
 from lib.weights import read_weights
 
 COLOURS = {"ground": (0, 0, 0), "disc": (230, 60, 60), "bar": (60, 160, 230)}
-SIZES = ("small", "large")
 NETWORK = NETWORKS["unet"]
 
 KEYS = (
@@ -34,7 +35,7 @@ KEYS = (
 def load(configuration, subset):
     """Reads (3, H, W) images in [0, 1], (H, W) classes and the ids, of both sizes in one list."""
     images, labels, ids = [], [], []
-    for size in SIZES:
+    for size in ("small", "large"):
         path = locate(configuration.data_paths.path_local) / f"{size}_{subset}.hdf5"
         stack = load_hdf5(path)  # (N, 4, H, W): colours and classes
         images += list(stack[:, :3].astype(np.float32) / 255)
@@ -56,24 +57,24 @@ def train(configuration, experiment, overwrite):
         others, truth, other_ids = load(configuration, "validation")
         run.require_images({"training": ids, "validation": other_ids})
 
-        def draw_place(rng):
-            index = rng.integers(len(images))
-            return index, *(rng.integers(0, n - side + 1) for n in labels[index].shape)
-
         tiles = partial(TileDataset, input_size=(side, side), batch_size=settings.batch_size)
-        places = covering_places([one.shape for one in truth], (side, side))
-        options = {"draw_place": draw_place, "seed": settings.seed}
+        shapes, other_shapes = ([one.shape for one in of] for of in (labels, truth))
+        places = covering_places(other_shapes, (side, side))
+        options = {"draw_place": places_by_area(shapes, (side, side)), "seed": settings.seed}
         training_data = tiles(images, labels, None, settings.N_subimgs, **options)
         network = partial(build, side, side)
         model = run.build(network, "sparse_categorical_crossentropy", len(training_data))
-        shares = [class_shares(of) for of in (labels, truth)]
-        run.fit(model, training_data, tiles(others, truth, None, places), shares)
+        validation_data = tiles(others, truth, None, places)
+        counts = [
+            sum(np.bincount(one.ravel(), minlength=3) for one in of) for of in (labels, truth)
+        ]
+        run.fit(model, training_data, validation_data, [(c / c.sum()).tolist() for c in counts])
 
 
 def test(configuration, experiment):
     """Predicts whole images, mirrored and averaged, and tells the share of right pixels."""
     weights = read_weights(experiment.find_weights(configuration.testing_settings.best_last))
-    start_computing(configuration.training_settings.seed, mixed_precision=False)
+    start_computing(seed=0, mixed_precision=False)
     images, labels, ids = load(configuration, "test")
     results = Results(experiment.results, experiment.name)
     results.require_room(ids)
@@ -81,39 +82,40 @@ def test(configuration, experiment):
     predicted = [average_orientations(predict, image, 4) for image in images]
     results.remove()
     classes = [probabilities.argmax(axis=0) for probabilities in predicted]
-    colours = [colour_classes(one, list(COLOURS.values())) for one in classes]
-    results.save_pictures("segmentations", ids, colours)
+    coloured = [colour_classes(one, list(COLOURS.values())) for one in classes]
+    results.save_pictures("segmentations", ids, coloured)
+    shown = map(ReportImage, ids, map(as_picture, images), classes, labels)
+    report = Report("Toys", shown, classes=COLOURS, sort_by="accuracy")
+    results.save_report(report, configuration, weights, protocol="All pixels of all images.")
     right = np.concatenate([(a == b).ravel() for a, b in zip(classes, labels)]).mean()
-    text = f"Accuracy: {right:.4f} of all pixels of {len(ids)} images.\n"
-    results.save_performances(text, {"accuracy": float(right), "images": ids})
+    scores = {"accuracy": float(right), "images": ids}
+    results.save_performances(f"Accuracy: {right:.4f} of all pixels.\n", scores)
 
 
 def predictor_of(weights):
     """Gives a function that predicts one image, (3, H, W) -> (3 classes, H, W), in one pass."""
 
-    @cache
-    def network_for(height, width):
-        model = build(height, width)
-        weights.load_into(model)
-        return model
+    networks = cache(partial(build, weights=weights))
 
     def predict(image):
         padded = pad_to_multiple(image, NETWORK.multiple)
         size = padded.shape[1:]
-        answer = network_for(*size).predict_on_batch(padded[np.newaxis])  # (1, H*W, 3)
-        whole = np.asarray(answer)[0].T.reshape(-1, *size)
-        return whole[:, : image.shape[1], : image.shape[2]]
+        (answer,) = np.asarray(networks(*size).predict_on_batch(padded[np.newaxis]))
+        return answer.T.reshape(-1, *size)[:, : image.shape[1], : image.shape[2]]
 
     return predict
 
 
-def build(height, width):
-    """Builds the network for colour images and three classes."""
+def make_predictor(configuration, weights, threshold):
+    """Tells run_prediction.py how an image of one's own is predicted."""
+    network = predictor_of(weights)
+    return ImagePredictor(lambda image: network(np.float32(image / 255)), 3, classes=COLOURS)
+
+
+def build(height, width, weights=None):
+    """Builds the network for colour images and three classes, with weights if there are any."""
     options = {"output_activation": "linear", "data_format": inner_data_format()}
-    return NETWORK.build(3, height, width, num_classes=len(COLOURS), **options)
-
-
-def class_shares(labels):
-    """Gives the share of every class in a list of (H, W) classes."""
-    counts = sum(np.bincount(one.ravel(), minlength=len(COLOURS)) for one in labels)
-    return (counts / counts.sum()).tolist()
+    network = NETWORK.build(3, height, width, num_classes=len(COLOURS), **options)
+    if weights:
+        weights.load_into(network)
+    return network

@@ -1,0 +1,427 @@
+"""What a prediction of images of one's own writes: pictures of each, and a table of measurements.
+
+A task says how one image is predicted (ImagePredictor). The folder of the results remembers what is
+done, so that a prediction that was stopped goes on with the images that are missing.
+"""
+
+import csv
+import hashlib
+import itertools
+import json
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import roifile
+import tifffile
+from PIL import Image
+from scipy import ndimage
+from skimage.measure import find_contours
+
+from lib.errors import UserError
+from lib.files import atomic_write
+from lib.image_files import iterate_images
+from lib.pictures import as_picture
+from lib.report import OUTLINE, ReportImage
+
+TABLE, STATE, REPORT = "measurements.csv", ".prediction.json", "report.html"
+ENDINGS = {
+    "probability": "_probability.png",
+    "probabilities": "_probabilities.tif",
+    "segmentation": "_segmentation.png",
+    "overlay": "_overlay.png",
+    "objects": "_objects.png",
+    "rois": "_rois.zip",
+}
+# An outline is one pixel wide in images up to this side, and grows with larger ones.
+PIXELS_PER_LINE = 1500
+# Weak compression: a third of the time for a tenth more bytes.
+COMPRESSION = 1
+UNITS = {"width": "width [pixels]", "height": "height [pixels]"}
+LAST_COLUMN = "notes"
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a task says of one image.
+
+    Args:
+        probabilities: (1, H, W) float32, the probability of the positive class; of more than two
+            classes (K, H, W).
+        inside: (H, W) bool, where anything may be found; None for everywhere.
+        objects: (H, W) whole numbers, 0 for none; None for a task without objects.
+        measurements: {"name [unit]": number or None}, the same names for every image. Of more than
+            two classes the shares are added by themselves.
+        notes: sentences on what is to be known of this image.
+    """
+
+    probabilities: np.ndarray
+    inside: np.ndarray | None = None
+    objects: np.ndarray | None = None
+    measurements: dict | None = None
+    notes: tuple = ()
+
+
+@dataclass(frozen=True)
+class ImagePredictor:
+    """How a task predicts images of one's own.
+
+    Args:
+        predict: function of an image (channels, H, W) uint8 of any size -> Prediction, or its
+            probabilities alone. ValueError for an image that it cannot take.
+        channels: 1 for grey images, 3 for RGB; all others are made so.
+        positive: what the probability is of: "vessel"; None for more than two classes.
+        classes: {name: (red, green, blue)} of more than two classes; None for two.
+        threshold: from which probability a pixel is positive.
+        protocol: sentences on how it is predicted, for the report.
+        export: function without arguments -> keras.Model with its weights for one size of tiles,
+            and {name: value} of what a program must know that uses it; None where a task offers no
+            export.
+    """
+
+    predict: object
+    channels: int
+    positive: str | None = None
+    classes: dict | None = None
+    threshold: float = 0.5
+    protocol: str = ""
+    export: object = None
+
+    def predict_image(self, image):
+        """Predicts an image (channels, H, W) uint8 -> Prediction."""
+        predicted = self.predict(image)
+        return predicted if isinstance(predicted, Prediction) else Prediction(predicted)
+
+    def segment(self, prediction):
+        """Gives the class of every pixel: (H, W) uint8, 0 and 1 for two classes."""
+        if self.classes is not None:
+            return prediction.probabilities.argmax(axis=0).astype(np.uint8)
+        found = prediction.probabilities[0] >= self.threshold
+        if prediction.inside is not None:
+            found &= prediction.inside
+        return found.view(np.uint8)
+
+
+class PredictionFolder:
+    """The folder that a prediction writes to, and the rows of what is done.
+
+    Args:
+        folder: made when the first image is saved.
+        origin: dictionary of all that decides the results: weights, settings.
+        overwrite: whether to remove the results of another origin.
+    Raises:
+        UserError: if the folder holds results of another origin, or files of somebody else.
+    """
+
+    def __init__(self, folder, origin, overwrite=False):
+        self.folder = Path(folder)
+        self.origin = json.loads(json.dumps(origin))
+        self._require_folder()
+        if overwrite and self._state() is not None:
+            self._remove()
+        self._require_same_origin()
+        self.rows = _read_rows(self.folder / TABLE)
+
+    def done(self, path):
+        """Gives the rows of a file that are done and newer than the file, by page.
+
+        Rows of a file that was changed since are forgotten.
+        """
+        key = text_of(path)
+        rows = {row["page"]: row for row in self.rows if row["file"] == key}
+        changed = path.stat().st_mtime if path.exists() else 0
+        if any(self._is_older(row["id"], changed) for row in rows.values()):
+            self.rows = [row for row in self.rows if row["file"] != key]
+            return {}
+        return rows
+
+    def save(self, row, picture, prediction, predictor):
+        """Saves the files of one image, then its row in the table.
+
+        Args:
+            row: id, file, page, width and height.
+            picture: (H, W, 3) uint8, is drawn on.
+            prediction: Prediction.
+            predictor: ImagePredictor.
+        """
+        self._begin()
+        segmentation = predictor.segment(prediction)
+        self._save_probabilities(row["id"], prediction)
+        if predictor.classes is None:
+            save_png(self.file(row["id"], "segmentation"), Image.fromarray(segmentation * 255))
+        else:
+            image = Image.fromarray(segmentation, mode="P")
+            image.putpalette([c for colour in predictor.classes.values() for c in colour])
+            save_png(self.file(row["id"], "segmentation"), image)
+        if prediction.objects is not None:
+            self._save_objects(row["id"], prediction.objects)
+        shown = segmentation if prediction.objects is None else prediction.objects
+        draw_outlines(picture, shown, predictor.classes)
+        save_png(self.file(row["id"], "overlay"), Image.fromarray(picture))
+        measurements = dict(prediction.measurements or {})
+        if predictor.classes is not None:
+            shares = np.bincount(segmentation.ravel(), minlength=len(predictor.classes))
+            for name, share in zip(predictor.classes, shares / segmentation.size):
+                measurements[f"share of {name} [%]"] = 100 * float(share)
+        notes = {LAST_COLUMN: " ".join(prediction.notes)}
+        first = {UNITS.get(name, name): text_of(value) for name, value in row.items()}
+        self._append({**first, **{k: _cell(v) for k, v in measurements.items()}, **notes})
+
+    def finish(self, paths):
+        """Orders the table as the files were given; rows of files that are not among them stay.
+
+        Args:
+            paths: of all files.
+        Returns:
+            the rows of these files.
+        """
+        place = {text_of(path): number for number, path in enumerate(paths)}
+        last = len(place)
+        self.rows.sort(key=lambda row: (place.get(row["file"], last), int(row["page"] or 0)))
+        if self.rows:
+            self._write_rows()
+        return [row for row in self.rows if row["file"] in place]
+
+    def report_image(self, row, predictor, is_large=True):
+        """Reads what the report shows of an image from its files.
+
+        Args:
+            row: of the table.
+            predictor: ImagePredictor.
+            is_large: whether it is shown large; else there is a thumbnail of its outlines.
+        Returns:
+            lib.report.ReportImage.
+        """
+        identity = row["id"]
+        words = {"scores": _numbers(row), "flags": (row[LAST_COLUMN],) * bool(row[LAST_COLUMN])}
+        if not is_large:
+            return ReportImage(identity, _read(self.file(identity, "overlay")), None, **words)
+        kind = "probability" if predictor.classes is None else "segmentation"
+        objects = self.file(identity, "objects")
+        return ReportImage(
+            identity,
+            self._original(row, predictor.channels),
+            _read(self.file(identity, kind)),
+            objects=_read(objects) if objects.is_file() else None,
+            **words,
+        )
+
+    def _original(self, row, channels):
+        """Reads the image again -> (H, W, 3) uint8; where that fails, with its outlines."""
+        number = max(0, int(row["page"] or 1) - 1)
+        try:
+            pages = iterate_images(Path(row["file"]), channels)
+            pixels, _ = next(itertools.islice(pages, number, None))
+        except (ValueError, StopIteration):
+            return _read(self.file(row["id"], "overlay"))
+        return as_picture(pixels)
+
+    def file(self, identity, kind):
+        """Gives the path of a file of an image; kind is one of ENDINGS."""
+        return self.folder / f"{identity}{ENDINGS[kind]}"
+
+    def _save_probabilities(self, identity, prediction):
+        """Saves 16 bits, 0 outside: one picture for two classes, else a page a class."""
+        planes = np.empty(prediction.probabilities.shape, np.uint16)
+        for row in range(planes.shape[1]):  # without a second copy of floats
+            planes[:, row] = np.rint(np.clip(prediction.probabilities[:, row], 0, 1) * 65535)
+        if prediction.inside is not None:
+            planes *= prediction.inside
+        if len(planes) == 1:
+            save_png(self.file(identity, "probability"), Image.fromarray(planes[0]))
+            return
+        with atomic_write(self.file(identity, "probabilities")) as beside:
+            tifffile.imwrite(beside, planes, photometric="minisblack", compression="zlib")
+
+    def _save_objects(self, identity, objects):
+        """Saves the numbers of objects as 16 bits, and their outlines for ImageJ and Fiji."""
+        if objects.max() > 65535:
+            raise ValueError(f"{objects.max():,} objects are more than a picture can number")
+        save_png(self.file(identity, "objects"), Image.fromarray(objects.astype(np.uint16)))
+        with atomic_write(self.file(identity, "rois")) as beside, zipfile.ZipFile(beside, "w") as z:
+            for number, points in outlines_of(objects):
+                roi = roifile.ImagejRoi.frompoints(points, name=f"{number:05d}")
+                z.writestr(f"{number:05d}.roi", roi.tobytes())
+
+    def _append(self, row):
+        """Adds a row at the end of the table: what a kill leaves half-written is not read again."""
+        self.rows.append(row)
+        path = self.folder / TABLE
+        if len(self.rows) == 1 or not path.is_file():
+            self._write_rows()
+            return
+        with open(path, "a", encoding="utf-8", newline="") as file:
+            csv.DictWriter(file, row, lineterminator="\n").writerow(row)
+
+    def _write_rows(self):
+        with atomic_write(self.folder / TABLE) as beside:
+            with open(beside, "w", encoding="utf-8", newline="") as file:
+                table = csv.DictWriter(file, self.rows[0], lineterminator="\n")
+                table.writeheader()
+                table.writerows(self.rows)
+
+    def _begin(self):
+        """Makes the folder, notes where its results come from, and writes the rows anew once."""
+        path = self.folder / STATE
+        if not path.is_file():
+            with atomic_write(path) as beside:
+                beside.write_text(json.dumps(self.origin, indent=1) + "\n", encoding="utf-8")
+        if self.rows and not getattr(self, "_has_begun", False):
+            self._write_rows()  # without those of changed files, and without half a row
+        self._has_begun = True
+
+    def _state(self):
+        path = self.folder / STATE
+        try:
+            return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        except ValueError:
+            return {}
+
+    def _require_folder(self):
+        if self.folder.exists() and not self.folder.is_dir():
+            raise UserError(f"{self.folder} is a file. Choose another place with --output FOLDER.")
+        if self.folder.is_dir() and self._state() is None and any(self.folder.iterdir()):
+            raise UserError(
+                f"The folder {self.folder} holds files that no prediction wrote. Move them, or "
+                "choose another place with --output FOLDER."
+            )
+
+    def _require_same_origin(self):
+        state = self._state()
+        if state is None or state == self.origin:
+            return
+        changed = [name for name in self.origin if state.get(name) != self.origin[name]]
+        raise UserError(
+            f"{self.folder} holds results that were made with other {' and '.join(changed)}. "
+            "Add --overwrite to replace them, or write elsewhere with --output FOLDER."
+        )
+
+    def _remove(self):
+        """Removes what a prediction wrote here, and nothing else."""
+        for row in _read_rows(self.folder / TABLE):
+            for kind in ENDINGS:
+                self.file(Path(row["id"]).name, kind).unlink(missing_ok=True)
+        for name in (TABLE, REPORT, STATE):
+            (self.folder / name).unlink(missing_ok=True)
+        print(f"Removed the results of an earlier prediction in {self.folder}.")
+
+    def _is_older(self, identity, time):
+        path = self.file(identity, "overlay")
+        return not path.is_file() or path.stat().st_mtime < time
+
+
+def measure_objects(objects):
+    """Counts objects: {"name [unit]": number}.
+
+    Args:
+        objects: (H, W) whole numbers, 0 for none.
+    Returns:
+        dictionary; areas are None without objects.
+    """
+    areas = np.bincount(objects.ravel())[1:]
+    areas = areas[areas > 0]
+    return {
+        "number of objects": len(areas),
+        "mean area [pixels]": float(areas.mean()) if len(areas) else None,
+        "median area [pixels]": float(np.median(areas)) if len(areas) else None,
+        "covered [%]": 100 * float(areas.sum()) / objects.size,
+    }
+
+
+def outlines_of(objects):
+    """Gives the outlines of objects.
+
+    Args:
+        objects: (H, W) whole numbers, 0 for none.
+    Yields:
+        number, and (num_points, 2) float columns and rows as ImageJ counts them: a pixel reaches
+        from its number to the next one. Of an object in several parts, the longest outline.
+    """
+    for number, place in enumerate(ndimage.find_objects(objects), start=1):
+        if place is None:
+            continue
+        found = find_contours(np.pad(objects[place] == number, 1).astype(np.float32), 0.5)
+        rows, columns = max(found, key=len).T
+        top, left = place[0].start, place[1].start
+        # The padding moved all by one pixel, and the centre of a pixel is half a pixel inside.
+        yield number, np.stack([columns + left - 0.5, rows + top - 0.5], axis=1)
+
+
+def draw_outlines(picture, numbers, classes=None):
+    """Draws outlines of what was found on a picture, in place.
+
+    Args:
+        picture: (H, W, 3) uint8.
+        numbers: (H, W): 0 and 1, numbers of classes, or of objects.
+        classes: {name: colour} for an outline in each class's colour; None for one colour.
+    """
+    width = max(1, round(max(numbers.shape) / PIXELS_PER_LINE))
+    if numbers.dtype == np.uint8 and classes is None:
+        parts = [(numbers, OUTLINE)]
+    elif classes is not None:
+        colours = list(classes.values())
+        parts = [((numbers == n).view(np.uint8), colours[n]) for n in range(1, len(colours))]
+    else:  # objects may touch: what is not 0 but differs from its neighbour
+        ends = np.zeros(numbers.shape, bool)
+        ends[1:] |= numbers[1:] != numbers[:-1]
+        ends[:, 1:] |= numbers[:, 1:] != numbers[:, :-1]
+        picture[ndimage.binary_dilation(ends, iterations=width - 1) if width > 1 else ends] = (
+            OUTLINE
+        )
+        return
+    for mask, colour in parts:
+        found, _ = cv2.findContours(mask, cv2.RETR_LIST, cv2.CHAIN_APPROX_SIMPLE)
+        cv2.drawContours(picture, found, -1, colour, width)
+
+
+def _read(path):
+    """Reads a picture that was saved here: numbers as they are, or (H, W, 3)."""
+    with Image.open(path) as image:
+        pixels = np.asarray(image)
+    return pixels.astype(np.uint16) if pixels.dtype.itemsize > 1 else pixels
+
+
+def _numbers(row):
+    """Gives the measurements of a row as numbers; None where there is none."""
+    first = ("id", "file", "page", *UNITS.values(), LAST_COLUMN)
+    return {k: float(v) if v else None for k, v in row.items() if k not in first}
+
+
+def save_png(path, image):
+    """Saves a PIL image as PNG, whole or not at all."""
+    with atomic_write(path) as beside:
+        image.save(beside, "PNG", compress_level=COMPRESSION)
+
+
+def text_of(path):
+    """Gives a path as text that every file can hold, also where its bytes are not UTF-8."""
+    return str(path).encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def name_of(row):
+    """Gives what the results of a row's file are called: its id without the page."""
+    return row["id"].rpartition("_page")[0] if row["page"] else row["id"]
+
+
+def weights_sum(weights):
+    """Gives the SHA-256 of a weights file that was read."""
+    return hashlib.sha256(weights.content).hexdigest()
+
+
+def _read_rows(path):
+    """Reads the rows of a table, but for a last one that was cut off."""
+    if not path.is_file():
+        return []
+    text = path.read_text(encoding="utf-8")
+    whole = text[: text.rfind("\n") + 1]
+    rows = list(csv.DictReader(whole.splitlines()))
+    return [row for row in rows if row.get(LAST_COLUMN) is not None]
+
+
+def _cell(value):
+    """Words a number for the table: 6 digits; nothing where there is none."""
+    if value is None:
+        return ""
+    return value if isinstance(value, int | str) else f"{value:.6g}"

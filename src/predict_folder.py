@@ -1,0 +1,433 @@
+"""Predicts images of one's own with the experiment of any task; see run_prediction.py."""
+
+import argparse
+import dataclasses
+import glob
+import importlib
+import os
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+from lib.backends import quietly, require_backend
+from lib.configuration import NETWORK
+from lib.errors import UserError, raise_if_any, run_script
+from lib.experiment import Experiment, locate, writable_folder
+from lib.image_files import IMAGE_ENDINGS, image_stem, iterate_images, natural_key
+from src.launch import find_configuration
+
+DEFAULT_EXPERIMENT = "pretrained/vessels"
+# Only these settings besides the weights decide what an image becomes.
+DECIDING = ("data_attributes", "testing_settings")
+FAR_THRESHOLD = 0.1
+# The page of a file that holds one image.
+SINGLE = ""
+
+
+def main():
+    """Reads the command line and predicts; gives the exit status of lib.errors.run_script."""
+    arguments = _read_command_line()
+    return run_script(lambda: predict(arguments))
+
+
+def predict(arguments):
+    """Predicts as the command line says.
+
+    Args:
+        arguments: with images, experiment, output, threshold, angle and overwrite.
+    Raises:
+        UserError: for inputs, weights or settings that do not fit, before anything is written; at
+            the end, with every file that could not be predicted.
+    """
+    # 1. The files, the experiment, the place for the results: all that needs no network.
+    start = time.monotonic()
+    require_backend()
+    files = find_images(arguments.images)
+    if not files and not arguments.export:
+        raise UserError("Name images: files, folders or patterns. --help shows all there is.")
+    folder = choose_folder(arguments.images, arguments.output)
+    configuration, experiment = open_experiment(arguments)
+
+    # 2. The network.
+    with quietly():
+        script = importlib.import_module(configuration.task.prediction)
+    if arguments.export:  # in float32, as ONNX has no mixed precision
+        configuration = configuration.with_values("training_settings", mixed_precision=False)
+    weights, predictor = load_predictor(script, configuration, experiment, arguments.threshold)
+    if arguments.export:
+        export(configuration, predictor, arguments.export)
+        return
+
+    # 3. Image after image.
+    from lib.predictions import PredictionFolder
+
+    origin = origin_of(configuration, weights, predictor)
+    results = PredictionFolder(folder, origin, arguments.overwrite)
+    with writable_folder(folder):
+        problems = predict_files(files, predictor, results)
+        rows = results.finish(files)
+
+        # 4. The page that shows them all.
+        if rows:
+            seconds = time.monotonic() - start
+            save_report(rows, predictor, results, configuration, weights, seconds, problems)
+    raise_if_any(problems)
+
+
+# ---------------------------------------------------------------- what is to be predicted
+
+
+def find_images(words):
+    """Lists the files that the command line names: files, folders, patterns.
+
+    Args:
+        words: list of texts. Of a folder, the files that are named like images are taken, those of
+            its own folders are not.
+    Returns:
+        list of absolute Paths, each once; folders in natural order.
+    Raises:
+        UserError: with every word that names nothing.
+    """
+    files, problems = [], []
+    for word in words:
+        path = Path(os.path.abspath(os.path.expanduser(word)))
+        if path.is_dir():
+            found = _images_of(path)
+            expected = f"images ({', '.join(IMAGE_ENDINGS)})"
+            problems += [f"The folder {path} must hold {expected}. Found: none."] * (not found)
+        elif os.path.lexists(path):
+            found = [path]
+        else:
+            names = sorted(glob.glob(str(path)), key=natural_key)
+            found = [Path(name) for name in names if Path(name).is_file()]
+            problems += [f"{path} does not exist. Correct the name."] * (not found)
+        files += found
+    raise_if_any(problems)
+    return list(dict.fromkeys(files))
+
+
+def _images_of(folder):
+    """Lists what is named like an image in a folder, and says what is passed over."""
+    try:
+        visible = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    except OSError as error:
+        raise UserError(f"The folder {folder} cannot be read: {error.strerror}.") from None
+    entries = sorted((path for path in visible if not path.is_dir()), key=_by_name)
+    others = [path.name for path in entries if path.suffix.lower() not in IMAGE_ENDINGS]
+    if others:
+        shown = ", ".join(others[:8]) + (", ..." if len(others) > 8 else "")
+        print(f"{folder}: passed over {shown} (no image file by its name).")
+    return [path for path in entries if path.suffix.lower() in IMAGE_ENDINGS]
+
+
+def _by_name(path):
+    return natural_key(path.name)
+
+
+def choose_folder(words, output=None):
+    """Chooses where the results go: beside the first folder, or ./segmented for single files.
+
+    Args:
+        words: as find_images takes them.
+        output: what --output says, or None.
+    Raises:
+        UserError: if that is a folder of the images themselves.
+    """
+    folders = [Path(os.path.abspath(os.path.expanduser(word))) for word in words]
+    folders = [path for path in folders if path.is_dir()]
+    if not output:
+        if not folders:
+            return Path.cwd() / "segmented"
+        return folders[0].with_name(f"{folders[0].name or 'images'}_segmented")
+    place = locate(output)
+    if any(place.resolve() == folder.resolve() for folder in folders):
+        raise UserError(
+            f"--output must be another folder than that of the images, {place}: the next "
+            "prediction would take its results for images."
+        )
+    return place
+
+
+# ---------------------------------------------------------------- with what it is predicted
+
+
+def open_experiment(arguments):
+    """Reads the configuration that lies in the experiment's folder.
+
+    Returns:
+        lib.configuration.Configuration, at the scale that --angle asks for, and Experiment.
+    Raises:
+        UserError: if it has no configuration or no weights, or takes no angle.
+    """
+    named = SimpleNamespace(configuration=arguments.experiment, data=None)
+    configuration, folder = find_configuration(named)
+    experiment = Experiment(folder or configuration.experiment_name.name)
+    experiment.find_weights(configuration.testing_settings.best_last)
+    problems = []
+    if arguments.threshold is not None and not 0 <= arguments.threshold <= 1:
+        problems.append(f"--threshold must be from 0 to 1. Received: {arguments.threshold:g}.")
+    attributes = configuration.data_attributes
+    if arguments.angle is not None:
+        if not 0 < arguments.angle <= 360:
+            problems.append(f"--angle must be from above 0 to 360. Received: {arguments.angle:g}.")
+        elif not getattr(attributes, "fov_width", 0):
+            problems.append(
+                f"--angle needs an experiment with a width of the field of view ([data attributes] "
+                f"fov_width above 0). {configuration.path} has none."
+            )
+        else:
+            width = max(1, round(attributes.fov_width * arguments.angle / attributes.fov_angle))
+            configuration = configuration.with_values("data_attributes", fov_width=width)
+    raise_if_any(problems)
+    return configuration, experiment
+
+
+def load_predictor(script, configuration, experiment, threshold=None):
+    """Starts the device, reads the weights and builds the network.
+
+    Args:
+        script: module with make_predictor.
+        configuration: lib.configuration.Configuration.
+        experiment: Experiment.
+        threshold: in place of the one that the experiment has; None for that.
+    Returns:
+        lib.weights.TrainedWeights and lib.predictions.ImagePredictor.
+    Raises:
+        UserError: if the weights do not fit, or there is no threshold to choose.
+    """
+    from lib.devices import start_computing
+    from lib.weights import read_weights
+
+    settings = configuration.training_settings
+    best_last = configuration.testing_settings.best_last
+    weights = read_weights(experiment.find_weights(best_last))
+    weights.require_settings(configuration, NETWORK)
+    start_computing(settings.seed, settings.mixed_precision)
+    predictor = script.make_predictor(configuration, weights, threshold)
+    if threshold is not None and predictor.classes is not None:
+        raise UserError(
+            f"--threshold is for two classes; {configuration.path} has {len(predictor.classes)}, "
+            "of which the most probable is taken. Leave it out."
+        )
+    return weights, predictor
+
+
+def origin_of(configuration, weights, predictor):
+    """Gives all that decides the results, as the folder of the results remembers it."""
+    from lib.predictions import weights_sum
+
+    settings = {name: dict(vars(configuration.sections[name])) for name in DECIDING}
+    settings["testing_settings"].pop("nohup")
+    settings["training_settings"] = {
+        key.name: configuration.value(key) for key in configuration.task.keys if key.role == NETWORK
+    }
+    settings["threshold"] = predictor.threshold
+    return {"weights": weights_sum(weights), "settings": settings}
+
+
+def export(configuration, predictor, path):
+    """Writes the network as an ONNX file; see lib.export.export_onnx.
+
+    Args:
+        configuration: lib.configuration.Configuration.
+        predictor: lib.predictions.ImagePredictor.
+        path: the file, as the command line has it.
+    Raises:
+        UserError: if the task offers no export, or tf2onnx is missing.
+    """
+    from lib.export import export_onnx
+
+    if predictor.export is None:
+        raise UserError(f"The task {configuration.task.name} offers no --export.")
+    network, metadata = predictor.export()
+    task, place = configuration.task.name, locate(path)
+    metadata = {"task": task, "threshold": predictor.threshold, **metadata}
+    export_onnx(network, place, metadata)
+    size = " x ".join(map(str, network.input_shape[1:]))
+    print(f"{place}: {network.name} for tiles of {size}, any number at a time.")
+
+
+# ---------------------------------------------------------------- the prediction
+
+
+def predict_files(files, predictor, results):
+    """Predicts every file that is not done yet.
+
+    Args:
+        files: list of Paths.
+        predictor: lib.predictions.ImagePredictor.
+        results: lib.predictions.PredictionFolder.
+    Returns:
+        list of problems: the files that could not be predicted.
+    """
+    from lib.progress import Progress
+
+    names = name_files(files, results.rows)
+    progress, problems = Progress(len(files)), []
+    for path in files:
+        try:
+            predict_file(path, names[path], predictor, results)
+        except UserError:
+            raise
+        except (ValueError, MemoryError) as error:
+            words = str(error) or "the memory that is free is too small"
+            problems.append(words if str(path) in words else f"{path}: {words}.")
+        progress.add(1)
+    progress.finish()
+    return problems
+
+
+def predict_file(path, name, predictor, results):
+    """Predicts the images of one file: all of its pages that are not done yet.
+
+    Args:
+        path: the file.
+        name: what its results are called; those of several pages get a number behind it.
+        predictor: lib.predictions.ImagePredictor.
+        results: lib.predictions.PredictionFolder.
+    """
+    done = results.done(path)
+    if SINGLE in done:
+        return
+    images = iterate_images(path, predictor.channels)
+    image, number = next(images, None), 1
+    while image is not None:
+        following = next(images, None)  # only then is it known whether there are several
+        is_single = number == 1 and following is None
+        page = SINGLE if is_single else str(number)
+        if page not in done:
+            identity = name if is_single else f"{name}_page{number:03d}"
+            predict_image(path, page, identity, image, predictor, results)
+        image, number = following, number + 1
+
+
+def predict_image(path, page, identity, image, predictor, results):
+    """Predicts one image and saves what comes of it.
+
+    Args:
+        path: the file.
+        page: of the file; SINGLE for one that holds one image.
+        identity: what its results are called.
+        image: (channels, height, width) uint8, and notes, as iterate_images gives them.
+        predictor: lib.predictions.ImagePredictor.
+        results: lib.predictions.PredictionFolder.
+    """
+    from lib.pictures import as_picture
+
+    pixels, notes = image
+    prediction = predictor.predict_image(pixels)
+    prediction = dataclasses.replace(prediction, notes=(*notes, *prediction.notes))
+    height, width = pixels.shape[1:]
+    row = {"id": identity, "file": path, "page": page, "width": width, "height": height}
+    results.save(row, as_picture(pixels), prediction, predictor)
+
+
+def name_files(files, rows):
+    """Gives each file the name of its results: its own without the ending.
+
+    Files that are called the same but for the ending or the folder get the ending, then a number.
+    What is done keeps its name.
+
+    Args:
+        files: list of Paths.
+        rows: of the table: what is done.
+    Returns:
+        {Path: name without slashes, control signs and dots in front}.
+    """
+    from lib.predictions import name_of, text_of
+    from lib.results import file_names
+
+    kept = {row["file"]: name_of(row) for row in rows}
+    new = [path for path in files if text_of(path) not in kept]
+    stems = [image_stem(path).lower() for path in files]
+    wanted = [
+        f"{image_stem(path)}{path.suffix.replace('.', '_')}"
+        if stems.count(image_stem(path).lower()) > 1
+        else image_stem(path)
+        for path in new
+    ]
+    taken = list(dict.fromkeys(kept.values()))
+    names = dict(zip(new, file_names([*taken, *wanted])[len(taken) :]))
+    return {path: names.get(path) or kept[text_of(path)] for path in files}
+
+
+# ---------------------------------------------------------------- the report
+
+
+def save_report(rows, predictor, results, configuration, weights, seconds, problems):
+    """Saves report.html from what lies in the folder, so that it holds earlier starts too.
+
+    Args:
+        rows: of the table.
+        predictor: lib.predictions.ImagePredictor.
+        results: lib.predictions.PredictionFolder.
+        configuration: lib.configuration.Configuration.
+        weights: lib.weights.TrainedWeights.
+        seconds: that the prediction took so far.
+        problems: files that could not be predicted.
+    """
+    from lib.predictions import REPORT
+    from lib.report import Report, facts_of
+
+    title = f"{len(rows)} image{'s' * (len(rows) != 1)} segmented by {weights.path.parent.name}"
+    options = {"positive": predictor.positive, "classes": predictor.classes}
+    report = Report(title, threshold=predictor.threshold, **options)
+    for number, row in enumerate(rows):
+        report.add(results.report_image(row, predictor, is_large=number < report.MOST_LARGE))
+    flags = [f"Not predicted: {problem}" for problem in problems]
+    flags += far_threshold(configuration, predictor)
+    path = results.folder / REPORT
+    report.write(
+        path,
+        protocol=f"{predictor.protocol} There is no ground truth, so there are no scores.".strip(),
+        flags=flags,
+        facts=facts_of(weights, seconds),
+        settings=configuration.as_dict(),
+    )
+    print(f"{len(rows)} images are done: {results.folder}. Look at {path}, in any browser.")
+
+
+def far_threshold(configuration, predictor):
+    """Says when the threshold is far from the one that the experiment has."""
+    recorded = getattr(configuration.testing_settings, "threshold", predictor.threshold)
+    if abs(recorded - predictor.threshold) <= FAR_THRESHOLD:
+        return []
+    return [
+        f"The threshold is {predictor.threshold:g}, far from {recorded:g}, which the experiment "
+        "has from its training images."
+    ]
+
+
+def _read_command_line():
+    parser = argparse.ArgumentParser(
+        description="Segments images of your own with a trained network."
+    )
+    parser.add_argument("images", nargs="*", help="files, folders, patterns, TIFF files with pages")
+    parser.add_argument(
+        "--experiment",
+        default=DEFAULT_EXPERIMENT,
+        metavar="FOLDER",
+        help=f"a trained one, your own or a shipped one; default: {DEFAULT_EXPERIMENT}",
+    )
+    parser.add_argument(
+        "--output",
+        metavar="FOLDER",
+        help="default: <first folder>_segmented beside it, ./segmented for single files",
+    )
+    parser.add_argument(
+        "--threshold", type=float, metavar="T", help="probability; default: the experiment's"
+    )
+    parser.add_argument(
+        "--angle",
+        type=float,
+        metavar="DEGREES",
+        help="field of view of your camera, if it is "
+        "not that of the training's (45 degrees for pretrained/vessels)",
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace results of other weights or settings"
+    )
+    parser.add_argument(
+        "--export", metavar="FILE.onnx", help="write the network as ONNX, predict nothing"
+    )
+    return parser.parse_args()

@@ -1,0 +1,59 @@
+"""Exported networks give in ONNX Runtime what they give in Keras: make test-export."""
+
+import importlib.util
+import sys
+
+import numpy as np
+import pytest
+
+from lib.configuration import read_configuration
+from lib.experiment import PRETRAINED, Experiment
+from lib.weights import read_weights
+from src import membraneNN_predict, predict_folder, retinaNN_predict
+from src.tasks import TASKS
+
+TESTINGS = {"retina": retinaNN_predict, "membrane": membraneNN_predict}
+SHIPPED = sorted(path.name for path in PRETRAINED.iterdir() if path.is_dir())
+
+
+def require_onnx():
+    for name in ("onnx", "tf2onnx", "onnxruntime"):
+        pytest.importorskip(name, reason=f"needs {name}: make test-export installs it")
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_network_is_the_same_in_onnx(name, tmp_path):
+    require_onnx()
+    import onnxruntime
+
+    from lib.export import export_onnx
+
+    configuration = read_configuration(PRETRAINED / name / f"{name}_configuration.txt", TASKS)
+    if configuration.task.name == "membrane":
+        configuration = configuration.with_values("testing_settings", tile_size=220)
+    experiment = Experiment(f"pretrained/{name}")
+    weights = read_weights(experiment.find_weights(configuration.testing_settings.best_last))
+    predictor = TESTINGS[configuration.task.name].make_predictor(configuration, weights)
+    network, metadata = predictor.export()
+    export_onnx(network, tmp_path / "network.onnx", metadata)
+    session = onnxruntime.InferenceSession(tmp_path / "network.onnx")
+    assert [i.name for i in session.get_inputs()] == ["image"]
+    assert session.get_modelmeta().custom_metadata_map["classes"] in (
+        '["background", "vessel"]',
+        '["membrane", "cell"]',
+    )
+    rng = np.random.default_rng(0)
+    for number in (1, 3):  # any number at a time
+        images = rng.random((number, *network.input_shape[1:]), np.float32)
+        (found,) = session.run(["probabilities"], {"image": images})
+        assert found == pytest.approx(network.predict_on_batch(images), abs=1e-4)
+
+
+def test_missing_packages_are_named(in_tmp_path, monkeypatch, capfd):
+    find = importlib.util.find_spec
+    without = lambda name, *more: None if "onnx" in name else find(name, *more)  # noqa: E731
+    monkeypatch.setattr("importlib.util.find_spec", without)
+    monkeypatch.setattr(sys, "argv", ["run_prediction.py", "--export", "network.onnx"])
+    assert predict_folder.main() == 1
+    assert "needs the packages onnx and tf2onnx: pip install" in capfd.readouterr().err
+    assert not list(in_tmp_path.iterdir())

@@ -1,0 +1,203 @@
+"""Tests of the page that shows a test or a prediction, without a browser."""
+
+import base64
+import io
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lib import report as module
+from lib.pre_processing import look_of, range_of_looks, unlike_training
+from lib.report import Report, ReportImage, loss_curve, threshold_grid
+from tests.reports import BAD_ID, RECORDED, SIZE, Page, draw_images, embedded, f1_of, write_report
+
+
+def pixels_of(address):
+    kind, _, content = address.partition(",")
+    assert kind.startswith("data:image/")
+    with Image.open(io.BytesIO(base64.b64decode(content))) as image:
+        return np.asarray(image)
+
+
+# ---------------------------------------------------------------- the page
+
+
+def test_a_page_needs_nothing_but_itself(tmp_path):
+    page = Page(write_report(tmp_path / "report.html", draw_images(), sort_by="F1"))
+    assert page.addresses
+    assert all(a.startswith(("data:", "#")) for a in page.addresses)
+    assert not {"link", "iframe", "object", "base"} & set(page.tags) - {"link"}
+    text = (tmp_path / "report.html").read_text()
+    assert "http://" not in text and "https://" not in text and "url(" not in text
+    assert "default-src 'none'" in text
+
+
+def test_every_image_has_words_and_every_id_is_its_own(tmp_path):
+    page = Page(write_report(tmp_path / "report.html", draw_images(), sort_by="F1"))
+    assert page.without_words == []
+    assert len(page.ids) == len(set(page.ids))
+    # Of 3 images: a thumbnail, five layers, and the field of view.
+    assert page.tags.count("img") == 3 * 7
+
+
+def test_a_file_name_is_text_and_no_tag(tmp_path):
+    text = write_report(tmp_path / "report.html", draw_images(), sort_by="F1")
+    assert BAD_ID not in text
+    assert "&lt;img src=x onerror=alert(1)&gt;.png" in text
+    assert "<b>" not in text
+    assert "x" not in Page(text).addresses
+    script = text[text.index('id="data">') : text.index("</script>")]
+    assert "<" not in script.partition(">")[2]
+
+
+def test_scores_stand_in_the_page_without_a_script(tmp_path):
+    images = list(draw_images())
+    text = write_report(tmp_path / "report.html", images, sort_by="F1")
+    body = text[text.index("<body>") : text.index('id="data"')]
+    for image in images:
+        assert f"{f1_of([image], RECORDED):.4f}" in body
+
+
+@pytest.mark.parametrize("threshold", [RECORDED, 0.2, 0.8])
+def test_counts_at_256_thresholds_are_exact(tmp_path, threshold):
+    images = list(draw_images())
+    data = embedded(write_report(tmp_path / "report.html", images, sort_by="F1"))
+    k = int(np.argmin(np.abs(np.array(data["thresholds"]) - threshold)))
+    assert data["thresholds"][k] == pytest.approx(threshold, abs=1e-6)
+    counts = data["all"]
+    tp, fp, positives = counts["tp"][k], counts["fp"][k], counts["tp"][0]
+    assert 2 * tp / (tp + fp + positives) == pytest.approx(f1_of(images, threshold), abs=1e-12)
+    assert sum(one["tp"][k] for one in data["images"]) == tp
+    assert data["thresholds"][data["place"]] == pytest.approx(RECORDED, abs=1e-6)
+
+
+@pytest.mark.parametrize("recorded", [0.0, 0.001, 0.413, 0.5, 0.999, 1.0])
+def test_the_recorded_threshold_is_one_of_the_grid(recorded):
+    grid = threshold_grid(recorded)
+    assert np.float32(recorded) in grid
+    assert len(grid) == 256 and grid[0] == 0
+    assert (np.diff(grid) >= 0).all()
+
+
+def test_pictures_show_what_counts(tmp_path):
+    (image,) = draw_images(1)
+    report = Report("Eyes", [image], positive="vessel", threshold=RECORDED, sort_by="F1")
+    layers = report.images[0]["large"]
+    found = (image.prediction >= np.float32(RECORDED)) & image.inside
+    assert (pixels_of(layers["prediction"]) == found).all()
+    assert (pixels_of(layers["inside"]) == image.inside).all()
+    codes = pixels_of(layers["errors"])  # 1 false, 2 missed, 3 hit
+    assert (codes == found + 2 * ((image.truth > 0) & image.inside)).all()
+    steps = pixels_of(layers["probability"])
+    assert (found == ((steps >= report.place) & image.inside)).all()
+
+
+def test_16_bits_count_as_floats_do():
+    (image,) = draw_images(1)
+    steps = np.rint(image.prediction * 65535).astype(np.uint16)
+    scores = [
+        Report("Eyes", [one], positive="vessel", threshold=RECORDED).images[0]["scores"]
+        for one in (
+            replace(image, prediction=steps),
+            replace(image, prediction=(steps / 65535).astype(np.float32)),
+        )
+    ]
+    assert scores[0] == scores[1]
+
+
+def test_the_worst_are_large_and_first(tmp_path):
+    images = list(draw_images(25))
+    report = Report("Eyes", images, positive="vessel", sort_by="F1")
+    scores = [entry["scores"]["F1"] for entry in report.images]
+    assert scores == sorted(scores)
+    large = [entry["large"] is not None for entry in report.images]
+    assert large == [True] * 20 + [False] * 5
+    reversed_report = Report("Eyes", images[::-1], positive="vessel", sort_by="F1")
+    assert [e["id"] for e in reversed_report.images[:20]] == [e["id"] for e in report.images[:20]]
+
+
+def test_a_page_stays_below_its_limit(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "MOST_BYTES", 100_000)
+    text = write_report(tmp_path / "report.html", draw_images(30), sort_by="F1")
+    assert len(text) < 100_000 + 60_000  # the table and the style come on top
+    assert "eye29" in text
+    assert 1 <= text.count('<section class="image"') < 20
+
+
+def test_large_images_are_shown_smaller(tmp_path):
+    (image,) = draw_images(1, size=(1500, 900))
+    report = Report("Eyes", [image], positive="vessel", threshold=RECORDED)
+    layers = report.images[0]["large"]
+    assert (layers["height"], layers["width"]) == (640, 384)
+    for name in ("original", "truth", "prediction", "errors", "probability"):
+        assert pixels_of(layers[name]).shape[:2] == (640, 384)
+    assert report.images[0]["scores"]["F1"] == pytest.approx(f1_of([image], RECORDED))
+
+
+def test_several_classes_have_colours_and_no_threshold(tmp_path):
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 3, SIZE).astype(np.uint8)
+    truth[0] = 255  # no class
+    predicted = np.where(truth == 2, 1, truth % 255)
+    picture = np.zeros((*SIZE, 3), np.uint8)
+    classes = {"ground": (0, 0, 0), "disc": (230, 60, 60), "bar": (60, 160, 230)}
+    image = ReportImage("a", picture, predicted, truth)
+    report = Report("Classes", [image], classes=classes, sort_by="accuracy")
+    scores = report.images[0]["scores"]
+    known = truth < 3
+    assert scores["accuracy"] == pytest.approx((predicted == truth)[known].mean())
+    report.write(tmp_path / "report.html", protocol="All pixels.")
+    text = (tmp_path / "report.html").read_text()
+    assert 'id="threshold"' not in text and "disc" in text
+    assert (pixels_of(report.images[0]["large"]["errors"]) == (known & (truth == 2))).all()
+
+
+# ---------------------------------------------------------------- what is said
+
+
+def flags_of(tmp_path, images, **options):
+    text = write_report(tmp_path / "report.html", images, **options)
+    return text[text.index('class="verdict') : text.index("</header>")]
+
+
+def test_a_good_result_has_no_flags(tmp_path):
+    assert "In order." in flags_of(tmp_path, draw_images(1), threshold=0.49, sort_by="F1")
+
+
+def test_one_grey_is_said(tmp_path):
+    images = [replace(i, prediction=np.full(SIZE, 0.5, np.float32)) for i in draw_images()]
+    said = flags_of(tmp_path, images)
+    assert "Look closer." in said and "Learnt nothing" in said and "One class only: every" in said
+
+
+def test_a_threshold_above_all_is_said(tmp_path):
+    images = [replace(image, prediction=image.prediction / 2) for image in draw_images()]
+    said = flags_of(tmp_path, images, threshold=0.9)
+    assert "One class only: no pixel counts as vessel" in said
+
+
+def test_a_threshold_that_is_far_from_the_best_is_said(tmp_path):
+    said = flags_of(tmp_path, draw_images(1), threshold=0.78, sort_by="F1")
+    assert "Far from the best threshold" in said
+    assert "never on these" in said
+
+
+def test_images_that_are_dark_or_blurred_are_unlike_the_training():
+    rng = np.random.default_rng(0)
+    sharp = [rng.uniform(0.3, 0.9, (60, 50)).astype(np.float32) for _ in range(3)]
+    ranges = range_of_looks([look_of(image) for image in sharp])
+    assert unlike_training(look_of(sharp[0]), ranges) == ()
+    assert unlike_training(look_of(sharp[0]), None) == ()
+    (dark,) = unlike_training(look_of(sharp[0] / 4), ranges)
+    assert "unlike the training in brightness" in dark
+    smooth = np.linspace(0.4, 0.8, 60 * 50, dtype=np.float32).reshape(60, 50)
+    (blurred,) = unlike_training(look_of(smooth), ranges)
+    assert "unlike the training in sharpness" in blurred
+
+
+def test_a_training_of_one_epoch_has_no_curve():
+    assert loss_curve([{"epoch": 1, "loss": 1.0}]) == []
+    (curve,) = loss_curve([{"epoch": 1, "loss": 1.0}, {"epoch": 2, "loss": 0.5, "val_loss": 1}])
+    assert list(curve.lines) == ["training"]

@@ -1,0 +1,276 @@
+"""Tests of run_prediction.py on files of all kinds, good and bad."""
+
+import csv
+import shutil
+import sys
+import zipfile
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import roifile
+import tifffile
+from PIL import Image
+
+from lib import phantom
+from lib.configuration import read_configuration
+from lib.errors import UserError
+from lib.experiment import PRETRAINED, Experiment
+from lib.pre_processing import estimate_fov
+from lib.predictions import ImagePredictor, Prediction, PredictionFolder
+from lib.weights import read_weights
+from src import predict_folder, retinaNN_predict
+from src.tasks import TASKS
+from tests.small_data import hashes
+
+SIZE = (146, 142)
+
+
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory):
+    """The shipped vessel network in a folder of its own, without averaging, for small images."""
+    folder = tmp_path_factory.mktemp("experiments") / "quick"
+    folder.mkdir()
+    shutil.copy(
+        PRETRAINED / "vessels" / "vessels_last.weights.h5", folder / "quick_last.weights.h5"
+    )
+    text = (PRETRAINED / "vessels" / "vessels_configuration.txt").read_text()
+    text = text.replace("average_flips = True", "average_flips = False")
+    text = text.replace("fov_width = 540", "fov_width = 136").replace("pretrained/vessels", "quick")
+    (folder / "quick_configuration.txt").write_text(text)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def eye():
+    """A synthetic photograph (height, width, 3) uint8."""
+    return phantom.fundus(1, *SIZE)[0]
+
+
+@pytest.fixture
+def call(in_tmp_path, experiment, monkeypatch, capfd):
+    """A function that runs the script's main in the current folder: call(*arguments)."""
+
+    def calling(*arguments):
+        words = ["run_prediction.py", *map(str, arguments), "--experiment", str(experiment)]
+        monkeypatch.setattr(sys, "argv", words)
+        capfd.readouterr()
+        status = predict_folder.main()
+        return SimpleNamespace(returncode=status, output="".join(capfd.readouterr()))
+
+    return calling
+
+
+def write(path, pixels, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path, **options)
+
+
+def rows_of(folder):
+    with open(folder / "measurements.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def segmentation(folder, name):
+    with Image.open(folder / f"{name}_segmentation.png") as image:
+        return np.asarray(image)
+
+
+# ---------------------------------------------------------------- what is written
+
+
+def test_a_folder_of_all_kinds_is_segmented_and_bad_files_are_named(in_tmp_path, call, eye):
+    folder = in_tmp_path / "eyes"
+    image = Image.fromarray(eye)
+    write(folder / "a.png", eye)
+    for mode, name in (("RGBA", "b.png"), ("P", "c.png"), ("CMYK", "d.jpg"), ("L", "e.png")):
+        image.convert(mode).save(folder / name)
+    image.convert("CMYK").save(folder / "f.tif")
+    tifffile.imwrite(folder / "g.tif", eye.astype(np.uint16) * 16, photometric="rgb")
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    image.rotate(90, expand=True).save(folder / "h.jpg", exif=turned, quality=95)
+    image.resize((97, 64)).save(folder / "i.png")
+    content = (folder / "a.png").read_bytes()
+    (folder / "cut.png").write_bytes(content[: len(content) // 2])
+    (folder / "text.jpg").write_text("dear all")
+    (folder / "notes.txt").write_text("dear all")
+
+    done = call("eyes")
+    assert done.returncode == 1
+    assert "Traceback" not in done.output
+    assert "passed over notes.txt" in done.output
+    problems = done.output.partition("ERROR: 2 problems")[2]
+    assert "cut.png cannot be read whole" in problems
+    assert "text.jpg is not an image" in problems
+    results = in_tmp_path / "eyes_segmented"
+    rows = {row["id"]: row for row in rows_of(results)}
+    assert list(rows) == list("abcdefghi")
+    assert "16 bits a channel, scaled" in rows["g"]["notes"]
+    assert "Grey" in rows["e"]["notes"]
+    for name in rows:
+        with Image.open(results / f"{name}_probability.png") as shown:
+            assert shown.mode.startswith("I;16")
+    first = segmentation(results, "a")
+    assert set(np.unique(first)) == {0, 255} and first.shape == SIZE
+    assert segmentation(results, "i").shape == (64, 97)
+    for name in ("b", "f"):  # the same colours in another form
+        assert (segmentation(results, name) == first).mean() > 0.97
+    assert segmentation(results, "h").shape == SIZE  # turned back
+    assert (segmentation(results, "h") == first).mean() > 0.9
+    report = (results / "report.html").read_text()
+    assert "Not predicted:" in report and "text.jpg" in report
+
+
+def test_the_segmentation_is_that_of_run_testing(in_tmp_path, call, eye, experiment):
+    write(in_tmp_path / "eye.png", eye)
+    assert call("eye.png").returncode == 0
+    path = experiment / "quick_configuration.txt"
+    configuration = read_configuration(path, TASKS)
+    weights = read_weights(Experiment(experiment).find_weights("last"))
+    photograph = eye.transpose(2, 0, 1)
+    fov = estimate_fov(photograph)
+    data = {"images": photograph[None], "fov_masks": fov[None, None].astype(np.uint8)}
+    _, probabilities = retinaNN_predict.predict_images(configuration, weights, data)
+    expected = (probabilities[0, 0] >= configuration.testing_settings.threshold) & fov
+    found = segmentation(in_tmp_path / "segmented", "eye") > 0
+    assert np.mean(found == expected) >= 0.9999
+    (row,) = rows_of(in_tmp_path / "segmented")
+    share = 100 * expected[fov].mean()
+    assert float(row["vessels in the field of view [%]"]) == pytest.approx(share, abs=0.01)
+    width, length = row["mean width [pixels]"], row["length of the skeleton [pixels]"]
+    area = np.count_nonzero(found)
+    assert float(width) * float(length) == pytest.approx(area, rel=1e-4)
+
+
+def test_pages_equal_names_and_bad_names(in_tmp_path, call, eye):
+    folder = in_tmp_path / "eyes"
+    for name in ("eye.png", "eye.jpg", "<img src=x onerror=alert(1)>.png", ".hidden.png"):
+        write(folder / name, eye)
+    write(in_tmp_path / "..dots.png", eye)
+    pages = [Image.fromarray(eye), Image.fromarray(eye[::-1].copy())]
+    pages[0].save(in_tmp_path / "pages.tif", save_all=True, append_images=pages[1:])
+    assert call("eyes", "pages.tif", "..dots.png").returncode == 0
+    results = in_tmp_path / "eyes_segmented"
+    names = {row["id"] for row in rows_of(results)}
+    expected = {"eye_png", "eye_jpg", "img src=x onerror=alert(1)", "dots"}
+    assert names == {*expected, "pages_page001", "pages_page002"}
+    first, second = (segmentation(results, f"pages_page00{n}") for n in (1, 2))
+    assert (first != second).any()
+    there = {path.name for path in in_tmp_path.iterdir()}
+    assert there == {"eyes", "eyes_segmented", "pages.tif", "..dots.png"}
+
+
+# ---------------------------------------------------------------- going on
+
+
+def test_a_prediction_that_was_killed_goes_on_to_the_same_end(in_tmp_path, call, eye):
+    for number in range(4):
+        write(in_tmp_path / "all" / f"{number}.png", np.roll(eye, number, axis=1))
+    call("all", "--output", "whole")
+    call("all/0.png", "all/1.png", "--output", "half")
+    table = in_tmp_path / "half" / "measurements.csv"
+    written = (in_tmp_path / "half" / "0_overlay.png").stat().st_mtime_ns
+    with open(table, "a") as file:
+        file.write("2,all/2.png,,14")  # half a row: killed in the middle
+    (in_tmp_path / "half" / "2_segmentation.png").touch()
+    assert call("all", "--output", "half").returncode == 0
+    assert (in_tmp_path / "half" / "0_overlay.png").stat().st_mtime_ns == written
+    found, expected = hashes(in_tmp_path / "half"), hashes(in_tmp_path / "whole")
+    assert found.pop("report.html") and expected.pop("report.html")  # they tell other times
+    assert found == expected
+
+
+def test_a_photograph_that_was_changed_is_done_again(in_tmp_path, call, eye):
+    write(in_tmp_path / "eye.png", eye)
+    call("eye.png")
+    before = segmentation(in_tmp_path / "segmented", "eye")
+    write(in_tmp_path / "eye.png", eye[:, ::-1].copy())
+    call("eye.png")
+    assert (segmentation(in_tmp_path / "segmented", "eye") != before).any()
+    assert len(rows_of(in_tmp_path / "segmented")) == 1
+
+
+def test_other_settings_need_overwrite(in_tmp_path, call, eye):
+    write(in_tmp_path / "eye.png", eye)
+    call("eye.png")
+    kept = hashes(in_tmp_path / "segmented")
+    refused = call("eye.png", "--threshold", "0.9")
+    assert refused.returncode == 1
+    assert "made with other settings" in refused.output and "--overwrite" in refused.output
+    assert hashes(in_tmp_path / "segmented") == kept
+    replaced = call("eye.png", "--threshold", "0.9", "--overwrite")
+    assert replaced.returncode == 0
+    assert "far from 0.413" in (in_tmp_path / "segmented" / "report.html").read_text()
+
+
+# ---------------------------------------------------------------- mistakes
+
+
+def test_mistakes_are_said_before_anything_is_written(in_tmp_path, call, eye):
+    write(in_tmp_path / "eye.png", eye)
+    (in_tmp_path / "empty").mkdir()
+    for words, message in (
+        (["nothing.png", "empty"], "2 problems"),
+        (["nothing.png"], "nothing.png does not exist"),
+        (["empty"], "must hold images"),
+        ([], "Name images"),
+        (["eye.png", "--threshold", "2"], "--threshold must be from 0 to 1"),
+        (["eye.png", "--angle", "0"], "--angle must be from above 0"),
+        ([".", "--output", "."], "must be another folder"),
+    ):
+        done = call(*words)
+        assert done.returncode == 1, words
+        assert message in done.output, done.output
+        assert "Traceback" not in done.output
+    assert sorted(path.name for path in in_tmp_path.iterdir()) == ["empty", "eye.png"]
+
+
+def test_a_folder_of_somebody_else_is_left_alone(in_tmp_path, call, eye):
+    write(in_tmp_path / "eye.png", eye)
+    write(in_tmp_path / "segmented" / "holiday.png", eye)
+    for words in ([], ["--overwrite"]):
+        done = call("eye.png", *words)
+        assert done.returncode == 1
+        assert "no prediction wrote" in done.output
+    assert [path.name for path in (in_tmp_path / "segmented").iterdir()] == ["holiday.png"]
+
+
+def test_the_angle_of_the_camera_sets_the_size(experiment):
+    def width(angle):
+        arguments = SimpleNamespace(experiment=str(experiment), threshold=None, angle=angle)
+        configuration, _ = predict_folder.open_experiment(arguments)
+        return configuration.data_attributes.fov_width
+
+    # 136 pixels for 45 degrees: two thirds for 30 degrees.
+    assert [width(angle) for angle in (None, 45, 30)] == [136, 136, 91]
+
+
+def test_an_angle_needs_a_field_of_view(in_tmp_path):
+    arguments = SimpleNamespace(experiment="pretrained/membranes", threshold=None, angle=30.0)
+    with pytest.raises(UserError, match="--angle needs an experiment"):
+        predict_folder.open_experiment(arguments)
+
+
+# ---------------------------------------------------------------- objects
+
+
+def test_objects_are_written_as_numbers_and_as_regions_of_imagej(tmp_path):
+    objects = np.zeros((30, 40), np.int32)
+    objects[5:10, 8:20] = 1
+    objects[20:24, 30:36] = 2
+    probabilities = (objects > 0).astype(np.float32)[np.newaxis]
+    predictor = ImagePredictor(lambda image: None, 1, "cell")
+    results = PredictionFolder(tmp_path / "cells", {"weights": "a"})
+    row = {"id": "x", "file": tmp_path / "x.png", "page": "", "width": 40, "height": 30}
+    prediction = Prediction(probabilities, objects=objects, measurements={"cells": 2})
+    results.save(row, np.zeros((30, 40, 3), np.uint8), prediction, predictor)
+    with Image.open(tmp_path / "cells" / "x_objects.png") as image:
+        assert (np.asarray(image) == objects).all()
+    with zipfile.ZipFile(tmp_path / "cells" / "x_rois.zip") as file:
+        rois = [roifile.ImagejRoi.frombytes(file.read(name)) for name in file.namelist()]
+    assert [roi.name for roi in rois] == ["00001", "00002"]
+    # Pixels 8 ... 19 reach from 8 to 20, rows 5 ... 9 from 5 to 10.
+    left, top = rois[0].coordinates().min(axis=0)
+    right, bottom = rois[0].coordinates().max(axis=0)
+    assert (left, top, right, bottom) == pytest.approx((8, 5, 20, 10))
