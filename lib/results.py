@@ -250,6 +250,25 @@ class Results:
         return [path.relative_to(self.folder).as_posix() for path in found]
 
 
+def open_results(configuration, experiment, ids=()):
+    """Gives the folder of a test's results: validation/ and training/ have their own.
+
+    Args:
+        configuration: lib.configuration.Configuration with [testing settings] images.
+        experiment: lib.experiment.Experiment.
+        ids: of the images, whose pictures will be written.
+    Returns:
+        Results.
+    Raises:
+        UserError: if files of somebody else are in the way.
+    """
+    subset = configuration.testing_settings.images
+    folder = experiment.results if subset == "test" else experiment.results / subset
+    results = Results(folder, experiment.name)
+    results.require_room(ids)
+    return results
+
+
 def file_names(ids):
     """Makes names for files of ids, whatever a foreign HDF5 file calls its images.
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import h5py
 
-from lib.configuration import FREE
-from lib.devices import this_host_alone
+from lib.configuration import FREE, NETWORK, SPLIT
+from lib.devices import start_computing, this_host_alone
 from lib.errors import UserError, raise_if_any
 from lib.files import atomic_write
 from lib.legacy_weights import explain_not_weights, is_legacy, load_legacy_weights
@@ -296,6 +296,27 @@ def read_weights(path):
     except (OSError, RuntimeError, KeyError, ValueError) as error:
         raise _not_whole(path, error) from error
     return TrainedWeights(path, content, record)
+
+
+def open_weights(configuration, experiment):
+    """Starts the device and reads the weights that a test is about.
+
+    Args:
+        configuration: lib.configuration.Configuration.
+        experiment: lib.experiment.Experiment.
+    Returns:
+        TrainedWeights.
+    Raises:
+        UserError: if there are none, or they were trained for another network or, for scores of
+            validation images, may have been trained on these.
+    """
+    testing, training = configuration.testing_settings, configuration.training_settings
+    weights = read_weights(experiment.find_weights(testing.best_last))
+    weights.require_settings(configuration, NETWORK)
+    if getattr(testing, "images", "test") == "validation":
+        weights.require_settings(configuration, SPLIT)
+    start_computing(training.seed, training.mixed_precision)
+    return weights
 
 
 def save_weights(model, path, record=None, with_optimizer=False):

@@ -15,15 +15,13 @@ from itertools import groupby
 
 import numpy as np
 
-from lib.configuration import NETWORK, SPLIT
-from lib.devices import start_computing
 from lib.instance_metrics import count_overlaps, instance_metrics, seg
 from lib.instances import objects_from_probability
 from lib.pictures import as_picture, draw_objects
 from lib.pre_processing import look_of, unlike_training
 from lib.predictions import ImagePredictor, Prediction, measure_objects
 from lib.report import Report, ReportImage
-from lib.results import Results
+from lib.results import open_results
 from lib.tracks import link_tracks, save_sequence, split_id
 from lib.unpadded import (
     describe_prediction,
@@ -31,7 +29,7 @@ from lib.unpadded import (
     load_image_predictor,
     load_predictor,
 )
-from lib.weights import read_weights
+from lib.weights import open_weights
 from src.cells_task import load_tested
 
 PROTOCOL = (
@@ -63,21 +61,6 @@ def main(configuration, experiment):
     save_scores(results, configuration, frames, probabilities, objects, weights)
 
 
-def open_weights(configuration, experiment):
-    """Starts the device and reads the weights to test -> lib.weights.TrainedWeights.
-
-    Raises:
-        UserError: if there are none, or they were trained for another network or, for scores of
-            held-out frames, may have been trained on these.
-    """
-    testing, training = configuration.testing_settings, configuration.training_settings
-    weights = read_weights(experiment.find_weights(testing.best_last))
-    for role in (NETWORK, *([SPLIT] if testing.images == "validation" else [])):
-        weights.require_settings(configuration, role)
-    start_computing(training.seed, training.mixed_precision)
-    return weights
-
-
 def load_frames(configuration, weights):
     """Reads the frames to test, as src.cells_task.load_tested gives them."""
     subset = configuration.testing_settings.images
@@ -85,15 +68,6 @@ def load_frames(configuration, weights):
     if subset == "validation":
         weights.require_images({"validation": frames["ids"]})
     return frames
-
-
-def open_results(configuration, experiment):
-    """Gives the folder of the results, where no file of somebody else may be in the way."""
-    subset = configuration.testing_settings.images
-    folder = experiment.results if subset == "test" else experiment.results / subset
-    results = Results(folder, experiment.name)
-    results.require_room()
-    return results
 
 
 def find_objects(configuration, probability, threshold=None):

@@ -16,8 +16,7 @@ from PIL import Image
 from scipy import ndimage
 from skimage.color import label2rgb
 
-from lib.configuration import NETWORK, SPLIT
-from lib.devices import start_computing
+from lib.configuration import SPLIT
 from lib.errors import UserError
 from lib.evaluation import confusion_scores
 from lib.files import atomic_write
@@ -34,7 +33,7 @@ from lib.unpadded import (
     load_image_predictor,
     load_predictor,
 )
-from lib.weights import read_weights
+from lib.weights import open_weights
 from src.membrane_task import load_labelled, load_test_slices, test_slices_path
 
 METRICS = {
@@ -58,10 +57,7 @@ PROTOCOL = (
 def main(configuration, experiment):
     """Tests as a configuration says; arguments and errors as in src.retinaNN_predict.main."""
     # 1. The device, the weights to test, the slices, the room for the results.
-    settings = configuration.training_settings
-    weights = read_weights(experiment.find_weights(configuration.testing_settings.best_last))
-    weights.require_settings(configuration, NETWORK)
-    start_computing(settings.seed, settings.mixed_precision)
+    weights = open_weights(configuration, experiment)
     labelled, test = load_slices(configuration, weights)
     results = Results(experiment.results, experiment.name)
     results.require_room(test["ids"] if test else [])

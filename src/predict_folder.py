@@ -195,14 +195,9 @@ def load_predictor(script, configuration, experiment, threshold=None):
     Raises:
         UserError: if the weights do not fit, or there is no threshold to choose.
     """
-    from lib.devices import start_computing
-    from lib.weights import read_weights
+    from lib.weights import open_weights
 
-    settings = configuration.training_settings
-    best_last = configuration.testing_settings.best_last
-    weights = read_weights(experiment.find_weights(best_last))
-    weights.require_settings(configuration, NETWORK)
-    start_computing(settings.seed, settings.mixed_precision)
+    weights = open_weights(configuration.with_values("testing_settings", images="test"), experiment)
     predictor = script.make_predictor(configuration, weights, threshold)
     if threshold is not None and predictor.classes is not None:
         raise UserError(

@@ -15,8 +15,6 @@ import keras
 import numpy as np
 from skimage.morphology import skeletonize
 
-from lib.configuration import NETWORK, SPLIT
-from lib.devices import start_computing
 from lib.errors import UserError
 from lib.evaluation import (
     best_f1_threshold,
@@ -51,9 +49,9 @@ from lib.pre_processing import (
 from lib.predictions import ImagePredictor, Prediction
 from lib.progress import Progress
 from lib.report import Curve, Report, ReportImage
-from lib.results import Results
+from lib.results import open_results
 from lib.unet import NETWORKS
-from lib.weights import read_weights
+from lib.weights import open_weights
 from src.retina_task import load_subset, validation_images
 from src.retinaNN_training import build_network
 
@@ -89,7 +87,7 @@ def main(configuration, experiment):
     # 1. The device, the weights to test, the images, the room for the results.
     weights = open_weights(configuration, experiment)
     data = load_images(configuration, weights)
-    results = open_results(configuration, experiment, data)
+    results = open_results(configuration, experiment, data["ids"])
 
     # 2. The prediction.
     images, probabilities = predict_images(configuration, weights, data)
@@ -103,25 +101,6 @@ def main(configuration, experiment):
     # 4. The scores, where there is ground truth, and the page that shows it all.
     scores = save_scores(results, configuration, probabilities, data, weights)
     save_report(results, configuration, probabilities, data, weights, scores)
-
-
-def open_weights(configuration, experiment):
-    """Starts the device and reads the weights to test.
-
-    Returns:
-        lib.weights.TrainedWeights.
-    Raises:
-        UserError: if there are none, or they were trained for another network or, for scores of
-            validation images, may have been trained on these.
-    """
-    settings = configuration.testing_settings
-    training = configuration.training_settings
-    weights = read_weights(experiment.find_weights(settings.best_last))
-    weights.require_settings(configuration, NETWORK)
-    if settings.images == "validation":
-        weights.require_settings(configuration, SPLIT)
-    start_computing(training.seed, training.mixed_precision)
-    return weights
 
 
 def load_images(configuration, weights):
@@ -154,19 +133,6 @@ def load_images(configuration, weights):
     data = {name: None if values is None else values[held_out] for name, values in data.items()}
     weights.require_images({"validation": data["ids"]})
     return data
-
-
-def open_results(configuration, experiment, data):
-    """Gives the folder of the results: validation/ and training/ have their own.
-
-    Raises:
-        UserError: if files of somebody else are in the way.
-    """
-    subset = configuration.testing_settings.images
-    folder = experiment.results if subset == "test" else experiment.results / subset
-    results = Results(folder, experiment.name)
-    results.require_room(data["ids"])
-    return results
 
 
 # ---------------------------------------------------------------- prediction

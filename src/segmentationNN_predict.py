@@ -15,8 +15,6 @@ from functools import cache
 import numpy as np
 
 from lib.class_metrics import IGNORE, class_scores, confusion_matrix
-from lib.configuration import NETWORK, SPLIT
-from lib.devices import start_computing
 from lib.errors import UserError
 from lib.extract_patches import average_orientations
 from lib.image_sets import channel_limits, scaled
@@ -38,8 +36,8 @@ from lib.plots import draw_confusion_matrix
 from lib.predictions import ImagePredictor, Prediction, measure_objects
 from lib.progress import Progress
 from lib.report import Report, ReportImage
-from lib.results import Results, file_names
-from lib.weights import read_weights
+from lib.results import file_names, open_results
+from lib.weights import open_weights
 from src.segmentation_task import (
     describe_data,
     load_training,
@@ -93,24 +91,6 @@ def main(configuration, experiment):
     results.save_report(report, configuration, weights, **words)
 
 
-def open_weights(configuration, experiment):
-    """Starts the device and reads the weights to test.
-
-    Returns:
-        lib.weights.TrainedWeights.
-    Raises:
-        UserError: if there are none, or they were trained for another network or, for scores of
-            validation images, may have been trained on these.
-    """
-    settings, training = configuration.testing_settings, configuration.training_settings
-    weights = read_weights(experiment.find_weights(settings.best_last))
-    weights.require_settings(configuration, NETWORK)
-    if settings.images == "validation":
-        weights.require_settings(configuration, SPLIT)
-    start_computing(training.seed, training.mixed_precision)
-    return weights
-
-
 def load_tested(configuration, weights):
     """Opens the images to test: of the test file, or those that trained or validated.
 
@@ -133,19 +113,6 @@ def load_tested(configuration, weights):
             raise UserError(configuration.problem("testing settings", "images", expected))
     weights.require_data(describe_data(images))
     return tested
-
-
-def open_results(configuration, experiment, ids):
-    """Gives the folder of the results: validation/ and training/ have their own.
-
-    Raises:
-        UserError: if files of somebody else are in the way.
-    """
-    subset = configuration.testing_settings.images
-    folder = experiment.results if subset == "test" else experiment.results / subset
-    results = Results(folder, experiment.name)
-    results.require_room(ids)
-    return results
 
 
 # ---------------------------------------------------------------- prediction

@@ -66,7 +66,7 @@ def test_every_variant_is_a_configuration_that_differs_as_it_says(study, tmp_pat
     for changes in study.variants.values():
         wanted = {**study.common, **changes}
         variants.write_configuration(REPOSITORY / study.base, path, wanted)
-        sections = read_configuration(path, TASKS, "retina").as_dict().values()
+        sections = reversed(read_configuration(path, TASKS, "retina").as_dict().values())
         read = {key: value for section in sections for key, value in section.items()}
         expected = {key: READ_AS.get((key, value), value) for key, value in wanted.items()}
         assert {key: read[key] for key in wanted} == expected

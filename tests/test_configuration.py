@@ -176,8 +176,9 @@ def test_what_shapes_no_training_may_change_at_any_time(task):
         assert roles["training_settings", name] == FREE
     for name in ("seed", "optimizer", "learning_rate", "batch_size", "mixed_precision", "noise"):
         assert roles["training_settings", name] == TRAINING
-    assert roles["data_paths", "train_imgs_original"] == TRAINING
-    assert roles["data_paths", "test_imgs_original"] == FREE
+    images = "images" if task == "segmentation" else "imgs_original"
+    assert roles["data_paths", f"train_{images}"] == TRAINING
+    assert roles["data_paths", f"test_{images}"] == FREE
     assert roles["data_paths", "path_local"] == FREE
 
 

@@ -77,13 +77,24 @@ def test_a_training_without_bfloat16_computes_in_float32_and_says_so(
     assert keras.config.dtype_policy().name == "mixed_bfloat16"
 
 
+DATA = {"num_channels": 1, "class_names": ["ground", "disc"]}
+
+
 @pytest.mark.parametrize("layout", ["channels_first", "channels_last"])
-@pytest.mark.parametrize("task", ["retina", "membrane"])
-def test_the_key_data_format_decides_for_the_networks_of_every_task(tmp_path, task, layout):
+@pytest.mark.parametrize(
+    ("task", "build", "arguments"),
+    [
+        ("retina", retinaNN_training.build_network, (16, 16)),
+        ("membrane", unpadded.build_network, (44,)),
+        ("cells", unpadded.build_network, (44,)),
+        ("segmentation", segmentationNN_training.build_network, (DATA, 32, 32)),
+    ],
+)
+def test_the_key_data_format_decides_for_the_networks_of_every_task(
+    tmp_path, task, build, arguments, layout
+):
     path = write_configuration(tmp_path, task=task, data_format=layout)
-    configuration = read_configuration(path, TASKS)
-    story = importlib.import_module(configuration.task.training)
-    model = story.build_network(configuration, *{"retina": (16, 16), "membrane": (44,)}[task])
+    model = build(read_configuration(path, TASKS), *arguments)
     used = {x.data_format for x in model.layers if isinstance(x, keras.layers.Conv2D)}
     assert used == {layout}
 

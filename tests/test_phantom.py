@@ -214,6 +214,13 @@ def test_files_have_the_names_and_formats_of_the_data_sets(tmp_path):
         "ISBI/train-labels.tif",
         "ISBI/train-volume.tif",
         "PHANTOM",
+        "stained/classes.txt",
+        *(
+            f"stained/{subset}/{kind}/{index}.png"
+            for subset, number in (("test", 1), ("training", 2))
+            for kind in ("images", "labels")
+            for index in range(number)
+        ),
     ]
     image = Image.open(tmp_path / "DRIVE/training/images/21_training.tif")
     assert (image.format, image.mode, image.size) == ("TIFF", "RGB", (128, 96))

@@ -5,7 +5,7 @@ from functools import cache, partial
 import numpy as np
 
 from lib import configuration as keys
-from lib.devices import inner_data_format, start_computing
+from lib.devices import inner_data_format
 from lib.experiment import locate
 from lib.extract_patches import average_orientations, pad_to_multiple
 from lib.files import load_hdf5
@@ -16,7 +16,7 @@ from lib.report import Report, ReportImage
 from lib.results import Results
 from lib.training import training_run
 from lib.unet import NETWORKS
-from lib.weights import read_weights
+from lib.weights import open_weights
 
 COLOURS = {"ground": (0, 0, 0), "disc": (230, 60, 60), "bar": (60, 160, 230)}
 NETWORK = NETWORKS["unet"]
@@ -33,7 +33,7 @@ KEYS = (
 
 
 def load(configuration, subset):
-    """Reads (3, H, W) images in [0, 1], (H, W) classes and the ids, of both sizes in one list."""
+    """Reads (3, H, W) images in [0, 1], (H, W) classes and the ids, of both sizes."""
     images, labels, ids = [], [], []
     for size in ("small", "large"):
         path = locate(configuration.data_paths.path_local) / f"{size}_{subset}.hdf5"
@@ -59,12 +59,11 @@ def train(configuration, experiment, overwrite):
 
         tiles = partial(TileDataset, input_size=(side, side), batch_size=settings.batch_size)
         shapes, other_shapes = ([one.shape for one in of] for of in (labels, truth))
-        places = covering_places(other_shapes, (side, side))
         options = {"draw_place": places_by_area(shapes, (side, side)), "seed": settings.seed}
         training_data = tiles(images, labels, None, settings.N_subimgs, **options)
         network = partial(build, side, side)
         model = run.build(network, "sparse_categorical_crossentropy", len(training_data))
-        validation_data = tiles(others, truth, None, places)
+        validation_data = tiles(others, truth, None, covering_places(other_shapes, (side, side)))
         counts = [
             sum(np.bincount(one.ravel(), minlength=3) for one in of) for of in (labels, truth)
         ]
@@ -73,8 +72,7 @@ def train(configuration, experiment, overwrite):
 
 def test(configuration, experiment):
     """Predicts whole images, mirrored and averaged, and tells the share of right pixels."""
-    weights = read_weights(experiment.find_weights(configuration.testing_settings.best_last))
-    start_computing(seed=0, mixed_precision=False)
+    weights = open_weights(configuration, experiment)
     images, labels, ids = load(configuration, "test")
     results = Results(experiment.results, experiment.name)
     results.require_room(ids)
