@@ -91,7 +91,7 @@ def find_objects(configuration, probabilities):
                 testing.threshold,
                 testing.grow,
                 testing.smallest_object,
-                testing.seed_threshold or None,
+                testing.divide or None,
             )
             for probability in probabilities
         ]
