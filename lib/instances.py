@@ -2,11 +2,16 @@
 
 import numpy as np
 from scipy import ndimage
+from skimage import graph
 from skimage.measure import regionprops
 from skimage.segmentation import expand_labels, watershed
 
 from lib.weight_map import instances as four_connected
 
+# Smoothing, in pixels, before an object is cut into parts: it decides how many are joined again.
+PART_SIGMA = 3.0
+# Pixels around objects in which lines between parts are looked at.
+LINE_REACH = 3
 # The classes that a network learns objects by.
 OBJECT_CLASSES = ("background", "object", "border")
 BACKGROUND, OBJECT, BORDER = range(3)
@@ -74,31 +79,28 @@ def carve_touching(instance_map, width=1):
     return (instance_map > 0) & (highest == instance_map) & (lowest == instance_map)
 
 
-def objects_from_probability(probability, threshold=0.5, grow=0, smallest=0, seeds=None):
+def objects_from_probability(probability, threshold=0.5, grow=0, smallest=0, divide=None):
     """Numbers the objects of a probability map.
 
-    Objects are the 4-connected components above the threshold, their holes filled, that are large
-    enough; then each gets back the border that labels do not count to any object.
+    Objects are the 4-connected components above the threshold, divided if asked for, their holes
+    filled, that are large enough; then each gets back the border that labels do not count to any
+    object.
 
     Args:
         probability: (height, width) floats in [0, 1], of being inside an object.
         threshold: pixels above it belong to an object.
         grow: pixels by which each object grows, but not into another one, >= 0.
         smallest: pixels of the smallest object that is kept, before it grows, >= 0.
-        seeds: a higher threshold, whose components are the seeds of one object each: where two
-            seeds lie in one component, it is divided between them (watershed of the probability).
+        divide: components are divided along lines on which the mean probability is below this: a
+            border that the network saw all along keeps two objects apart, though it has a gap.
             None leaves components whole.
     Returns:
         (height, width) int32, 0 is background, objects are numbered from 1.
     """
     foreground = probability > threshold
     objects = four_connected(foreground)
-    if seeds is not None:
-        markers = _without_small(four_connected(probability > seeds), smallest)
-        divided = watershed(-probability, markers, mask=foreground)
-        # What no seed reaches stays an object of its own.
-        objects = np.where(divided > 0, divided, objects + (divided.max() if objects.any() else 0))
-        objects[~foreground] = 0
+    if divide is not None and foreground.any():
+        objects = _divided(probability, objects, divide)
     objects = _filled(_without_small(objects, smallest))
     return expand_labels(objects, grow).astype(np.int32)
 
@@ -121,6 +123,45 @@ def objects_from_borders(probabilities, threshold=0.5, smallest=0):
     cores = _without_small(four_connected(inside > threshold), smallest)
     foreground = (background < 0.5) | (cores > 0)
     return _filled(watershed(-inside, cores, mask=foreground)).astype(np.int32)
+
+
+def _divided(probability, objects, divide):
+    """Divides components of a probability along weak lines; see objects_from_probability.
+
+    The watershed of the smoothed probability cuts them into too many parts. Then the two neighbours
+    with the strongest line between them become one, again and again, as long as there are lines
+    whose mean probability is at least `divide`.
+    """
+    # The lines between objects lie below the threshold; they belong to the parts on either side.
+    area = ndimage.distance_transform_edt(objects == 0) <= LINE_REACH
+    parts = watershed(-ndimage.gaussian_filter(probability, PART_SIGMA), mask=area)
+    # What holds no maximum of the smoothed probability is one part.
+    parts = np.where(parts > 0, parts, np.where(objects > 0, objects + parts.max(), 0))
+    if parts.min() == parts.max():
+        return objects
+    neighbours = graph.rag_boundary(parts, 1.0 - probability.astype(np.float64))
+    if neighbours.has_node(0):
+        neighbours.remove_node(0)  # background joins nothing
+    merged = graph.merge_hierarchical(
+        parts,
+        neighbours,
+        thresh=np.nextafter(1.0 - divide, 2),
+        rag_copy=False,
+        in_place_merge=True,
+        merge_func=lambda graph, source, target: None,
+        weight_func=_mean_of_both_lines,
+    )
+    return np.where(objects > 0, merged + 1, 0)
+
+
+def _mean_of_both_lines(neighbours, source, target, other):
+    """Gives the line between `other` and the union of two parts: the mean over its pixels."""
+    lines = [neighbours[part][other] for part in (source, target) if other in neighbours[part]]
+    count = sum(line["count"] for line in lines)
+    return {
+        "count": count,
+        "weight": sum(line["count"] * line["weight"] for line in lines) / count,
+    }
 
 
 def _without_small(objects, smallest):

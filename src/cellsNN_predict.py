@@ -78,7 +78,7 @@ def find_objects(configuration, probability, threshold=None):
         testing.threshold if threshold is None else threshold,
         testing.grow,
         testing.smallest_object,
-        testing.seed_threshold or None,
+        testing.divide or None,
     )
 
 

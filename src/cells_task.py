@@ -44,20 +44,13 @@ KEYS = (
     *TESTING_KEYS,
     Key("testing settings", "images", choice("test", "validation", "training"), "test"),
     Key("testing settings", "threshold", real(0, 1), 0.5),
-    Key("testing settings", "seed_threshold", real(0, 1), 0.0),
+    Key("testing settings", "divide", real(0, 1), 0.0),
     Key("testing settings", "grow", integer(0, 100), 1),
     Key("testing settings", "smallest_object", integer(0), 100),
 )
 
 
-def check(configuration):
-    """Lists problems of the tiles, and seeds that are no part of the objects."""
-    problems = check_tiles(configuration)
-    testing = configuration.testing_settings
-    if 0 < testing.seed_threshold <= testing.threshold:
-        expected = f"0 (no seeds), or above threshold = {testing.threshold:g}"
-        problems.append(configuration.problem("testing settings", "seed_threshold", expected))
-    return problems
+check = check_tiles
 
 
 def load_labelled(configuration, scaling):

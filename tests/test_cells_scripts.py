@@ -159,7 +159,7 @@ def test_frames_without_any_annotation_are_predicted_without_scores(step):
 
 def test_mistakes_in_data_and_settings_are_refused(step):
     path = step.folder / "CTC_datasets_training_testing/CTC_dataset_instances_test.hdf5"
-    require_refusal(step("testing", threshold=0.6, seed_threshold=0.5), "above threshold = 0.6")
+    require_refusal(step("testing", divide=1.5), "divide must be a number of at least 0 and at")
     require_refusal(step("testing", base_filters=5), "base_filters must be 4, with which")
     with h5py.File(path, "r+") as file:
         shape = file["image"].shape

@@ -1,14 +1,14 @@
 """Tests of what is said about devices, with and without a GPU."""
 
-import importlib
 import os
 from pathlib import Path
 
 import keras
 import pytest
 
-from lib import devices
+from lib import devices, unpadded
 from lib.configuration import read_configuration
+from src import retinaNN_training, segmentationNN_training
 from src.tasks import TASKS
 from tests.small_data import write_configuration
 

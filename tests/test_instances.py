@@ -60,22 +60,39 @@ def test_objects_are_the_components_above_the_threshold():
     assert objects_from_probability(probability, 0.3).max() == 1, "the bridge joins them"
 
 
-def test_seeds_divide_what_a_bridge_joins():
-    probability, discs = two_discs(bridge=0.6)
+def two_blocks(line, gap=2):
+    """Two blocks side by side: a line of that probability between them, with a gap in it."""
+    probability = np.full((40, 60), 0.02)
+    probability[5:35, 5:55] = 0.95
+    probability[5:35, 29:31] = line
+    probability[19 : 19 + gap, 29:31] = 0.95
+    return probability, np.where(np.arange(60) < 30, 1, 2) * np.ones((40, 1), int)
+
+
+def test_objects_are_divided_along_a_line_with_a_gap():
+    probability, sides = two_blocks(line=0.1)
     assert objects_from_probability(probability, 0.5).max() == 1
-    objects = objects_from_probability(probability, 0.5, seeds=0.9)
+    objects = objects_from_probability(probability, 0.5, divide=0.5)
     assert objects.max() == 2
     np.testing.assert_array_equal(objects > 0, probability > 0.5)
-    for number, disc in enumerate(discs, start=1):
-        assert (objects[disc] == number).all()
+    kept = (objects > 0) & (abs(np.arange(60) - 29.5) > 2)
+    assert same_partition(objects[kept], sides[kept])
 
 
-def test_objects_without_a_seed_stay_whole():
-    probability, discs = two_discs(bridge=0.02)
-    probability[discs[1]] = 0.7
-    objects = objects_from_probability(probability, 0.5, seeds=0.9)
-    assert same_partition(objects, discs[0] + 2 * discs[1])
-    assert objects_from_probability(np.full((4, 5), 0.7), 0.5, seeds=0.9).min() == 1
+def test_objects_are_not_divided_along_a_strong_line():
+    probability, _ = two_blocks(line=0.8)
+    assert objects_from_probability(probability, 0.5, divide=0.6).max() == 1
+    assert objects_from_probability(probability, 0.5, divide=0.95).max() >= 2
+
+
+def test_every_component_stays_when_objects_are_divided():
+    rng = np.random.default_rng(0)
+    for _ in range(5):
+        probability = rng.random((30, 40))
+        objects = objects_from_probability(probability, 0.6, divide=0.7)
+        whole = objects_from_probability(probability, 0.6)
+        np.testing.assert_array_equal(objects > 0, whole > 0)
+    assert objects_from_probability(np.full((4, 5), 0.7), 0.5, divide=0.9).min() == 1
 
 
 def test_small_objects_go_and_the_others_are_numbered_anew():
@@ -110,7 +127,7 @@ def test_holes_are_filled_but_objects_in_them_stay():
 
 def test_an_empty_map_has_no_object():
     empty = np.zeros((5, 6))
-    assert not objects_from_probability(empty, 0.5, 2, 10, 0.9).any()
+    assert not objects_from_probability(empty, 0.5, 2, 10, divide=0.9).any()
     assert not objects_from_borders(np.stack([empty + 1, empty, empty])).any()
 
 
