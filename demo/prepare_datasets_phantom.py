@@ -9,7 +9,7 @@ Expected result in the folder (default ./demo/phantom), after about 15 seconds o
     DRIVE/{training,test}/{images,1st_manual,mask}      21_training.tif, 01_test.tif ...
     ISBI/{train-volume,train-labels,test-volume}.tif    8-bit stacks, 255 = cell, 0 = membrane
     CTC/{01,02}/t000.tif, {01,02}_GT/SEG/man_seg000.tif the Cell Tracking Challenge's layout
-    stained/{training,test}/{images,labels}/0.png       photographs and classes, classes.txt
+    stained/{training,test}/{images,labels}/*.png       photographs and classes, classes.txt
     {DRIVE,ISBI,CTC}_datasets_training_testing/*.hdf5,
     stained_datasets/*.hdf5                             what run_training.py reads
     PHANTOM                                             the list of the files written here
@@ -210,7 +210,7 @@ def ctc_files(num_frames):
 
 def stained_names(split, index):
     """Gives the paths of a section and its label image, relative to the folder stained."""
-    return tuple(f"{split}/{kind}/{index}.png" for kind in ("images", "labels"))
+    return tuple(f"{split}/{kind}/{split}_{index}.png" for kind in ("images", "labels"))
 
 
 def stained_files(numbers):

@@ -789,8 +789,8 @@ def stained(rng_or_seed, height=128, width=160):
     """
     rng = np.random.default_rng(rng_or_seed)
     labels = np.zeros((height, width), np.uint8)
-    number = max(2, height * width // 3000)
-    for _ in range(max(1, number // 3)):
+    number = max(2, height * width // 1200)
+    for _ in range(max(1, number // 2)):
         _draw_line(rng, labels, length=rng.uniform(60, 140), thickness=3, value=3)
     for _ in range(number):
         _draw_line(rng, labels, length=rng.uniform(10, 18), thickness=6, value=2)

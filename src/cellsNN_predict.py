@@ -15,6 +15,7 @@ from itertools import groupby
 
 import numpy as np
 
+from lib import unpadded
 from lib.instance_metrics import count_overlaps, instance_metrics, seg
 from lib.instances import objects_from_probability
 from lib.pictures import as_picture, draw_objects
@@ -23,12 +24,6 @@ from lib.predictions import ImagePredictor, Prediction, measure_objects
 from lib.report import Report, ReportImage
 from lib.results import open_results
 from lib.tracks import link_tracks, save_sequence, split_id
-from lib.unpadded import (
-    describe_prediction,
-    export_network,
-    load_image_predictor,
-    load_predictor,
-)
 from lib.weights import open_weights
 from src.cells_task import load_tested
 
@@ -47,7 +42,7 @@ def main(configuration, experiment):
     results = open_results(configuration, experiment)
 
     # 2. The probabilities, and the objects in them, followed from frame to frame.
-    predict = load_predictor(configuration, weights)
+    predict = unpadded.load_predictor(configuration, weights)
     probabilities = predict("frames", frames["images"])
     objects = np.stack([find_objects(configuration, frame) for frame in probabilities])
     sequences = follow(frames["ids"], objects)
@@ -87,7 +82,7 @@ def make_predictor(configuration, weights, threshold=None):
 
     A frame is scaled by itself, by the rule that the weights record.
     """
-    predict_image = load_image_predictor(configuration, weights)
+    predict_image = unpadded.load_image_predictor(configuration, weights)
     recorded = configuration.testing_settings.threshold
     threshold = recorded if threshold is None else threshold
 
@@ -106,8 +101,8 @@ def make_predictor(configuration, weights, threshold=None):
         1,
         "cell",
         threshold=threshold,
-        protocol=describe_prediction(configuration, "frame"),
-        export=partial(export_network, configuration, weights, ["background", "cell"]),
+        protocol=unpadded.describe_prediction(configuration, "frame"),
+        export=partial(unpadded.export_network, configuration, weights, ["background", "cell"]),
     )
 
 

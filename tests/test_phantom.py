@@ -216,7 +216,7 @@ def test_files_have_the_names_and_formats_of_the_data_sets(tmp_path):
         "PHANTOM",
         "stained/classes.txt",
         *(
-            f"stained/{subset}/{kind}/{index}.png"
+            f"stained/{subset}/{kind}/{subset}_{index}.png"
             for subset, number in (("test", 1), ("training", 2))
             for kind in ("images", "labels")
             for index in range(number)
