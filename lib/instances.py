@@ -9,9 +9,9 @@ from skimage.segmentation import expand_labels, watershed
 from lib.weight_map import instances as four_connected
 
 # Smoothing, in pixels, before an object is cut into parts: it decides how many are joined again.
-PART_SIGMA = 3.0
+PART_SIGMA = 4.0
 # Pixels around objects in which lines between parts are looked at.
-LINE_REACH = 3
+LINE_REACH = 5
 # The classes that a network learns objects by.
 OBJECT_CLASSES = ("background", "object", "border")
 BACKGROUND, OBJECT, BORDER = range(3)
