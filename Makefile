@@ -5,10 +5,11 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: demo test test-all test-backends test-report test-export bench lint format gpu clean help
+.PHONY: demo demo-cells demo-segmentation phantom test test-all test-backends test-report test-export bench lint format gpu clean help
 
 help:
 	@echo "make demo      synthetic data, training, testing: scores and pictures in a few minutes"
+	@echo "make demo-cells, make demo-segmentation   the same for touching cells, and for four classes"
 	@echo "make test      the tests (make test-all: the slow ones too)"
 	@echo "make test-backends   the tests on JAX and OpenVINO, which it installs"
 	@echo "make test-report     report.html in a headless Chromium, where one is installed"
@@ -27,17 +28,20 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt ".[dev]"
 	@touch $@
 
-demo: $(VENV)/installed
-	$(RUN) demo/prepare_datasets_phantom.py demo/phantom
+demo: phantom
 	$(RUN) run_training.py demo/vessels.txt --overwrite
 	$(RUN) run_testing.py demo/vessels.txt
 	$(RUN) run_training.py demo/membranes.txt --overwrite
 	$(RUN) run_testing.py demo/membranes.txt
-	$(RUN) run_training.py demo/cells.txt --overwrite
-	$(RUN) run_testing.py demo/cells.txt
-	$(RUN) run_training.py demo/segmentation.txt --overwrite
-	$(RUN) run_testing.py demo/segmentation.txt
-	@echo "Open in a browser: demo/vessels/report.html, and that of membranes, cells, segmentation"
+	@echo "Open in a browser: demo/vessels/report.html and demo/membranes/report.html"
+
+demo-cells demo-segmentation: demo-%: phantom
+	$(RUN) run_training.py demo/$*.txt --overwrite
+	$(RUN) run_testing.py demo/$*.txt
+	@echo "Open in a browser: demo/$*/report.html"
+
+phantom: $(VENV)/installed
+	$(RUN) demo/prepare_datasets_phantom.py demo/phantom
 
 # Two processes share the files of tests: each loads TensorFlow, and holds up to 1.5 GB.
 PYTEST := $(RUN) -m pytest --numprocesses 2 --dist loadfile
