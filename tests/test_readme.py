@@ -53,7 +53,8 @@ def problems_of(command):
     """Tells what in a command is not there."""
     program, *words = shlex.split(command)
     if program == "make":
-        targets = re.findall(r"^([\w-]+):", (PROJECT / "Makefile").read_text(), re.MULTILINE)
+        lines = re.findall(r"^([\w -]+):", (PROJECT / "Makefile").read_text(), re.MULTILINE)
+        targets = " ".join(lines).split()
         return [word for word in words if "=" not in word and word not in targets]
     missing = [word for word in words if is_ours(word) and not (PROJECT / word).exists()]
     if program == "python" and not missing:
