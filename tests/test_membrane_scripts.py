@@ -280,7 +280,8 @@ def test_killed_in_the_second_epoch_it_resumes_and_equals_an_uninterrupted_run(f
     log = tmp_path / "small" / "small_log.csv"
     output = tmp_path / "output"
     process = start("run_training.py", "configuration.txt", cwd=tmp_path, output=output)
-    wait_until(log.exists, process)
+    # The last weights are what an epoch writes last.
+    wait_until((tmp_path / "small" / "small_last.weights.h5").exists, process)
     process.send_signal(signal.SIGKILL)
     process.wait()
     num_done = len(read_log(log))
