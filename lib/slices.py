@@ -7,10 +7,14 @@ import numpy as np
 
 from lib.configuration import (
     DROPOUT_KIND,
+    EXPERIMENT_KEYS,
     NETWORK,
     SPLIT,
+    TESTING_KEYS,
     TRAINING,
+    TRAINING_KEYS,
     Key,
+    augmentation_keys,
     best_of_nothing,
     choice,
     eight_orientations,
@@ -24,8 +28,9 @@ from lib.files import channels_problem, load_companion, load_hdf5, load_ids, loa
 from lib.overlap_tile import margin, output_size, tile_starts
 from lib.pre_processing import scale_to_unit
 
-# The keys of the unpadded network and of its tiles; those that all tasks share come besides.
+# The keys of a task with the unpadded network, but for its files and what its scores are about.
 UNPADDED_KEYS = (
+    *EXPERIMENT_KEYS,
     Key("data attributes", "tile_size", integer(1), role=TRAINING),
     Key(
         "training settings",
@@ -56,6 +61,11 @@ UNPADDED_KEYS = (
         1,
         old_names={"symmetries": eight_orientations},
     ),
+    *TRAINING_KEYS,
+    *augmentation_keys(
+        elastic_sigma=10.0, rotation_degrees=180.0, flip=True, brightness=0.05, contrast=0.2
+    ),
+    *TESTING_KEYS,
 )
 
 

@@ -3,11 +3,7 @@
 import numpy as np
 
 from lib.configuration import (
-    EXPERIMENT_KEYS,
-    TESTING_KEYS,
-    TRAINING_KEYS,
     Key,
-    augmentation_keys,
     choice,
     data_keys,
     integer,
@@ -35,13 +31,7 @@ KEYS = (
         test_imgs_original="CTC_dataset_imgs_test.hdf5",
         test_instances="CTC_dataset_instances_test.hdf5",
     ),
-    *EXPERIMENT_KEYS,
     *UNPADDED_KEYS,
-    *TRAINING_KEYS,
-    *augmentation_keys(
-        elastic_sigma=10.0, rotation_degrees=180.0, flip=True, brightness=0.05, contrast=0.2
-    ),
-    *TESTING_KEYS,
     Key("testing settings", "images", choice("test", "validation", "training"), "test"),
     Key("testing settings", "threshold", real(0, 1), 0.5),
     Key("testing settings", "divide", real(0, 1), 0.0),

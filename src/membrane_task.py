@@ -1,11 +1,7 @@
 """The membrane experiment: its keys, their checks, and its data."""
 
 from lib.configuration import (
-    EXPERIMENT_KEYS,
-    TESTING_KEYS,
-    TRAINING_KEYS,
     Key,
-    augmentation_keys,
     choice,
     data_keys,
 )
@@ -21,13 +17,7 @@ KEYS = (
         train_weight_maps="ISBI_dataset_weightMaps_train.hdf5",
         test_imgs_original="ISBI_dataset_imgs_test.hdf5",
     ),
-    *EXPERIMENT_KEYS,
     *UNPADDED_KEYS,
-    *TRAINING_KEYS,
-    *augmentation_keys(
-        elastic_sigma=10.0, rotation_degrees=180.0, flip=True, brightness=0.05, contrast=0.2
-    ),
-    *TESTING_KEYS,
     Key("testing settings", "labelled_slices", choice("held_out", "all", "none"), "held_out"),
 )
 
@@ -36,17 +26,11 @@ check = check_tiles
 
 
 def load_labelled(configuration, scaling):
-    """Reads the labelled slices.
+    """Reads the labelled slices: result and errors as of lib.slices.load_weighted.
 
     Args:
         configuration: lib.configuration.Configuration of the membrane task.
         scaling: the rule of lib.pre_processing.scale_to_unit that the weights record.
-    Returns:
-        dictionary: images (N, H, W) float32 in [0, 1]; labels (N, H, W) uint8, 1 = cell; weights
-        (N, H, W) float32; ids: list of N names.
-    Raises:
-        UserError: with all problems: files missing, cut off, or of other lengths, sizes or values;
-            where the slices cannot be read, with that alone.
     """
     paths = configuration.data_paths
     return load_weighted(locate(paths.path_local), paths, configuration, scaling)

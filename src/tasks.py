@@ -29,41 +29,22 @@ class Task:
     prediction: str
 
 
-RETINA = Task(
-    name="retina",
-    template="configuration.txt",
-    keys=retina_task.KEYS,
-    check=retina_task.check,
-    training="src.retinaNN_training",
-    testing="src.retinaNN_predict",
-    prediction="src.retinaNN_predict",
-)
-MEMBRANE = Task(
-    name="membrane",
-    template="configuration_ISBI.txt",
-    keys=membrane_task.KEYS,
-    check=membrane_task.check,
-    training="src.membraneNN_training",
-    testing="src.membraneNN_predict",
-    prediction="src.membraneNN_predict",
-)
-CELLS = Task(
-    name="cells",
-    template="configuration_CTC.txt",
-    keys=cells_task.KEYS,
-    check=cells_task.check,
-    training="src.cellsNN_training",
-    testing="src.cellsNN_predict",
-    prediction="src.cellsNN_predict",
-)
-SEGMENTATION = Task(
-    name="segmentation",
-    template="configuration_folder.txt",
-    keys=segmentation_task.KEYS,
-    check=segmentation_task.check,
-    training="src.segmentationNN_training",
-    testing="src.segmentationNN_predict",
-    prediction="src.segmentationNN_predict",
-)
+def _task(name, template, module):
+    """Gives the task whose keys stand in a module and whose scripts are called after it."""
+    return Task(
+        name=name,
+        template=template,
+        keys=module.KEYS,
+        check=module.check,
+        training=f"src.{name}NN_training",
+        testing=f"src.{name}NN_predict",
+        prediction=f"src.{name}NN_predict",
+    )
+
+
+RETINA = _task("retina", "configuration.txt", retina_task)
+MEMBRANE = _task("membrane", "configuration_ISBI.txt", membrane_task)
+CELLS = _task("cells", "configuration_CTC.txt", cells_task)
+SEGMENTATION = _task("segmentation", "configuration_folder.txt", segmentation_task)
 # The first is meant where a configuration names none, as those of retina-unet do.
 TASKS = {task.name: task for task in (RETINA, MEMBRANE, CELLS, SEGMENTATION)}
