@@ -147,14 +147,27 @@ def share_or_number(text):
     raise ValueError("a share from 0 to 0.9, or a whole number of images from 1")
 
 
+def mirroring(text):
+    """Parses along which axes is mirrored: True (both), False, or horizontal (left-right)."""
+    if text.lower() == "horizontal":
+        return "horizontal"
+    try:
+        return boolean(text)
+    except ValueError:
+        raise ValueError("True, False or horizontal (left-right only)") from None
+
+
 def orientations(text):
-    """Parses over how many orientations is averaged: False (1), True or 4 (mirrored), or 8."""
-    if text in ("4", "8"):
+    """Parses over how many orientations is averaged: 1, 2, 4 or 8."""
+    if text in ("2", "4", "8"):
         return int(text)
     try:
-        return 4 if boolean(text) else 1
+        return {False: 1, "horizontal": 2, True: 4}[mirroring(text)]
     except ValueError:
-        raise ValueError("False, True (4 mirrorings) or 8 (and turned by 90 degrees)") from None
+        raise ValueError(
+            "False, horizontal (2: and mirrored left-right), True (4 mirrorings) or 8 (and turned "
+            "by 90 degrees)"
+        ) from None
 
 
 def eight_orientations(text):
@@ -298,7 +311,7 @@ def augmentation_keys(*, elastic_sigma, rotation_degrees, flip, brightness, cont
             ("rotation_degrees", real(0, 180), rotation_degrees),
             ("shear", real(0, 60), 0.0),
             ("quarter_turns", boolean, False),
-            ("flip", boolean, flip),
+            ("flip", mirroring, flip),
             ("zoom", real(1, 4), 1.0),
             ("shift", real(0), 0.0),
             ("brightness", real(0, 1), brightness),

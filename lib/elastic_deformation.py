@@ -39,7 +39,8 @@ class Augmentation:
         elastic_sigma: standard deviation of the displacement at the nodes in pixels, >= 0.
         rotation_degrees: rotation about the tile's centre, uniform within +- this, 0 ... 180.
         shift: shift of the tile along each axis in pixels, uniform within +- this, >= 0.
-        flip: whether rows and columns are reversed, each with probability 1/2.
+        flip: whether rows and columns are reversed, each with probability 1/2; "horizontal"
+            reverses columns only: left and right.
         brightness: added to the grey values, uniform within +- this, 0 ... 1.
         contrast: grey values are stretched about 0.5 by 1 + a factor within +- this, 0 ... 1.
         quarter_turns: whether the tile is turned by 0, 90, 180 or 270 degrees besides; on the pixel
@@ -63,7 +64,7 @@ class Augmentation:
     elastic_sigma: float = 10.0
     rotation_degrees: float = 180.0
     shift: float = 8.0
-    flip: bool = True
+    flip: bool | str = True
     brightness: float = 0.05
     contrast: float = 0.2
     quarter_turns: bool = False
@@ -447,7 +448,8 @@ def _cubic_convolution(distance):
 def _random_linear_map(augmentation, rng):
     """Draws rotation, flips, zoom, shear as a (2, 2) matrix on (row, column), and the shift."""
     angle = np.deg2rad(rng.uniform(-1.0, 1.0) * augmentation.rotation_degrees)
-    flips = np.where((rng.random(2) < 0.5) & augmentation.flip, -1.0, 1.0)
+    mirrored = np.array([augmentation.flip is True, bool(augmentation.flip)])
+    flips = np.where((rng.random(2) < 0.5) & mirrored, -1.0, 1.0)
     shift = rng.uniform(-1.0, 1.0, 2) * augmentation.shift
     rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     # The backward map looks at a smaller part of the slice to enlarge it.

@@ -356,20 +356,21 @@ def predict_in_blocks(predict, image, margin, side=LARGEST_BLOCK):
 # whose step is -1, then turned.
 MIRRORED = ((0, 1, 1), (0, 1, -1), (0, -1, 1), (0, -1, -1))
 SQUARE = tuple((turns, 1, step) for turns in range(4) for step in (1, -1))
-ORIENTATIONS = {1: MIRRORED[:1], 4: MIRRORED, 8: SQUARE}
+ORIENTATIONS = {1: MIRRORED[:1], 2: MIRRORED[:2], 4: MIRRORED, 8: SQUARE}
 
 
 def average_orientations(predict, image, number):
-    """Averages the predictions of an image in 1, 4 or 8 orientations.
+    """Averages the predictions of an image in 1, 2, 4 or 8 orientations.
 
     Not in retina-unet. U-Net paper, table 1: the published result is the mean over seven rotated
-    versions of the image; which seven, it does not say. Here: 4 are the image as it is and mirrored
-    left-right, up-down and both, which keep height and width; 8 are all symmetries of the square.
+    versions of the image; which seven, it does not say. Here: 2 are the image as it is and mirrored
+    left-right; 4 are these and mirrored up-down, which keep height and width; 8 are all symmetries
+    of the square.
 
     Args:
         predict: (C, any height, any width) -> (K, same height, same width).
         image: (C, height, width) float32; need not be square.
-        number: 1, 4 or 8.
+        number: 1, 2, 4 or 8.
     Returns:
         (K, height, width) of the type predict returns.
     """

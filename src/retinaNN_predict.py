@@ -272,7 +272,7 @@ def _predict_each(predict, images, per_image, orientations):
         predict: (1, height, width), function called with progress -> (1, height, width).
         images: (num_images, 1, height, width) float32 in [0, 1].
         per_image: what `predict` counts for one image.
-        orientations: over how many the prediction is averaged: 1, 4 or 8.
+        orientations: over how many the prediction is averaged: 1, 2, 4 or 8.
     Returns:
         (num_images, 1, height, width) float32.
     """

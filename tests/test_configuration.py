@@ -345,7 +345,8 @@ NAME = (
                 "testing settings",
                 "average_flips",
                 received,
-                "False, True (4 mirrorings) or 8 (and turned by 90 degrees)",
+                "False, horizontal (2: and mirrored left-right), True (4 mirrorings) or 8 "
+                "(and turned by 90 degrees)",
             )
             for received in ("3", "both")
         ),

@@ -164,7 +164,7 @@ def identical(image):
     return np.concatenate([image, 1 - image])
 
 
-@pytest.mark.parametrize("number", [1, 4, 8])
+@pytest.mark.parametrize("number", [1, 2, 4, 8])
 @pytest.mark.parametrize("shape", [(1, 8, 12), (2, 5, 5)])
 def test_orientations_average_an_even_predictor_to_itself(number, shape):
     image = random_image(*shape)
@@ -186,6 +186,13 @@ def test_orientations_of_a_predictor_that_marks_a_corner(number):
     expected[0][np.ix_([0, 2], [0, 4])] = 0.25
     image = np.zeros((1, 3, 5), np.float32)
     np.testing.assert_array_equal(average_orientations(corner, image, number), expected)
+
+
+def test_two_orientations_are_mirrored_left_right():
+    image = np.zeros((1, 3, 5), np.float32)
+    averaged = average_orientations(corner, image, 2)
+    np.testing.assert_array_equal(averaged[0, 0], [0.5, 0, 0, 0, 0.5])
+    assert averaged.sum() == 1
 
 
 def test_eight_orientations_show_a_predictor_all_symmetries_of_the_square():
