@@ -115,11 +115,13 @@ def look_of(image, inside=None):
     """Measures how bright and how sharp an image is, to be compared with those of a training.
 
     Args:
-        image: (H, W) float32 in [0, 1], at the size at which the network sees it.
+        image: (H, W) or (C, H, W) float32 in [0, 1], at the size at which the network sees it. Of
+            channels the mean is taken.
         inside: (H, W) bool, the pixels that count; None for all.
     Returns:
         {"brightness": mean, "sharpness": standard deviation of the Laplacian by that of the image}.
     """
+    image = image if image.ndim == 2 else image.mean(axis=0)
     inside = np.ones(image.shape, bool) if inside is None or not inside.any() else inside
     image = np.ascontiguousarray(image, np.float32)
     deviation = float(image[inside].std())

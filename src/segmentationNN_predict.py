@@ -33,6 +33,7 @@ from lib.pictures import (
     visualize,
 )
 from lib.plots import draw_confusion_matrix
+from lib.pre_processing import unlike_training
 from lib.predictions import ImagePredictor, Prediction, measure_objects
 from lib.progress import Progress
 from lib.report import Report, ReportImage
@@ -41,6 +42,7 @@ from lib.weights import open_weights
 from src.segmentation_task import (
     describe_data,
     load_training,
+    look_at,
     open_images,
     part_of,
     size_multiple,
@@ -175,14 +177,15 @@ def make_predictor(configuration, weights, threshold=None):
     is_binary = len(names) == 2
 
     def predict(image):
-        probabilities = predict_scaled(scaled(image, channel_limits(image, data["scaling"])))
-        measured = {}
+        image = scaled(image, channel_limits(image, data["scaling"]))
+        probabilities = predict_scaled(image)
+        measured = {"notes": unlike_training(look_at(image), weights.looks)}
         if data["has_instances"]:
             objects = find_classes(probabilities, data, settings)["objects"]
-            measured = {"objects": objects, "measurements": measure_objects(objects)}
+            measured |= {"objects": objects, "measurements": measure_objects(objects)}
         elif is_binary:
             found = probabilities[1] >= (0.5 if threshold is None else threshold)
-            measured = {"measurements": {f"{names[1]} [%]": 100 * float(found.mean())}}
+            measured["measurements"] = {f"{names[1]} [%]": 100 * float(found.mean())}
         return Prediction(probabilities[1:] if is_binary else probabilities, **measured)
 
     def export():
@@ -230,7 +233,8 @@ def save_predictions(results, configuration, weights, tested, predict, report):
             truth = read_truth(tested, number) if has_labels else {}
             if has_labels:
                 counts.append({"id": tested["ids"][number], **count(found, truth, data)})
-            report.add(show(tested["ids"][number], image, probabilities, found, truth))
+            flags = unlike_training(look_at(image), weights.looks)
+            report.add(show(tested["ids"][number], image, probabilities, found, truth, flags))
             rows.append(draw_row(image, found, truth, data["class_colours"]))
             if len(rows) == settings.N_group_visual or number == len(names) - 1:
                 save_comparison(results, rows, data, number // settings.N_group_visual)
@@ -288,7 +292,7 @@ def begin_report(results, data):
     return Report(title, classes=dict(zip(names, colours)), sort_by="accuracy")
 
 
-def show(identity, image, probabilities, found, truth):
+def show(identity, image, probabilities, found, truth, flags=()):
     """Gives what the report shows of an image: lib.report.ReportImage.
 
     Args:
@@ -297,6 +301,7 @@ def show(identity, image, probabilities, found, truth):
         probabilities: (K, H, W) float32.
         found: as find_classes gives it.
         truth: as read_truth gives it; empty without labels.
+        flags: sentences about the image that one must know.
     """
     labels = truth.get("classes")
     return ReportImage(
@@ -307,6 +312,7 @@ def show(identity, image, probabilities, found, truth):
         inside=None if labels is None else labels != IGNORE,
         objects=found.get("objects"),
         true_objects=truth.get("objects"),
+        flags=flags,
     )
 
 

@@ -17,9 +17,11 @@ from lib.patch_dataset import TileDataset, covering_places, places_by_area
 from lib.pictures import as_grey_levels, colour_classes, group_images, visualize
 from lib.training import training_run
 from lib.unet import padded_network
-from src.segmentation_task import describe_data, load_training
+from src.segmentation_task import describe_data, load_training, look_at
 
 NUM_SAMPLES, SAMPLES_PER_ROW = 8, 4
+# Of so many images the training remembers how they look.
+NUM_LOOKS = 100
 
 
 def main(configuration, experiment, overwrite=False):
@@ -33,6 +35,7 @@ def main(configuration, experiment, overwrite=False):
         data = describe_data(images)
         run.require_images({use: part["ids"] for use, part in parts.items()})
         run.require_data(data)
+        run.note_looks(looks_of_training(parts["training"]))
         training_data, validation_data = split_tiles(configuration, parts, run.devices)
         if experiment.is_first_host:
             save_samples(experiment, training_data, data["class_colours"])
@@ -51,6 +54,18 @@ def main(configuration, experiment, overwrite=False):
 
         # 3. The training itself.
         run.fit(model, training_data, validation_data, [shares(part) for part in parts.values()])
+
+
+def looks_of_training(part):
+    """Measures how training images look; of many, of NUM_LOOKS spread evenly over them.
+
+    Args:
+        part: as src.segmentation_task.part_of gives it.
+    Returns:
+        list of what lib.pre_processing.look_of gives.
+    """
+    images = part["images"]
+    return [look_at(image) for image in images[:: -(-len(images) // NUM_LOOKS)]]
 
 
 def build_network(configuration, data, height, width, is_new=False):

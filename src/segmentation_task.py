@@ -24,11 +24,14 @@ from lib.configuration import (
 from lib.errors import raise_if_any
 from lib.experiment import locate
 from lib.image_sets import ImageSet
+from lib.pre_processing import look_of
 from lib.slices import split_validation
 
 # As in lib.unet, which knows Keras: it is not loaded yet when a configuration is read.
 NETWORKS = ("unet", "unet_plus_plus")
 ENCODER_MULTIPLE = 32
+# So many pixels in each direction show how an image looks.
+LARGEST_LOOK = 2048
 
 KEYS = (
     *data_keys(
@@ -180,6 +183,19 @@ def part_of(images, part=slice(None)):
     values = {kind: getattr(images, kind) for kind in kinds}
     chosen = {kind: value if value is None else value[part] for kind, value in values.items()}
     return {**chosen, "class_counts": images.image_class_counts[part].sum(axis=0)}
+
+
+def look_at(image):
+    """Measures how an image looks, a large one by its middle: lib.pre_processing.look_of.
+
+    Args:
+        image: (C, H, W) float32 in [0, 1], or what gives one when it is sliced.
+    """
+    middle = [
+        slice(max(0, (size - LARGEST_LOOK) // 2), (size + LARGEST_LOOK) // 2)
+        for size in image.shape[1:]
+    ]
+    return look_of(image[:, middle[0], middle[1]])
 
 
 def describe_data(images):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks import backends, cameras, tables, variants
+from benchmarks.note_looks import note
 from benchmarks.pack_weights import pack
 from lib.configuration import read_configuration
 from lib.errors import UserError
@@ -168,6 +169,22 @@ def test_packed_weights_are_smaller_and_predict_the_same_to_the_last_bit(build, 
     assert packed.history == [{"epoch": 1}]
     packed.load_into(network)
     np.testing.assert_array_equal(network.predict_on_batch(image), before)
+
+
+def test_looks_are_noted_and_the_weights_stay(tmp_path):
+    network = get_unet(1, 48, 48, data_format="channels_last")
+    path = tmp_path / "a.weights.h5"
+    save_weights(network, path, {"history": [{"epoch": 1}], "settings": BFLOAT16})
+    before = network.get_weights()
+    looks = {"brightness": [0.2, 0.4]}
+    note(read_weights(path), looks)
+    noted = read_weights(path)
+    assert noted.looks == looks
+    assert noted.history == [{"epoch": 1}]
+    other = get_unet(1, 48, 48, data_format="channels_last")
+    noted.load_into(other)
+    for one, same in zip(before, other.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, same)
 
 
 def test_weights_of_a_training_that_may_go_on_are_not_packed(tmp_path):

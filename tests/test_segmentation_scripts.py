@@ -276,6 +276,15 @@ def test_images_of_five_channels_and_16_bits_and_mixed_sizes(tmp_path, call, pre
     assert picture_numbers(tmp_path / "small" / "segmentations" / "2.png").shape == (20, 20)
 
 
+def test_images_very_unlike_those_of_the_training_are_flagged(finished, step, workspace, prepare):
+    assert "Very unlike" not in (finished.experiment / "report.html").read_text()
+    dark = [(image // 8, label) for image, label in stained(9, 3)]
+    write_pairs(workspace / "mine", dark, "test")
+    prepare(workspace)
+    require_success(step("testing"))
+    assert "Very unlike the training in brightness" in (workspace / "small/report.html").read_text()
+
+
 def test_images_without_labels_are_segmented_without_scores(step, workspace, prepare):
     shutil.rmtree(workspace / "mine" / "test" / "labels")
     prepare(workspace)
