@@ -281,6 +281,18 @@ TRAINING_KEYS = shared_training_keys("val_loss", "val_accuracy")
 DROPOUT_KIND = Key(
     "training settings", "dropout_kind", choice("plain", "spatial"), "plain", TRAINING
 )
+# The names of lib.losses.LOSSES.
+LOSS_KEYS = (
+    Key(
+        "training settings",
+        "loss",
+        choice("cross_entropy", "dice", "dice_cross_entropy"),
+        "cross_entropy",
+        TRAINING,
+    ),
+    Key("training settings", "cross_entropy_weight", real(0), 0.8, TRAINING),
+    Key("training settings", "dice_weight", real(0), 1.0, TRAINING),
+)
 
 TESTING_KEYS = (
     Key("testing settings", "best_last", choice("best", "last"), "best"),

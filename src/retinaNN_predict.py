@@ -38,6 +38,7 @@ from lib.extract_patches import (
 from lib.pictures import as_grey_levels, as_picture
 from lib.plots import draw_precision_recall, draw_roc
 from lib.pre_processing import (
+    NUM_CHANNELS,
     estimate_fov,
     look_of_photographs,
     preprocess,
@@ -65,11 +66,16 @@ WHOLE_FOV = 0.95
 # What a program must know that uses the network by itself.
 EXPORTED = {
     "classes": ["background", "vessel"],
-    "input": "(batch, 1, height, width) float32 in [0, 1]",
+    "input": "(batch, {num_channels}, height, width) float32 in [0, 1]",
     "output": "(batch, height * width, 2) float32, probabilities, row after row",
-    "pre_processing": "grey = 0.299 R + 0.587 G + 0.114 B, scaled from its minimum to its maximum "
-    "to [0, 255]; equalised (clahe: 8 x 8 tiles, clip limit 2); gamma 1.2; divided by 255. The "
-    "photograph is scaled so that its field of view is fov_width pixels wide.",
+    "pre_processing": "{channels}, scaled from its minimum to its maximum to [0, 255]; equalised "
+    "(clahe: 8 x 8 tiles, clip limit 2); gamma 1.2; divided by 255. The photograph is scaled so "
+    "that its field of view is fov_width pixels wide.",
+}
+CHANNELS_IN_WORDS = {
+    "grey": "grey = 0.299 R + 0.587 G + 0.114 B",
+    "green": "green",
+    "rgb": "each of red, green and blue by itself",
 }
 
 
@@ -146,8 +152,8 @@ def predict_images(configuration, weights, data):
         weights: lib.weights.TrainedWeights.
         data: with images (num_images, 3, height, width) and fov_masks.
     Returns:
-        (num_images, 1, height, width) float32 twice, at the images' own size: pre-processed images,
-        and the probability of vessel.
+        at the images' own size, (num_images, channels, height, width) float32, pre-processed
+        images; and (num_images, 1, height, width) float32, the probability of vessel.
     """
     settings, number = configuration.testing_settings, len(data["images"])
     print(f"Testing {weights.path} on {number} {settings.images} images, {settings.inference}.")
@@ -156,7 +162,8 @@ def predict_images(configuration, weights, data):
     size = size_for_fov(data["fov_masks"], attributes.fov_width)
     if size != own_size:
         print(f"Predicting at {size[1]} x {size[0]} pixels: fov_width = {attributes.fov_width}.")
-    images = preprocess(resized(data["images"], size), attributes.equalization)
+    photographs = resized(data["images"], size)
+    images = preprocess(photographs, attributes.equalization, attributes.channels)
     predictor = load_predictor(configuration, weights)
     predict, per_image, words = WAYS[settings.inference](configuration, predictor, size)
     if words:
@@ -171,14 +178,14 @@ def predict_images(configuration, weights, data):
 
 
 def with_fov(images, fov_masks, size):
-    """Adds the field of view as a second channel: it is mirrored together with the image.
+    """Adds the field of view as a last channel: it is mirrored together with the image.
 
     Args:
-        images: (num_images, 1, *size) float32.
+        images: (num_images, channels, *size) float32.
         fov_masks: (num_images, 1, height, width) at the images' own size.
         size: (height, width).
     Returns:
-        (num_images, 2, *size) float32.
+        (num_images, channels + 1, *size) float32.
     """
     inside = resized((fov_masks > 0).astype(np.float32), size) > 0
     return np.concatenate([images, inside], axis=1)
@@ -192,8 +199,8 @@ def by_patches(configuration, predictor, size):
         predictor: as load_predictor gives it.
         size: (height, width) of the images.
     Returns:
-        function (1 or 2, height, width) float32, called with what counts its progress, ->
-        (1, height, width), the probability of vessel; the second channel is the FOV: patches that
+        function (channels, height, width) float32, called with what counts its progress, ->
+        (1, height, width), the probability of vessel; a channel more is the FOV: patches that
         show nothing of it are left out. What it counts for an image, and a sentence.
     """
     settings, attributes = configuration.testing_settings, configuration.data_attributes
@@ -201,9 +208,12 @@ def by_patches(configuration, predictor, size):
     stride = (settings.stride_height, settings.stride_width)
     stride = stride if settings.average_mode else patch_size
 
+    num_channels = NUM_CHANNELS[attributes.channels]
+
     def predict(image, on_patches=None):
-        fov = image[1] > 0 if len(image) == 2 else None
-        return predict_overlap(predictor, image[:1], patch_size, stride, on_patches, fov)
+        fov = image[num_channels] > 0 if len(image) > num_channels else None
+        image = image[:num_channels]
+        return predict_overlap(predictor, image, patch_size, stride, on_patches, fov)
 
     number = num_overlap_patches(size, patch_size, stride)
     return predict, number, f"{number:,} patches an image."
@@ -215,7 +225,7 @@ def by_full_image(configuration, predictor, size):
     The network is fully convolutional, so its weights fit inputs of any size. Not in the original;
     about 75 times less work than stride 5, at slightly lower scores (docs/RESULTS.md). Images that
     are much larger than DRIVE's go tile by tile, to the same result.
-    Arguments and result as in by_patches, without the second channel.
+    Arguments and result as in by_patches, without the channel of the FOV.
     """
     network = NETWORKS[configuration.training_settings.network]
     multiple = max(FULL_IMAGE_MULTIPLE, network.multiple)
@@ -246,8 +256,8 @@ def load_predictor(configuration, weights):
     """Builds the network for inputs of every size that comes, and loads its weights.
 
     Returns:
-        function (N, 1, height, width) float32 -> (N, 1, height, width) float32, probability of
-        vessel.
+        function (N, channels, height, width) float32 -> (N, 1, height, width) float32, probability
+        of vessel.
     """
     models = {}
 
@@ -269,8 +279,8 @@ def _predict_each(predict, images, per_image, orientations):
     """Predicts image by image, with the time left.
 
     Args:
-        predict: (1, height, width), function called with progress -> (1, height, width).
-        images: (num_images, 1, height, width) float32 in [0, 1].
+        predict: (channels, height, width), function called with progress -> (1, height, width).
+        images: (num_images, channels, height, width) float32 in [0, 1].
         per_image: what `predict` counts for one image.
         orientations: over how many the prediction is averaged: 1, 2, 4 or 8.
     Returns:
@@ -298,9 +308,9 @@ def save_pictures(results, configuration, images, probabilities, data):
     Args:
         results: lib.results.Results.
         configuration: lib.configuration.Configuration.
-        images: (num_images, 1, height, width) float32, pre-processed.
-        probabilities: like images.
-        data: with fov_masks and ground_truth (or None), like images.
+        images: (num_images, channels, height, width) float32, pre-processed.
+        probabilities: (num_images, 1, height, width) float32.
+        data: with fov_masks and ground_truth (or None), like probabilities.
     """
     stacks = {"originals": as_grey_levels(images)}
     if data["ground_truth"] is not None:
@@ -505,11 +515,24 @@ def make_predictor(configuration, weights, threshold=None):
         attributes = configuration.data_attributes
         network = build_network(configuration, attributes.patch_height, attributes.patch_width)
         weights.load_into(network, settings.skip_order)
-        return network, {**EXPORTED, "equalization": attributes.equalization, "fov_width": width}
+        return network, describe_export(attributes)
 
     return ImagePredictor(
         predict, 3, "vessel", threshold=threshold, protocol=protocol, export=export
     )
+
+
+def describe_export(attributes):
+    """Gives the metadata of an exported network: EXPORTED, as the data attributes say."""
+    words = {
+        "channels": CHANNELS_IN_WORDS[attributes.channels],
+        "num_channels": NUM_CHANNELS[attributes.channels],
+    }
+    described = {**EXPORTED}
+    for name in ("input", "pre_processing"):
+        described[name] = described[name].format(**words)
+    settings = {name: getattr(attributes, name) for name in ("equalization", "fov_width")}
+    return {**described, "channels": attributes.channels, **settings}
 
 
 def predict_photograph(configuration, predictor, photograph, threshold):
@@ -527,7 +550,8 @@ def predict_photograph(configuration, predictor, photograph, threshold):
     inside = estimate_fov(photograph)
     masks, images = inside[np.newaxis, np.newaxis], photograph[np.newaxis]
     size = size_for_fov(masks, attributes.fov_width)
-    prepared = preprocess(resized(images, size), attributes.equalization)
+    images = resized(images, size)
+    prepared = preprocess(images, attributes.equalization, attributes.channels)
     if settings.inside_FOV and settings.inference == "patches":
         prepared = with_fov(prepared, masks, size)
     predict, *_ = WAYS[settings.inference](configuration, predictor, size)

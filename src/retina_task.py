@@ -5,6 +5,7 @@ import numpy as np
 from lib.configuration import (
     DROPOUT_KIND,
     EXPERIMENT_KEYS,
+    LOSS_KEYS,
     NETWORK,
     SPLIT,
     TESTING_KEYS,
@@ -48,6 +49,8 @@ KEYS = (
     Key("data attributes", "patch_height", multiple_of_4, role=TRAINING),
     Key("data attributes", "patch_width", multiple_of_4, role=TRAINING),
     Key("data attributes", "equalization", choice("clahe", "histogram"), "clahe", NETWORK),
+    # The names of lib.pre_processing.NUM_CHANNELS.
+    Key("data attributes", "channels", choice("grey", "green", "rgb"), "grey", NETWORK),
     Key("data attributes", "fov_width", integer(0), 0, old_section="testing settings"),
     Key("data attributes", "fov_angle", real(0, 360, above=True), 45.0),
     Key("training settings", "N_subimgs", integer(1, 100_000_000), role=SPLIT),
@@ -60,6 +63,7 @@ KEYS = (
     Key("training settings", "output_activation", choice("relu", "linear"), "relu", NETWORK),
     Key("training settings", "dropout", real(0, 0.9), 0.2, TRAINING),
     DROPOUT_KIND,
+    *LOSS_KEYS,
     *augmentation_keys(
         elastic_sigma=0.0, rotation_degrees=0.0, flip=False, brightness=0.0, contrast=0.0
     ),

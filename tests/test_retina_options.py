@@ -1,0 +1,89 @@
+"""Options of the retina experiment that the original lacks: colours, and another loss."""
+
+import sys
+
+import h5py
+import numpy as np
+import pytest
+from PIL import Image
+
+from lib.configuration import read_configuration
+from lib.errors import run_script
+from lib.files import load_hdf5
+from lib.weights import read_weights
+from src import predict_folder
+from src.launch import launch
+from src.retinaNN_training import loss_and_metrics
+from src.tasks import TASKS
+from tests.tiny_experiments import write_retina
+
+
+@pytest.fixture
+def start(monkeypatch, capfd):
+    """A function that runs training, testing or prediction here: start(step, *arguments)."""
+
+    def starting(step, *arguments):
+        monkeypatch.setattr(sys, "argv", [step, *map(str, arguments)])
+        capfd.readouterr()
+        status = predict_folder.main() if step == "prediction" else launch(step)
+        return status, "".join(capfd.readouterr())
+
+    return starting
+
+
+def test_a_network_of_colours_trained_with_dice_tests_and_predicts(in_tmp_path, start):
+    path = write_retina(in_tmp_path, training="loss = dice_cross_entropy", testing="threshold=0.3")
+    grey = path.read_text()
+    path.write_text(grey.replace("[data attributes]", "[data attributes]\nchannels = rgb"))
+    status, output = start("training")
+    assert status == 0, output
+    weights = read_weights("tiny/tiny_last.weights.h5")
+    assert weights.record["settings"]["data_attributes"]["channels"] == "rgb"
+    assert {"cross_entropy", "val_mean_iou"} <= set(weights.history[0])
+    first = next(size for name, size in weights.parameters.items() if size == 3 * 32 * 9)
+    assert first == 864  # kernels of 3 x 3 for 3 colours and 32 filters
+
+    status, output = start("testing")
+    assert status == 0, output
+    with Image.open("tiny/all_originals.png") as shown:
+        assert shown.mode == "RGB"
+    probabilities = load_hdf5(in_tmp_path / "tiny" / "predictions.hdf5")
+
+    photograph = load_hdf5(in_tmp_path / "retina" / "DRIVE_dataset_imgs_test.hdf5")[1]
+    Image.fromarray(photograph.transpose(1, 2, 0)).save("eye.png")
+    status, output = start("prediction", "eye.png", "--experiment", "tiny")
+    assert status == 0, output
+    with Image.open("segmented/eye_probability.png") as image:
+        predicted = np.asarray(image) / 65535
+    np.testing.assert_allclose(predicted, probabilities[1, 0], atol=1e-4)
+
+    path.write_text(grey)  # the same weights for a network of grey values
+    status, output = start("testing")
+    assert status == 1
+    assert "[data attributes] channels must be rgb, with which" in output
+    with h5py.File("tiny/predictions.hdf5") as file:  # nothing was replaced
+        np.testing.assert_array_equal(file["image"], probabilities)
+
+
+def test_the_cross_entropy_stays_keras_own(in_tmp_path):
+    path = write_retina(in_tmp_path)
+    settings = read_configuration(path, TASKS).training_settings
+    assert loss_and_metrics(settings) == ("sparse_categorical_crossentropy", None)
+    settings.loss, settings.dice_weight, settings.cross_entropy_weight = "dice", 2.0, 3.0
+    loss, make_metrics = loss_and_metrics(settings)
+    assert (loss.dice_weight, loss.cross_entropy_weight) == (1.0, 0.0)
+    settings.loss = "dice_cross_entropy"
+    loss, _ = loss_and_metrics(settings)
+    assert (loss.dice_weight, loss.cross_entropy_weight) == (2.0, 3.0)
+    assert [metric.name for metric in make_metrics()] == ["accuracy", "cross_entropy", "mean_iou"]
+
+
+def test_other_channels_and_losses_are_refused(in_tmp_path, capfd):
+    path = write_retina(in_tmp_path, training="loss = mcc")
+    path.write_text(
+        path.read_text().replace("[data attributes]", "[data attributes]\nchannels=hsv")
+    )
+    assert run_script(lambda: read_configuration(path, TASKS)) == 1
+    said = capfd.readouterr().err
+    assert "channels must be grey or green or rgb. Received: hsv." in said
+    assert "loss must be cross_entropy or dice or dice_cross_entropy. Received: mcc." in said
