@@ -118,6 +118,18 @@ def real(minimum, maximum=float("inf"), *, above=False):
     return parse
 
 
+def number_or_none(parse):
+    """Gives a parser of the numbers that another one takes, or of the word none."""
+
+    def parse_or_none(text):
+        try:
+            return None if text.lower() == "none" else parse(text)
+        except ValueError as error:
+            raise ValueError(f"{error}, or none") from None
+
+    return parse_or_none
+
+
 def boolean(text):
     """Parses True or False, in any case; also yes, no, on, off, 1 and 0, as configparser does."""
     value = configparser.ConfigParser.BOOLEAN_STATES.get(text.lower())

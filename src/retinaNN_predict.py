@@ -17,13 +17,16 @@ from skimage.morphology import skeletonize
 
 from lib.errors import UserError
 from lib.evaluation import (
+    best_accuracy_threshold,
     best_f1_threshold,
     binary_scores,
+    cl_dice,
     confusion_scores,
     performances_text,
     pred_only_FOV,
     rank_pixels,
     roc_and_pr_curves,
+    skeleton_counts,
     spread,
 )
 from lib.extract_patches import (
@@ -422,8 +425,15 @@ def scores_to_show(performances):
     inside, second = performances["inside_FOV"], performances["second_observer"]
     shown = {"F1": inside["f1"], "AUC, ROC": inside["auc_roc"]}
     shown["AUC, precision-recall"] = inside["auc_pr"]
+    over_images = performances["per_image"]["spread"]["auc_roc"]
+    shown["AUC, mean of images"] = over_images and over_images["mean"]
+    if performances["whole_image"]:
+        shown["AUC, whole image"] = performances["whole_image"]["auc_roc"]
+    shown["clDice"] = inside["cldice"]
     for name in ("sensitivity", "specificity", "precision", "accuracy"):
         shown[name.capitalize()] = inside[name]
+    if at := performances["at_accuracy_threshold"]:
+        shown[f"Accuracy from a probability of {at['threshold']:g}"] = at["accuracy"]
     return {**shown, "F1 of a second observer": second["f1"]} if second else shown
 
 
@@ -449,40 +459,95 @@ def evaluate(probabilities, data, settings):
     Args:
         probabilities: (num_images, 1, height, width) float32.
         data: with fov_masks, ground_truth, ids and perhaps second_observer.
-        settings: the testing settings: threshold, inside_FOV (nothing was predicted outside, so
-            there are no scores of the whole image) and images (the threshold with the highest F1
-            is sought on others than the test images).
+        settings: the testing settings: threshold, accuracy_threshold, inside_FOV (nothing was
+            predicted outside, so there are no scores of the whole image) and images (the thresholds
+            with the highest F1 and accuracy are sought on others than the test images).
     Returns:
-        dictionary as performances.json has it: inside_FOV, whole_image, per_image, second_observer,
-        best_f1; and both curves inside the FOV as lib.evaluation.roc_and_pr_curves gives them, None
-        where the ground truth holds one class only.
+        dictionary as performances.json has it: inside_FOV, whole_image, per_image and
+        per_image_whole (the same two, image by image), second_observer, best_f1, best_accuracy,
+        at_accuracy_threshold; and both curves inside the FOV as lib.evaluation.roc_and_pr_curves
+        gives them, None where the ground truth holds one class only.
     """
     masks, ground_truth, second = data["fov_masks"], data["ground_truth"], data["second_observer"]
     in_fov, truth = pred_only_FOV(probabilities, ground_truth > 0, masks)
-    whole_image, second_observer, curves, best_f1 = None, None, None, None
+    curves, best_f1, best_accuracy, second_observer = None, None, None, None
     if truth.any() and not truth.all():
         ranking = rank_pixels(truth, in_fov)
         curves = roc_and_pr_curves(ranking)
         if settings.images != "test":
             best_f1 = dict(zip(("threshold", "f1"), best_f1_threshold(ranking)))
-    images = [
-        {"id": name, **binary_scores(truth[mask > 0], probability[mask > 0], settings.threshold)}
-        for name, truth, mask, probability in zip(data["ids"], ground_truth, masks, probabilities)
-    ]
-    if not settings.inside_FOV:
-        whole = ground_truth.ravel(), probabilities.ravel()
-        whole_image = binary_scores(*whole, settings.threshold)
+            found = best_accuracy_threshold(ranking)
+            best_accuracy = dict(zip(("threshold", "accuracy"), found))
     if second is not None:
         observed, _ = pred_only_FOV(second > 0, ground_truth, masks)
         second_observer = confusion_scores(truth, observed)
+    whole_image, per_image_whole = whole_image_scores(probabilities, data, settings)
+    images, cldice = _scores_of_images(probabilities, data, settings.threshold)
     performances = {
-        "inside_FOV": binary_scores(truth, in_fov, settings.threshold, curves),
+        "inside_FOV": {
+            **binary_scores(truth, in_fov, settings.threshold, curves),
+            "cldice": cldice,
+        },
         "whole_image": whole_image,
         "per_image": {"spread": spread(images), "images": images},
+        "per_image_whole": per_image_whole,
         "second_observer": second_observer,
         "best_f1": best_f1,
+        "best_accuracy": best_accuracy,
+        "at_accuracy_threshold": _at_accuracy_threshold(probabilities, data, settings),
     }
     return performances, curves
+
+
+def whole_image_scores(probabilities, data, settings):
+    """Computes the scores over all pixels, the surround of the field of view too.
+
+    Arguments as evaluate takes them.
+
+    Returns:
+        scores of the pixels of all images together, and {"spread", "images"} of each by itself;
+        None twice where nothing was predicted outside.
+    """
+    if settings.inside_FOV:
+        return None, None
+    truth, threshold = data["ground_truth"], settings.threshold
+    images = [
+        {"id": name, **binary_scores(one.ravel(), probability.ravel(), threshold)}
+        for name, one, probability in zip(data["ids"], truth, probabilities)
+    ]
+    pooled = binary_scores(truth.ravel(), probabilities.ravel(), threshold)
+    return pooled, {"spread": spread(images), "images": images}
+
+
+def _scores_of_images(probabilities, data, threshold):
+    """Computes the scores inside the FOV image by image, and the clDice of all of them."""
+    images, total = [], np.zeros(4, int)
+    stacks = zip(data["ids"], data["ground_truth"] > 0, data["fov_masks"] > 0, probabilities)
+    for name, truth, inside, probability in stacks:
+        counts = skeleton_counts((truth & inside)[0], ((probability >= threshold) & inside)[0])
+        total += counts
+        scores = binary_scores(truth[inside], probability[inside], threshold)
+        images.append({"id": name, **scores, "cldice": cl_dice(counts)})
+    return images, cl_dice(total)
+
+
+def _at_accuracy_threshold(probabilities, data, settings):
+    """Computes what needs no curve at the threshold that was chosen for the accuracy, or None."""
+    threshold = settings.accuracy_threshold
+    if threshold is None:
+        return None
+    masks, truth = data["fov_masks"], data["ground_truth"] > 0
+    vessels = probabilities >= threshold
+    images = [
+        confusion_scores(one[mask > 0], seen[mask > 0])
+        for one, mask, seen in zip(truth, masks, vessels)
+    ]
+    means = {}
+    for name in ("accuracy", "f1"):
+        values = [scores[name] for scores in images if scores[name] is not None]
+        means[name] = float(np.mean(values)) if values else None
+    pooled = confusion_scores(*reversed(pred_only_FOV(vessels, truth, masks)))
+    return {"threshold": threshold, **pooled, "mean_of_images": means}
 
 
 # ---------------------------------------------------------------- photographs of one's own

@@ -20,6 +20,7 @@ from lib.configuration import (
     integer,
     integer_or_all,
     multiple_of_4,
+    number_or_none,
     orientations,
     real,
     share_or_number,
@@ -77,6 +78,7 @@ KEYS = (
     Key("testing settings", "average_flips", orientations, 1),
     Key("testing settings", "images", choice("test", "validation", "training"), "test"),
     Key("testing settings", "threshold", real(0, 1), 0.5),
+    Key("testing settings", "accuracy_threshold", number_or_none(real(0, 1)), None),
 )
 
 

@@ -123,6 +123,7 @@ def test_file_with_the_originals_keys_alone_reads_with_defaults(write_configurat
             "average_flips": 1,
             "images": "test",
             "threshold": 0.5,
+            "accuracy_threshold": None,
         },
     }
 

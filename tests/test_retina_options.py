@@ -9,10 +9,12 @@ from PIL import Image
 
 from lib.configuration import read_configuration
 from lib.errors import run_script
+from lib.evaluation import binary_scores
 from lib.files import load_hdf5
 from lib.weights import read_weights
 from src import predict_folder
 from src.launch import launch
+from src.retinaNN_predict import evaluate, scores_to_show
 from src.retinaNN_training import loss_and_metrics
 from src.tasks import TASKS
 from tests.tiny_experiments import write_retina
@@ -87,3 +89,45 @@ def test_other_channels_and_losses_are_refused(in_tmp_path, capfd):
     said = capfd.readouterr().err
     assert "channels must be grey or green or rgb. Received: hsv." in said
     assert "loss must be cross_entropy or dice or dice_cross_entropy. Received: mcc." in said
+
+
+def test_scores_inside_and_whole_pooled_and_image_by_image(in_tmp_path, rng):
+    path = write_retina(in_tmp_path, testing="images = training\naccuracy_threshold = 0.7")
+    settings = read_configuration(path, TASKS).testing_settings
+    masks = np.zeros((3, 1, 20, 30), np.uint8)
+    masks[:, :, 2:18, 3:27] = 1
+    truth = (rng.random(masks.shape) < 0.2).astype(np.uint8) * masks
+    probabilities = (rng.random(masks.shape) * 0.6 + 0.4 * truth).astype(np.float32)
+    data = {"fov_masks": masks, "ground_truth": truth, "ids": list("abc"), "second_observer": None}
+    performances, _ = evaluate(probabilities, data, settings)
+
+    images = [binary_scores(t.ravel(), p.ravel()) for t, p in zip(truth, probabilities)]
+    whole = performances["per_image_whole"]
+    assert [image["auc_roc"] for image in whole["images"]] == [i["auc_roc"] for i in images]
+    assert whole["spread"]["auc_pr"]["mean"] == pytest.approx(
+        np.mean([i["auc_pr"] for i in images])
+    )
+    pooled = binary_scores(truth.ravel(), probabilities.ravel())
+    assert performances["whole_image"] == pooled
+
+    at, inside = performances["at_accuracy_threshold"], masks > 0
+    expected = [binary_scores(t[m], p[m], 0.7) for t, p, m in zip(truth, probabilities, inside)]
+    mean = np.mean([scores["accuracy"] for scores in expected])
+    assert at["mean_of_images"]["accuracy"] == pytest.approx(mean)
+    together = binary_scores(truth[inside], probabilities[inside], 0.7)
+    assert {name: at[name] for name in ("threshold", "accuracy", "f1")} == {
+        name: together[name] for name in ("threshold", "accuracy", "f1")
+    }
+    best = performances["best_accuracy"]
+    again = binary_scores(truth[inside], probabilities[inside], best["threshold"])
+    assert again["accuracy"] == best["accuracy"] >= at["accuracy"]
+    assert 0 < performances["inside_FOV"]["cldice"] < 1
+    shown = scores_to_show(performances)
+    assert shown["AUC, whole image"] == pooled["auc_roc"]
+    assert shown["Accuracy from a probability of 0.7"] == at["accuracy"]
+
+    settings.inside_FOV, settings.images, settings.accuracy_threshold = True, "test", None
+    performances, _ = evaluate(probabilities, data, settings)
+    left_out = ("whole_image", "per_image_whole", "best_accuracy", "at_accuracy_threshold")
+    assert [performances[name] for name in left_out] == [None] * 4
+    assert "AUC, whole image" not in scores_to_show(performances)
