@@ -46,6 +46,7 @@ def main(configuration, experiment, overwrite=False):
         # 1. Patches, and a look at what is fed.
         images, ground_truth, positions, image_ids = load_patches(configuration)
         run.require_images(image_ids)
+        run.require_data({"fov_width": configuration.data_attributes.fov_width})
         run.note_looks(looks_of_training(configuration))
         parts = split_patches(configuration, images, ground_truth, positions, run.devices)
         if experiment.is_first_host:

@@ -1,5 +1,6 @@
 """Options of the retina experiment that the original lacks: colours, and another loss."""
 
+import json
 import sys
 
 import h5py
@@ -35,7 +36,7 @@ def start(monkeypatch, capfd):
 
 def test_a_network_of_colours_trained_with_dice_tests_and_predicts(in_tmp_path, start):
     path = write_retina(in_tmp_path, training="loss = dice_cross_entropy", testing="threshold=0.3")
-    grey = path.read_text()
+    grey = path.read_text().replace("[data attributes]", "[data attributes]\nfov_width = 48")
     path.write_text(grey.replace("[data attributes]", "[data attributes]\nchannels = rgb"))
     status, output = start("training")
     assert status == 0, output
@@ -58,6 +59,25 @@ def test_a_network_of_colours_trained_with_dice_tests_and_predicts(in_tmp_path, 
     with Image.open("segmented/eye_probability.png") as image:
         predicted = np.asarray(image) / 65535
     np.testing.assert_allclose(predicted, probabilities[1, 0], atol=1e-4)
+
+    # Twice the angle: the network sees twice the width.
+    status, output = start("testing", "--angle", 90, "--output", "wide")
+    assert status == 0, output
+    assert "Predicting at 96 x 128 pixels: fov_width = 96." in output
+    with h5py.File("wide/predictions.hdf5") as file:
+        settings = json.loads(file["settings"].asstr()[()])
+        assert file["image"].shape == (2, 1, 64, 48)
+    assert settings["data_attributes"]["fov_width"] == 96
+    status, output = start("testing", "--angle", 0)
+    assert status == 1 and "--angle must be from above 0 to 360. Received: 0." in output
+
+    # A training goes on at the scale at which it began.
+    path.write_text(
+        path.read_text().replace("= 48", "= 40").replace("N_epochs = 1", "N_epochs = 2")
+    )
+    status, output = start("training")
+    assert status == 1
+    assert "fov width: 48 -> 40" in output
 
     path.write_text(grey)  # the same weights for a network of grey values
     status, output = start("testing")
