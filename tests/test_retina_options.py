@@ -2,6 +2,7 @@
 
 import json
 import sys
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -15,7 +16,7 @@ from lib.files import load_hdf5
 from lib.weights import read_weights
 from src import predict_folder
 from src.launch import launch
-from src.retinaNN_predict import evaluate, scores_to_show
+from src.retinaNN_predict import describe_export, evaluate, scores_to_show
 from src.retinaNN_training import loss_and_metrics
 from src.tasks import TASKS
 from tests.tiny_experiments import write_retina
@@ -98,6 +99,18 @@ def test_the_cross_entropy_stays_keras_own(in_tmp_path):
     loss, _ = loss_and_metrics(settings)
     assert (loss.dice_weight, loss.cross_entropy_weight) == (2.0, 3.0)
     assert [metric.name for metric in make_metrics()] == ["accuracy", "cross_entropy", "mean_iou"]
+
+
+@pytest.mark.parametrize(
+    ("channels", "number", "words"),
+    [("grey", 1, "grey = 0.299 R + "), ("green", 1, "green, scaled"), ("rgb", 3, "each of red")],
+)
+def test_an_exported_network_says_what_it_takes(channels, number, words):
+    attributes = SimpleNamespace(channels=channels, equalization="clahe", fov_width=540)
+    described = describe_export(attributes)
+    assert described["input"] == f"(batch, {number}, height, width) float32 in [0, 1]"
+    assert described["pre_processing"].startswith(words)
+    assert (described["channels"], described["fov_width"]) == (channels, 540)
 
 
 def test_other_channels_and_losses_are_refused(in_tmp_path, capfd):
