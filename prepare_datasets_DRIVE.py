@@ -8,17 +8,26 @@ files DRIVE_dataset_{imgs,groundTruth,borderMasks}_{train,test}.hdf5 in the fold
 ./DRIVE_datasets_training_testing/, 73 MB in all for the 20 + 20 images of DRIVE, in about 2
 seconds. Where the test images have no ground truth (as DRIVE is given out today), that file is left
 out and said so.
+
+    python prepare_datasets_DRIVE.py [folder] --layout STARE --test im0001
+    python prepare_datasets_DRIVE.py [folder] --layout CHASE_DB1 [--test all]
+    python prepare_datasets_DRIVE.py [folder] --layout HRF
+
+Other data sets are read as they are given out (lib/fundus_layouts.py), from ./STARE and so on, to
+six files of the same names in ./STARE_datasets_training_testing/. --test names the images that
+test, in place of the usual split: STARE has none.
 """
 
 import argparse
 import sys
 
-from lib.errors import raise_if_any, run_script, tell_missing_packages
+from lib.errors import UserError, raise_if_any, run_script, tell_missing_packages
 
 with tell_missing_packages():
     import numpy as np
 
     from lib.files import absolute_path, write_hdf5
+    from lib.fundus_layouts import DRIVE, LAYOUTS, find_files, hint, testing_ids
     from lib.image_files import list_images, read_binary_mask, read_photograph
     from lib.pre_processing import estimate_fov
 
@@ -39,58 +48,143 @@ MOST_PROBLEMS_OF_A_FOLDER = 5
 
 def main():
     """Reads the command line and prepares the data."""
-    parser = argparse.ArgumentParser(description="Prepares DRIVE for training and testing.")
-    parser.add_argument("folder", nargs="?", default="DRIVE", help="default: ./DRIVE")
-    parser.add_argument("--output", default=OUTPUT_FOLDER, help=f"default: ./{OUTPUT_FOLDER}")
+    parser = argparse.ArgumentParser(
+        description="Prepares photographs of the eye, DRIVE's or others, for training and testing."
+    )
+    parser.add_argument("folder", nargs="?", help="default: ./DRIVE, or as --layout is called")
+    parser.add_argument("--output", help=f"default: ./{OUTPUT_FOLDER}, or as --layout is called")
     parser.add_argument("--only", choices=SUBSETS, help="prepare one half of the data alone")
     parser.add_argument(
         "--no-masks", action="store_true", help="estimate the field of view from the photographs"
     )
+    parser.add_argument(
+        "--layout",
+        choices=[DRIVE, *LAYOUTS],
+        default=DRIVE,
+        help="how the files lie: as that data set is given out; default: DRIVE",
+    )
+    parser.add_argument(
+        "--test",
+        nargs="+",
+        metavar="ID",
+        help="images that test, or all; all others train. One ID leaves this image out",
+    )
     arguments = parser.parse_args()
+    output = arguments.output or OUTPUT_FOLDER.replace(DRIVE, arguments.layout)
     prepare(
-        absolute_path(arguments.folder),
-        absolute_path(arguments.output),
+        absolute_path(arguments.folder or arguments.layout),
+        absolute_path(output),
         subsets=[arguments.only] if arguments.only else SUBSETS,
         has_masks=not arguments.no_masks,
+        layout=arguments.layout,
+        test=arguments.test,
     )
 
 
-def prepare(folder, output_folder, *, subsets=("training", "test"), has_masks=True):
-    """Checks all images of a folder in DRIVE's layout and writes the HDF5 files.
+def prepare(
+    folder,
+    output_folder,
+    *,
+    subsets=("training", "test"),
+    has_masks=True,
+    layout=DRIVE,
+    test=None,
+):
+    """Checks all images of a folder in a data set's layout and writes the HDF5 files.
 
     retina-unet prepare_datasets_DRIVE.py, get_datasets. Differs: uint8 in place of float64; pairs
-    by id and sorted, not in the order of the file system; any number of images; files are checked.
+    by id and sorted, not in the order of the file system; any number of images; files are checked;
+    other layouts than DRIVE's.
 
     Args:
-        folder: holds {training,test}/{images,1st_manual,mask}.
+        folder: holds {training,test}/{images,1st_manual,mask}, or what another layout has.
         output_folder: where the six files go.
         subsets: which halves to prepare, "training" and "test".
         has_masks: whether there are FOV masks; without, they are estimated from the photographs.
+        layout: DRIVE or one of lib.fundus_layouts.LAYOUTS.
+        test: ids of the images that test, or ["all"]; None for the layout's own split.
     Raises:
         UserError: with all problems found; nothing is written then.
     """
-    read = {name: read_subset(folder / name, has_masks) for name in subsets}
+    if layout == DRIVE:
+        read = _read_drive(folder, subsets, has_masks, test)
+    else:
+        halves = _halves(folder, layout, subsets, has_masks, test)
+        read = {name: read_files(files, folder) for name, files in halves.items()}
     raise_if_any([problem for _, problems in read.values() for problem in problems])
     for name, (images, _) in read.items():
         write_subset(output_folder, SUBSETS[name], images)
     print(f"Written to {output_folder}")
 
 
+def _read_drive(folder, subsets, has_masks, test):
+    """Reads the halves of a folder in DRIVE's layout: {name: as read_subset gives it}."""
+    if test is not None:
+        raise UserError(
+            "--test is for data sets that lie in one piece. In DRIVE's layout the folders training "
+            f"and test say which images test; --layout is one of {', '.join(LAYOUTS)}."
+        )
+    read = {name: read_subset(folder / name, has_masks) for name in subsets}
+    sentence = hint(folder, DRIVE)
+    if sentence and not any((folder / name).is_dir() for name in subsets):
+        # Nothing of DRIVE lies there, but another data set does: that is the problem.
+        raise UserError(f"{folder} must hold the folders {' and '.join(subsets)}. {sentence}")
+    return read
+
+
+def _halves(folder, layout, subsets, has_masks, test):
+    """Shares the files of another layout: {half: {kind: {id: path}}}."""
+    files, problems = find_files(folder, layout, has_masks)
+    raise_if_any(problems)
+    ids = list(files["images"])
+    if test is None and list(subsets) == ["test"] and LAYOUTS[layout].first_test is None:
+        test = ["all"]
+    testing, problems = testing_ids(layout, ids, test)
+    raise_if_any(problems)
+    shares = {"training": [one for one in ids if one not in testing], "test": testing}
+    shares = {name: shares[name] for name in subsets}
+    if test is None:
+        print(f"{layout}: {LAYOUTS[layout].split}.")
+        raise_if_any(
+            [
+                f"{folder} holds no image of {layout} for {name} ({LAYOUTS[layout].split}). "
+                "Prepare one half with --only, or choose the images that test with --test."
+                for name, share in shares.items()
+                if not share
+            ]
+        )
+    return {
+        name: {kind: {one: by_id[one] for one in share} for kind, by_id in files.items()}
+        for name, share in shares.items()
+        if share
+    }
+
+
 def read_subset(folder, has_masks=True):
-    """Reads and checks one half of the data set.
+    """Reads and checks one half of the data set in DRIVE's layout.
 
     Args:
         folder: holds images, 1st_manual, mask and perhaps 2nd_manual.
         has_masks: whether to read FOV masks; without, they are estimated.
     Returns:
-        ({"ids": [...], "images": (N, 3, H, W), "1st_manual": (N, 1, H, W), ...} uint8, problems);
-        a test set without ground truth has no "1st_manual". Where there are problems, no images.
+        as read_files; a test set without ground truth has no "1st_manual".
     """
-    is_test = folder.name == "test"
-    files, problems = _find_files(folder, is_test, has_masks)
-    if problems:
-        return {}, problems
-    arrays = {"ids": list(files["images"])}
+    files, problems = _find_files(folder, folder.name == "test", has_masks)
+    return ({}, problems) if problems else read_files(files, folder)
+
+
+def read_files(files, folder):
+    """Reads and checks photographs and what belongs to them.
+
+    Args:
+        files: {kind: {id: path}} of images and of 1st_manual, 2nd_manual and mask as far as they
+            are there; without mask it is estimated.
+        folder: that they come from, for messages.
+    Returns:
+        ({"ids": [...], "images": (N, 3, H, W), "1st_manual": (N, 1, H, W), ...} uint8, problems).
+        Where there are problems, no images.
+    """
+    arrays, problems = {"ids": list(files["images"])}, []
     for kind, by_id in files.items():
         arrays[kind], found = _read_all(kind, [by_id[identity] for identity in arrays["ids"]])
         problems += found
@@ -305,9 +399,11 @@ def _look_of_vessels(vessels, fov):
 
 
 def _stacked(arrays):
-    stacks = {kind: np.stack(images) for kind, images in arrays.items() if kind != "ids"}
-    stacks = {kind: s if s.ndim == 4 else s[:, np.newaxis] for kind, s in stacks.items()}
-    return {"ids": arrays["ids"], **stacks}
+    stacks = {"ids": arrays.pop("ids")}
+    for kind in list(arrays):
+        stack = np.stack(arrays.pop(kind))  # one kind at a time: HRF's photographs take 1.1 GB
+        stacks[kind] = stack if stack.ndim == 4 else stack[:, np.newaxis]
+    return stacks
 
 
 def _size(images):

@@ -3,12 +3,15 @@
     python -m benchmarks.variants ablation      vessels_held_out, each ingredient off, briefly
     python -m benchmarks.variants seeds         the short recipe of the README with three seeds
     python -m benchmarks.variants options       the short recipe with each option of the original
+    taskset -c 0 python -m benchmarks.variants records      what may make pretrained/vessels better
 
 Start it in the project's folder with DRIVE prepared. Each variant is an experiment of its own,
 <study>_<variant>/, trained by run_training.py and tested by run_testing.py, so that a study that
 was stopped resumes where it was. The ablation is tested on simulated other cameras too. Expected
 result: benchmarks/ablation.md, seeds.md or options.md; about 50, 20 and 45 minutes on two quiet
-CPU cores.
+CPU cores. records.md: about 30 minutes a variant on one core, each with as many training pixels
+(taskset keeps it on one, as sums, and so digits, depend on their number); all of them are tested on
+the two training images that never train, none on a test image.
 """
 
 import argparse
@@ -78,9 +81,54 @@ OPTIONS = SimpleNamespace(
         "gnet": {"network": "gnet"},
     },
 )
-STUDIES = {"ablation": ABLATION, "seeds": SEEDS, "options": OPTIONS}
+# 18 of 20 images train: 18 / 20 * 6000 * 128 * 128 pixels an epoch. Patches of other sizes come in
+# numbers, multiples of the 20 images, and in batches of as many pixels or nearly so.
+RECORDS = SimpleNamespace(
+    base=ABLATION.base,
+    images="validation",
+    cameras=(),
+    common={
+        "N_subimgs": 6000,
+        "N_epochs": 3,
+        "learning_rate": 0.001,
+        "initial_weights": None,
+        "threshold": 0.5,
+    },
+    variants={
+        "all": {},
+        "another seed": {"seed": 1},
+        "averaged weights": {"weight_averaging": 0.998},
+        "patches of 96": {
+            "patch_height": 96,
+            "patch_width": 96,
+            "N_subimgs": 10660,
+            "batch_size": 14,
+        },
+        "patches of 192": {
+            "patch_height": 192,
+            "patch_width": 192,
+            "N_subimgs": 2660,
+            "batch_size": 4,
+        },
+        "spatial dropout": {"dropout_kind": "spatial"},
+        "Dice added": {"loss": "dice_cross_entropy", "cross_entropy_weight": 1, "dice_weight": 0.5},
+        "green": {"channels": "green"},
+        "RGB": {"channels": "rgb"},
+    },
+)
+STUDIES = {"ablation": ABLATION, "seeds": SEEDS, "options": OPTIONS, "records": RECORDS}
 SCRIPTS = ("run_training.py", "run_testing.py")
 FIGURES = {"auc_roc": "AUC ROC", "auc_pr": "AUC PR", "f1": "F1", "accuracy": "accuracy"}
+# Where images validate, the highest F1 and accuracy compare networks whatever their thresholds.
+FIGURES_OF_RECORDS = {
+    "auc_roc": "AUC ROC",
+    "auc_of_images": "AUC ROC, mean of images",
+    "auc_pr": "AUC PR",
+    "best_f1": "highest F1",
+    "best_accuracy": "highest accuracy",
+    "cldice": "clDice at 0.5",
+    "minutes": "minutes of training",
+}
 
 
 def main():
@@ -101,8 +149,8 @@ def run_variant(study_name, variant):
     """Trains and tests one variant, or resumes where it was.
 
     Returns:
-        scores inside the FOV as performances.json has them, and the area under the ROC curve for
-        each camera of the study.
+        scores inside the FOV as performances.json has them, those of FIGURES_OF_RECORDS in that
+        study, and the area under the ROC curve for each camera of the study.
     Raises:
         SystemExit: where the folder is that of an earlier study with other settings.
     """
@@ -124,7 +172,10 @@ def run_variant(study_name, variant):
         for script in ["run_testing.py"] if _is_trained(path) else SCRIPTS:
             print(f"{script} {path}", flush=True)
             subprocess.run([sys.executable, REPOSITORY / script, path], check=True)
-    figures = json.loads(performances.read_text())["inside_FOV"]
+    scores = json.loads(performances.read_text())
+    figures = scores["inside_FOV"]
+    if study is RECORDS:
+        figures = {**figures, **_figures_of_records(scores, path)}
     if not study.cameras:
         return figures
     if not on_cameras.exists():
@@ -135,9 +186,24 @@ def run_variant(study_name, variant):
     return {**figures, **{camera: roc for camera, (roc, _) in areas.items()}}
 
 
+def _figures_of_records(scores, path):
+    """Gives what FIGURES_OF_RECORDS has besides the scores inside the FOV."""
+    history = read_weights(_last_weights(read_configuration(path, TASKS, "retina"))).history
+    return {
+        "auc_of_images": scores["per_image"]["spread"]["auc_roc"]["mean"],
+        "best_f1": scores["best_f1"]["f1"],
+        "best_accuracy": scores["best_accuracy"]["accuracy"],
+        "minutes": sum(epoch["seconds"] for epoch in history) / 60,
+    }
+
+
+def _last_weights(configuration):
+    return Experiment(configuration.experiment_name.name).weights("last")
+
+
 def _is_trained(path):
     configuration = read_configuration(path, TASKS, "retina")
-    last = Experiment(configuration.experiment_name.name).weights("last")
+    last = _last_weights(configuration)
     num_epochs = configuration.training_settings.N_epochs
     return last.exists() and len(read_weights(last).history) >= num_epochs
 
@@ -173,13 +239,14 @@ def _parser(path):
 def report(study_name, tested):
     """Writes what was changed and the scores of each variant so far: Markdown."""
     study = STUDIES[study_name]
-    columns = {**FIGURES, **{name: f"AUC ROC, {name}" for name in study.cameras}}
+    figures_of = FIGURES_OF_RECORDS if study is RECORDS else FIGURES
+    columns = {**figures_of, **{name: f"AUC ROC, {name}" for name in study.cameras}}
     common = _as_lines(study.common)
     rows = [
         [
             variant,
             _as_lines(study.variants[variant]),
-            *(f"{figures[name]:.5f}" for name in columns),
+            *(_as_figure(name, figures[name]) for name in columns),
         ]
         for variant, figures in tested.items()
     ]
@@ -189,6 +256,10 @@ def report(study_name, tested):
         f"`{study.base}` with {common}; figures inside the FOV of the {study.images} images.\n\n"
         f"{table(('variant', 'changed', *columns.values()), rows)}\n"
     )
+
+
+def _as_figure(name, value):
+    return f"{value:.0f}" if name == "minutes" else f"{value:.5f}"
 
 
 def _as_lines(values):

@@ -118,6 +118,18 @@ def real(minimum, maximum=float("inf"), *, above=False):
     return parse
 
 
+def number_or_none(parse):
+    """Gives a parser of the numbers that another one takes, or of the word none."""
+
+    def parse_or_none(text):
+        try:
+            return None if text.lower() == "none" else parse(text)
+        except ValueError as error:
+            raise ValueError(f"{error}, or none") from None
+
+    return parse_or_none
+
+
 def boolean(text):
     """Parses True or False, in any case; also yes, no, on, off, 1 and 0, as configparser does."""
     value = configparser.ConfigParser.BOOLEAN_STATES.get(text.lower())
@@ -280,6 +292,18 @@ def shared_training_keys(*metrics):
 TRAINING_KEYS = shared_training_keys("val_loss", "val_accuracy")
 DROPOUT_KIND = Key(
     "training settings", "dropout_kind", choice("plain", "spatial"), "plain", TRAINING
+)
+# The names of lib.losses.LOSSES.
+LOSS_KEYS = (
+    Key(
+        "training settings",
+        "loss",
+        choice("cross_entropy", "dice", "dice_cross_entropy"),
+        "cross_entropy",
+        TRAINING,
+    ),
+    Key("training settings", "cross_entropy_weight", real(0), 0.8, TRAINING),
+    Key("training settings", "dice_weight", real(0), 1.0, TRAINING),
 )
 
 TESTING_KEYS = (

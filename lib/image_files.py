@@ -1,9 +1,11 @@
 """Reads photographs, masks and stacks from image files, and says plainly what is wrong with one.
 
-TIFF files are read by lib/tiff_files.py, all others by Pillow.
+TIFF files are read by lib/tiff_files.py, all others by Pillow; a single image may be packed (.gz).
 """
 
 import contextlib
+import gzip
+import io
 import re
 import unicodedata
 import warnings
@@ -440,9 +442,17 @@ def _pictures(path, most_pixels=MOST_PIXELS):
     with _readable(path):
         if is_tiff(path):
             return read_tiff(path, most_pixels)
-        with Image.open(path) as image:
+        with Image.open(_unpacked(path)) as image:
             check_size(path, image.height, image.width, most_pixels)
             return [_page_of(path, image, page) for page in range(_num_pages(image))]
+
+
+def _unpacked(path):
+    """Gives what Pillow opens: the path, or what is in a .gz file, as STARE is given out."""
+    if Path(path).suffix.lower() != ".gz":
+        return path
+    with gzip.open(path) as file:
+        return io.BytesIO(file.read())
 
 
 def _num_pages(image):

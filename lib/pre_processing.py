@@ -22,35 +22,52 @@ DEFAULT_SCALING = "percentile"
 ROBUST_PERCENTILES = (0.1, 99.9)
 # Extremes that lie farther outside these percentiles than this share of their range are outliers.
 MOST_OUTSIDE = 0.5
+# What of a photograph the network sees, and in how many channels.
+NUM_CHANNELS = {"grey": 1, "green": 1, "rgb": 3}
 CLAHE_CLIP_LIMIT = 2.0
 CLAHE_TILES = (8, 8)
 
 
-def preprocess(images, equalization="clahe"):
+def preprocess(images, equalization="clahe", channels="grey"):
     """Prepares RGB photographs for the network.
 
-    retina-unet lib/pre_processing.py, my_PreProc. Differs: plain equalisation can be chosen.
-    The mean and standard deviation of the stack cancel in the min-max scaling of each image, so an
-    image gives the same result alone or in a stack (up to rounding).
+    retina-unet lib/pre_processing.py, my_PreProc. Differs: plain equalisation can be chosen, and
+    green or each of the three colours in place of grey. The mean and standard deviation of the
+    stack cancel in the min-max scaling of each image, so an image gives the same result alone or
+    in a stack (up to rounding).
 
     Args:
         images: (num_images, 3, height, width) RGB in [0, 255].
         equalization: "clahe" (the original's) or "histogram".
+        channels: one of NUM_CHANNELS; "grey" is the original's.
     Returns:
-        (num_images, 1, height, width) float32 in [0, 1].
+        (num_images, 1 or 3, height, width) float32 in [0, 1].
     Raises:
-        ValueError: if the images are not RGB or the equalisation is unknown.
+        ValueError: if the images are not RGB, or the equalisation or the channels are unknown.
     """
     equalize = {"clahe": clahe_equalized, "histogram": histo_equalized}.get(equalization)
     if equalize is None:
         raise ValueError(f"equalization must be clahe or histogram. Received: {equalization}")
-    grey = rgb2gray(images)
-    statistics = np.mean(grey), np.std(grey)
+    grey = _channels_of(images, channels)
     prepared = np.empty(grey.shape, np.float32)
-    for index in range(len(grey)):
-        image = dataset_normalized(grey[index : index + 1], *statistics)
-        prepared[index] = (adjust_gamma(equalize(image), GAMMA) / 255.0)[0]
+    for channel in range(grey.shape[1]):
+        one = grey[:, channel : channel + 1]
+        statistics = np.mean(one), np.std(one)
+        for index in range(len(grey)):
+            image = dataset_normalized(one[index : index + 1], *statistics)
+            prepared[index, channel] = (adjust_gamma(equalize(image), GAMMA) / 255.0)[0, 0]
     return prepared
+
+
+def _channels_of(images, channels):
+    """Takes grey, green or all colours of RGB images: (num_images, 1 or 3, H, W) float64."""
+    if channels not in NUM_CHANNELS:
+        raise ValueError(f"channels must be one of {list(NUM_CHANNELS)}. Received: {channels}")
+    grey = rgb2gray(images)  # it checks the shape too
+    if channels == "grey":
+        return grey
+    colours = slice(1, 2) if channels == "green" else slice(None)
+    return np.asarray(images)[:, colours].astype(np.float64)
 
 
 def estimate_fov(photograph):

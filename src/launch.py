@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lib.backends import is_first_host, quietly, require_backend
 from lib.configuration import read_configuration
-from lib.errors import UserError, run_script
+from lib.errors import UserError, raise_if_any, run_script
 from lib.experiment import Experiment, locate, writable_folder
 from lib.log_file import output_in
 from src.tasks import TASKS
@@ -47,6 +47,8 @@ def test(arguments, task=None):
     """Runs a test as the command line says."""
     require_backend()
     configuration, folder = find_configuration(arguments, task)
+    configuration, problems = at_angle(configuration, arguments.angle)
+    raise_if_any(problems)
     name = folder or configuration.experiment_name.name
     experiment = Experiment(name, output=arguments.output)
     script = _load_script(configuration.task.testing)
@@ -77,6 +79,32 @@ def find_configuration(arguments, task=None):
     if arguments.data:
         configuration = configuration.with_values("data_paths", path_local=arguments.data)
     return configuration, folder
+
+
+def at_angle(configuration, angle):
+    """Sets the scale for photographs of another camera than that of the training.
+
+    Vessels of the same eye are as many pixels wide where the field of view is in proportion to its
+    angle: fov_width * angle / fov_angle.
+
+    Args:
+        configuration: lib.configuration.Configuration.
+        angle: that the field of view covers, in degrees; None for the training's.
+    Returns:
+        lib.configuration.Configuration with another fov_width, and problems.
+    """
+    if angle is None:
+        return configuration, []
+    attributes = configuration.data_attributes
+    if not 0 < angle <= 360:
+        return configuration, [f"--angle must be from above 0 to 360. Received: {angle:g}."]
+    if not getattr(attributes, "fov_width", 0):
+        return configuration, [
+            f"--angle needs an experiment with a width of the field of view ([data attributes] "
+            f"fov_width above 0). {configuration.path} has none."
+        ]
+    width = max(1, round(attributes.fov_width * angle / attributes.fov_angle))
+    return configuration.with_values("data_attributes", fov_width=width), []
 
 
 def _kept_configuration(folder):
@@ -127,6 +155,12 @@ def _read_command_line(step, default):
             metavar="FOLDER",
             help="for the results; default: the experiment's folder, and results/<name>/ for one "
             "of pretrained/",
+        )
+        parser.add_argument(
+            "--angle",
+            type=float,
+            metavar="DEGREES",
+            help="that the field of view of these photographs covers; default: the training's",
         )
     return parser.parse_args()
 

@@ -14,7 +14,7 @@ from lib.configuration import NETWORK
 from lib.errors import UserError, raise_if_any, run_script
 from lib.experiment import Experiment, locate, writable_folder
 from lib.image_files import IMAGE_ENDINGS, image_stem, iterate_images, natural_key
-from src.launch import find_configuration
+from src.launch import at_angle, find_configuration
 
 DEFAULT_EXPERIMENT = "pretrained/vessels"
 # Only these settings besides the weights decide what an image becomes.
@@ -166,19 +166,8 @@ def open_experiment(arguments):
     problems = []
     if arguments.threshold is not None and not 0 <= arguments.threshold <= 1:
         problems.append(f"--threshold must be from 0 to 1. Received: {arguments.threshold:g}.")
-    attributes = configuration.data_attributes
-    if arguments.angle is not None:
-        if not 0 < arguments.angle <= 360:
-            problems.append(f"--angle must be from above 0 to 360. Received: {arguments.angle:g}.")
-        elif not getattr(attributes, "fov_width", 0):
-            problems.append(
-                f"--angle needs an experiment with a width of the field of view ([data attributes] "
-                f"fov_width above 0). {configuration.path} has none."
-            )
-        else:
-            width = max(1, round(attributes.fov_width * arguments.angle / attributes.fov_angle))
-            configuration = configuration.with_values("data_attributes", fov_width=width)
-    raise_if_any(problems)
+    configuration, found = at_angle(configuration, arguments.angle)
+    raise_if_any(problems + found)
     return configuration, experiment
 
 

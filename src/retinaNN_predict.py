@@ -17,13 +17,16 @@ from skimage.morphology import skeletonize
 
 from lib.errors import UserError
 from lib.evaluation import (
+    best_accuracy_threshold,
     best_f1_threshold,
     binary_scores,
+    cl_dice,
     confusion_scores,
     performances_text,
     pred_only_FOV,
     rank_pixels,
     roc_and_pr_curves,
+    skeleton_counts,
     spread,
 )
 from lib.extract_patches import (
@@ -38,6 +41,7 @@ from lib.extract_patches import (
 from lib.pictures import as_grey_levels, as_picture
 from lib.plots import draw_precision_recall, draw_roc
 from lib.pre_processing import (
+    NUM_CHANNELS,
     estimate_fov,
     look_of_photographs,
     preprocess,
@@ -65,11 +69,16 @@ WHOLE_FOV = 0.95
 # What a program must know that uses the network by itself.
 EXPORTED = {
     "classes": ["background", "vessel"],
-    "input": "(batch, 1, height, width) float32 in [0, 1]",
+    "input": "(batch, {num_channels}, height, width) float32 in [0, 1]",
     "output": "(batch, height * width, 2) float32, probabilities, row after row",
-    "pre_processing": "grey = 0.299 R + 0.587 G + 0.114 B, scaled from its minimum to its maximum "
-    "to [0, 255]; equalised (clahe: 8 x 8 tiles, clip limit 2); gamma 1.2; divided by 255. The "
-    "photograph is scaled so that its field of view is fov_width pixels wide.",
+    "pre_processing": "{channels}, scaled from its minimum to its maximum to [0, 255]; equalised "
+    "(clahe: 8 x 8 tiles, clip limit 2); gamma 1.2; divided by 255. The photograph is scaled so "
+    "that its field of view is fov_width pixels wide.",
+}
+CHANNELS_IN_WORDS = {
+    "grey": "grey = 0.299 R + 0.587 G + 0.114 B",
+    "green": "green",
+    "rgb": "each of red, green and blue by itself",
 }
 
 
@@ -146,8 +155,8 @@ def predict_images(configuration, weights, data):
         weights: lib.weights.TrainedWeights.
         data: with images (num_images, 3, height, width) and fov_masks.
     Returns:
-        (num_images, 1, height, width) float32 twice, at the images' own size: pre-processed images,
-        and the probability of vessel.
+        at the images' own size, (num_images, channels, height, width) float32, pre-processed
+        images; and (num_images, 1, height, width) float32, the probability of vessel.
     """
     settings, number = configuration.testing_settings, len(data["images"])
     print(f"Testing {weights.path} on {number} {settings.images} images, {settings.inference}.")
@@ -156,7 +165,8 @@ def predict_images(configuration, weights, data):
     size = size_for_fov(data["fov_masks"], attributes.fov_width)
     if size != own_size:
         print(f"Predicting at {size[1]} x {size[0]} pixels: fov_width = {attributes.fov_width}.")
-    images = preprocess(resized(data["images"], size), attributes.equalization)
+    photographs = resized(data["images"], size)
+    images = preprocess(photographs, attributes.equalization, attributes.channels)
     predictor = load_predictor(configuration, weights)
     predict, per_image, words = WAYS[settings.inference](configuration, predictor, size)
     if words:
@@ -171,14 +181,14 @@ def predict_images(configuration, weights, data):
 
 
 def with_fov(images, fov_masks, size):
-    """Adds the field of view as a second channel: it is mirrored together with the image.
+    """Adds the field of view as a last channel: it is mirrored together with the image.
 
     Args:
-        images: (num_images, 1, *size) float32.
+        images: (num_images, channels, *size) float32.
         fov_masks: (num_images, 1, height, width) at the images' own size.
         size: (height, width).
     Returns:
-        (num_images, 2, *size) float32.
+        (num_images, channels + 1, *size) float32.
     """
     inside = resized((fov_masks > 0).astype(np.float32), size) > 0
     return np.concatenate([images, inside], axis=1)
@@ -192,8 +202,8 @@ def by_patches(configuration, predictor, size):
         predictor: as load_predictor gives it.
         size: (height, width) of the images.
     Returns:
-        function (1 or 2, height, width) float32, called with what counts its progress, ->
-        (1, height, width), the probability of vessel; the second channel is the FOV: patches that
+        function (channels, height, width) float32, called with what counts its progress, ->
+        (1, height, width), the probability of vessel; a channel more is the FOV: patches that
         show nothing of it are left out. What it counts for an image, and a sentence.
     """
     settings, attributes = configuration.testing_settings, configuration.data_attributes
@@ -201,9 +211,12 @@ def by_patches(configuration, predictor, size):
     stride = (settings.stride_height, settings.stride_width)
     stride = stride if settings.average_mode else patch_size
 
+    num_channels = NUM_CHANNELS[attributes.channels]
+
     def predict(image, on_patches=None):
-        fov = image[1] > 0 if len(image) == 2 else None
-        return predict_overlap(predictor, image[:1], patch_size, stride, on_patches, fov)
+        fov = image[num_channels] > 0 if len(image) > num_channels else None
+        image = image[:num_channels]
+        return predict_overlap(predictor, image, patch_size, stride, on_patches, fov)
 
     number = num_overlap_patches(size, patch_size, stride)
     return predict, number, f"{number:,} patches an image."
@@ -215,7 +228,7 @@ def by_full_image(configuration, predictor, size):
     The network is fully convolutional, so its weights fit inputs of any size. Not in the original;
     about 75 times less work than stride 5, at slightly lower scores (docs/RESULTS.md). Images that
     are much larger than DRIVE's go tile by tile, to the same result.
-    Arguments and result as in by_patches, without the second channel.
+    Arguments and result as in by_patches, without the channel of the FOV.
     """
     network = NETWORKS[configuration.training_settings.network]
     multiple = max(FULL_IMAGE_MULTIPLE, network.multiple)
@@ -246,8 +259,8 @@ def load_predictor(configuration, weights):
     """Builds the network for inputs of every size that comes, and loads its weights.
 
     Returns:
-        function (N, 1, height, width) float32 -> (N, 1, height, width) float32, probability of
-        vessel.
+        function (N, channels, height, width) float32 -> (N, 1, height, width) float32, probability
+        of vessel.
     """
     models = {}
 
@@ -269,8 +282,8 @@ def _predict_each(predict, images, per_image, orientations):
     """Predicts image by image, with the time left.
 
     Args:
-        predict: (1, height, width), function called with progress -> (1, height, width).
-        images: (num_images, 1, height, width) float32 in [0, 1].
+        predict: (channels, height, width), function called with progress -> (1, height, width).
+        images: (num_images, channels, height, width) float32 in [0, 1].
         per_image: what `predict` counts for one image.
         orientations: over how many the prediction is averaged: 1, 2, 4 or 8.
     Returns:
@@ -298,9 +311,9 @@ def save_pictures(results, configuration, images, probabilities, data):
     Args:
         results: lib.results.Results.
         configuration: lib.configuration.Configuration.
-        images: (num_images, 1, height, width) float32, pre-processed.
-        probabilities: like images.
-        data: with fov_masks and ground_truth (or None), like images.
+        images: (num_images, channels, height, width) float32, pre-processed.
+        probabilities: (num_images, 1, height, width) float32.
+        data: with fov_masks and ground_truth (or None), like probabilities.
     """
     stacks = {"originals": as_grey_levels(images)}
     if data["ground_truth"] is not None:
@@ -412,8 +425,15 @@ def scores_to_show(performances):
     inside, second = performances["inside_FOV"], performances["second_observer"]
     shown = {"F1": inside["f1"], "AUC, ROC": inside["auc_roc"]}
     shown["AUC, precision-recall"] = inside["auc_pr"]
+    over_images = performances["per_image"]["spread"]["auc_roc"]
+    shown["AUC, mean of images"] = over_images and over_images["mean"]
+    if performances["whole_image"]:
+        shown["AUC, whole image"] = performances["whole_image"]["auc_roc"]
+    shown["clDice"] = inside["cldice"]
     for name in ("sensitivity", "specificity", "precision", "accuracy"):
         shown[name.capitalize()] = inside[name]
+    if at := performances["at_accuracy_threshold"]:
+        shown[f"Accuracy from a probability of {at['threshold']:g}"] = at["accuracy"]
     return {**shown, "F1 of a second observer": second["f1"]} if second else shown
 
 
@@ -439,40 +459,95 @@ def evaluate(probabilities, data, settings):
     Args:
         probabilities: (num_images, 1, height, width) float32.
         data: with fov_masks, ground_truth, ids and perhaps second_observer.
-        settings: the testing settings: threshold, inside_FOV (nothing was predicted outside, so
-            there are no scores of the whole image) and images (the threshold with the highest F1
-            is sought on others than the test images).
+        settings: the testing settings: threshold, accuracy_threshold, inside_FOV (nothing was
+            predicted outside, so there are no scores of the whole image) and images (the thresholds
+            with the highest F1 and accuracy are sought on others than the test images).
     Returns:
-        dictionary as performances.json has it: inside_FOV, whole_image, per_image, second_observer,
-        best_f1; and both curves inside the FOV as lib.evaluation.roc_and_pr_curves gives them, None
-        where the ground truth holds one class only.
+        dictionary as performances.json has it: inside_FOV, whole_image, per_image and
+        per_image_whole (the same two, image by image), second_observer, best_f1, best_accuracy,
+        at_accuracy_threshold; and both curves inside the FOV as lib.evaluation.roc_and_pr_curves
+        gives them, None where the ground truth holds one class only.
     """
     masks, ground_truth, second = data["fov_masks"], data["ground_truth"], data["second_observer"]
     in_fov, truth = pred_only_FOV(probabilities, ground_truth > 0, masks)
-    whole_image, second_observer, curves, best_f1 = None, None, None, None
+    curves, best_f1, best_accuracy, second_observer = None, None, None, None
     if truth.any() and not truth.all():
         ranking = rank_pixels(truth, in_fov)
         curves = roc_and_pr_curves(ranking)
         if settings.images != "test":
             best_f1 = dict(zip(("threshold", "f1"), best_f1_threshold(ranking)))
-    images = [
-        {"id": name, **binary_scores(truth[mask > 0], probability[mask > 0], settings.threshold)}
-        for name, truth, mask, probability in zip(data["ids"], ground_truth, masks, probabilities)
-    ]
-    if not settings.inside_FOV:
-        whole = ground_truth.ravel(), probabilities.ravel()
-        whole_image = binary_scores(*whole, settings.threshold)
+            found = best_accuracy_threshold(ranking)
+            best_accuracy = dict(zip(("threshold", "accuracy"), found))
     if second is not None:
         observed, _ = pred_only_FOV(second > 0, ground_truth, masks)
         second_observer = confusion_scores(truth, observed)
+    whole_image, per_image_whole = whole_image_scores(probabilities, data, settings)
+    images, cldice = _scores_of_images(probabilities, data, settings.threshold)
     performances = {
-        "inside_FOV": binary_scores(truth, in_fov, settings.threshold, curves),
+        "inside_FOV": {
+            **binary_scores(truth, in_fov, settings.threshold, curves),
+            "cldice": cldice,
+        },
         "whole_image": whole_image,
         "per_image": {"spread": spread(images), "images": images},
+        "per_image_whole": per_image_whole,
         "second_observer": second_observer,
         "best_f1": best_f1,
+        "best_accuracy": best_accuracy,
+        "at_accuracy_threshold": _at_accuracy_threshold(probabilities, data, settings),
     }
     return performances, curves
+
+
+def whole_image_scores(probabilities, data, settings):
+    """Computes the scores over all pixels, the surround of the field of view too.
+
+    Arguments as evaluate takes them.
+
+    Returns:
+        scores of the pixels of all images together, and {"spread", "images"} of each by itself;
+        None twice where nothing was predicted outside.
+    """
+    if settings.inside_FOV:
+        return None, None
+    truth, threshold = data["ground_truth"], settings.threshold
+    images = [
+        {"id": name, **binary_scores(one.ravel(), probability.ravel(), threshold)}
+        for name, one, probability in zip(data["ids"], truth, probabilities)
+    ]
+    pooled = binary_scores(truth.ravel(), probabilities.ravel(), threshold)
+    return pooled, {"spread": spread(images), "images": images}
+
+
+def _scores_of_images(probabilities, data, threshold):
+    """Computes the scores inside the FOV image by image, and the clDice of all of them."""
+    images, total = [], np.zeros(4, int)
+    stacks = zip(data["ids"], data["ground_truth"] > 0, data["fov_masks"] > 0, probabilities)
+    for name, truth, inside, probability in stacks:
+        counts = skeleton_counts((truth & inside)[0], ((probability >= threshold) & inside)[0])
+        total += counts
+        scores = binary_scores(truth[inside], probability[inside], threshold)
+        images.append({"id": name, **scores, "cldice": cl_dice(counts)})
+    return images, cl_dice(total)
+
+
+def _at_accuracy_threshold(probabilities, data, settings):
+    """Computes what needs no curve at the threshold that was chosen for the accuracy, or None."""
+    threshold = settings.accuracy_threshold
+    if threshold is None:
+        return None
+    masks, truth = data["fov_masks"], data["ground_truth"] > 0
+    vessels = probabilities >= threshold
+    images = [
+        confusion_scores(one[mask > 0], seen[mask > 0])
+        for one, mask, seen in zip(truth, masks, vessels)
+    ]
+    means = {}
+    for name in ("accuracy", "f1"):
+        values = [scores[name] for scores in images if scores[name] is not None]
+        means[name] = float(np.mean(values)) if values else None
+    pooled = confusion_scores(*reversed(pred_only_FOV(vessels, truth, masks)))
+    return {"threshold": threshold, **pooled, "mean_of_images": means}
 
 
 # ---------------------------------------------------------------- photographs of one's own
@@ -505,11 +580,24 @@ def make_predictor(configuration, weights, threshold=None):
         attributes = configuration.data_attributes
         network = build_network(configuration, attributes.patch_height, attributes.patch_width)
         weights.load_into(network, settings.skip_order)
-        return network, {**EXPORTED, "equalization": attributes.equalization, "fov_width": width}
+        return network, describe_export(attributes)
 
     return ImagePredictor(
         predict, 3, "vessel", threshold=threshold, protocol=protocol, export=export
     )
+
+
+def describe_export(attributes):
+    """Gives the metadata of an exported network: EXPORTED, as the data attributes say."""
+    words = {
+        "channels": CHANNELS_IN_WORDS[attributes.channels],
+        "num_channels": NUM_CHANNELS[attributes.channels],
+    }
+    described = {**EXPORTED}
+    for name in ("input", "pre_processing"):
+        described[name] = described[name].format(**words)
+    settings = {name: getattr(attributes, name) for name in ("equalization", "fov_width")}
+    return {**described, "channels": attributes.channels, **settings}
 
 
 def predict_photograph(configuration, predictor, photograph, threshold):
@@ -527,7 +615,8 @@ def predict_photograph(configuration, predictor, photograph, threshold):
     inside = estimate_fov(photograph)
     masks, images = inside[np.newaxis, np.newaxis], photograph[np.newaxis]
     size = size_for_fov(masks, attributes.fov_width)
-    prepared = preprocess(resized(images, size), attributes.equalization)
+    images = resized(images, size)
+    prepared = preprocess(images, attributes.equalization, attributes.channels)
     if settings.inside_FOV and settings.inference == "patches":
         prepared = with_fov(prepared, masks, size)
     predict, *_ = WAYS[settings.inference](configuration, predictor, size)

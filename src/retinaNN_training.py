@@ -16,9 +16,11 @@ from lib.devices import ONE_DEVICE, inner_data_format
 from lib.elastic_deformation import get_augmentation
 from lib.errors import UserError
 from lib.extract_patches import crop_to_square, cut_patches, draw_patch_positions
+from lib.losses import get_loss, segmentation_metrics
 from lib.patch_dataset import TileDataset
 from lib.pictures import group_images, visualize
 from lib.pre_processing import (
+    NUM_CHANNELS,
     look_of_photographs,
     preprocess,
     resized,
@@ -44,6 +46,7 @@ def main(configuration, experiment, overwrite=False):
         # 1. Patches, and a look at what is fed.
         images, ground_truth, positions, image_ids = load_patches(configuration)
         run.require_images(image_ids)
+        run.require_data({"fov_width": configuration.data_attributes.fov_width})
         run.note_looks(looks_of_training(configuration))
         parts = split_patches(configuration, images, ground_truth, positions, run.devices)
         if experiment.is_first_host:
@@ -51,7 +54,8 @@ def main(configuration, experiment, overwrite=False):
 
         # 2. The network.
         network = partial(build_network, configuration, *parts[0].input_size)
-        model = run.build(network, "sparse_categorical_crossentropy", len(parts[0]))
+        loss, make_metrics = loss_and_metrics(configuration.training_settings)
+        model = run.build(network, loss, len(parts[0]), make_metrics=make_metrics)
 
         # 3. The training itself.
         run.fit(model, *parts, [class_shares(part) if part else None for part in parts])
@@ -61,7 +65,7 @@ def load_patches(configuration):
     """Reads the training images and draws where the patches lie in them.
 
     Returns:
-        images (N, 1, H, W) float32 in [0, 1], ground truth (N, H, W) uint8 in {0, 1}, positions
+        images (N, C, H, W) float32 in [0, 1], ground truth (N, H, W) uint8 in {0, 1}, positions
         (N_subimgs, 3), and {"training": ids of the images that train, "validation": of those that
         only validate}.
     """
@@ -70,7 +74,9 @@ def load_patches(configuration):
     size = size_for_fov(data["fov_masks"], attributes.fov_width)
     if size != data["images"].shape[2:]:
         print(f"Training at {size[1]} x {size[0]} pixels: fov_width = {attributes.fov_width}.")
-    images = crop_to_square(preprocess(resized(data["images"], size), attributes.equalization))
+    photographs = resized(data["images"], size)
+    images = preprocess(photographs, attributes.equalization, attributes.channels)
+    images = crop_to_square(images)
     fov_masks, ground_truth = (
         crop_to_square(resized_mask(data[kind], size)) for kind in ("fov_masks", "ground_truth")
     )
@@ -92,7 +98,7 @@ def split_patches(configuration, images, ground_truth, positions, devices=ONE_DE
 
     Args:
         configuration: lib.configuration.Configuration.
-        images: (num_images, 1, height, width) float32 in [0, 1].
+        images: (num_images, channels, height, width) float32 in [0, 1].
         ground_truth: (num_images, height, width) uint8, 1 = vessel.
         positions: (num_patches, 3) as draw_patch_positions gives them.
         devices: lib.devices.Devices that share a batch.
@@ -117,10 +123,10 @@ def split_patches(configuration, images, ground_truth, positions, devices=ONE_DE
 
 
 def build_network(configuration, height, width):
-    """Builds the configured network for grey inputs of height x width pixels, for this device."""
+    """Builds the configured network for inputs of height x width pixels, for this device."""
     settings = configuration.training_settings
     return NETWORKS[settings.network].build(
-        1,
+        NUM_CHANNELS[configuration.data_attributes.channels],
         height,
         width,
         output_activation=settings.output_activation,
@@ -128,6 +134,24 @@ def build_network(configuration, height, width):
         dropout_kind=settings.dropout_kind,
         data_format=inner_data_format(settings.data_format),
     )
+
+
+def loss_and_metrics(settings):
+    """Gives the configured loss and what makes its metrics, as TrainingRun.build takes them.
+
+    The cross-entropy is Keras's own, as in the trainings that had no other.
+
+    Args:
+        settings: the training settings.
+    """
+    if settings.loss == "cross_entropy":
+        return "sparse_categorical_crossentropy", None
+    loss = get_loss(
+        settings.loss,
+        dice_weight=settings.dice_weight,
+        cross_entropy_weight=settings.cross_entropy_weight,
+    )
+    return loss, partial(segmentation_metrics, 2)
 
 
 def class_shares(patches):

@@ -5,6 +5,7 @@ import numpy as np
 from lib.configuration import (
     DROPOUT_KIND,
     EXPERIMENT_KEYS,
+    LOSS_KEYS,
     NETWORK,
     SPLIT,
     TESTING_KEYS,
@@ -19,6 +20,7 @@ from lib.configuration import (
     integer,
     integer_or_all,
     multiple_of_4,
+    number_or_none,
     orientations,
     real,
     share_or_number,
@@ -48,6 +50,8 @@ KEYS = (
     Key("data attributes", "patch_height", multiple_of_4, role=TRAINING),
     Key("data attributes", "patch_width", multiple_of_4, role=TRAINING),
     Key("data attributes", "equalization", choice("clahe", "histogram"), "clahe", NETWORK),
+    # The names of lib.pre_processing.NUM_CHANNELS.
+    Key("data attributes", "channels", choice("grey", "green", "rgb"), "grey", NETWORK),
     Key("data attributes", "fov_width", integer(0), 0, old_section="testing settings"),
     Key("data attributes", "fov_angle", real(0, 360, above=True), 45.0),
     Key("training settings", "N_subimgs", integer(1, 100_000_000), role=SPLIT),
@@ -60,6 +64,7 @@ KEYS = (
     Key("training settings", "output_activation", choice("relu", "linear"), "relu", NETWORK),
     Key("training settings", "dropout", real(0, 0.9), 0.2, TRAINING),
     DROPOUT_KIND,
+    *LOSS_KEYS,
     *augmentation_keys(
         elastic_sigma=0.0, rotation_degrees=0.0, flip=False, brightness=0.0, contrast=0.0
     ),
@@ -73,6 +78,7 @@ KEYS = (
     Key("testing settings", "average_flips", orientations, 1),
     Key("testing settings", "images", choice("test", "validation", "training"), "test"),
     Key("testing settings", "threshold", real(0, 1), 0.5),
+    Key("testing settings", "accuracy_threshold", number_or_none(real(0, 1)), None),
 )
 
 

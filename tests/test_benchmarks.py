@@ -105,6 +105,34 @@ def test_a_study_goes_on_where_it_was(tmp_path, monkeypatch):
     assert calls == ["run_training.py", "run_testing.py", "benchmarks.cameras"]
 
 
+def test_variants_of_the_records_have_as_many_training_pixels():
+    common = {**variants.RECORDS.common, "patch_height": 128, "batch_size": 8}
+    for name, changes in variants.RECORDS.variants.items():
+        sizes = {**common, **changes}
+        pixels = sizes["patch_height"] ** 2
+        assert sizes["N_subimgs"] % 20 == 0, name
+        assert sizes["N_subimgs"] * pixels == pytest.approx(6000 * 128**2, rel=0.01), name
+        assert sizes["batch_size"] * pixels == pytest.approx(8 * 128**2, rel=0.15), name
+
+
+def test_records_give_what_their_table_needs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    scores = {
+        "inside_FOV": {"auc_roc": 0.98, "auc_pr": 0.9, "cldice": 0.8},
+        "per_image": {"spread": {"auc_roc": {"mean": 0.981, "std": 0.1}}},
+        "best_f1": {"threshold": 0.4, "f1": 0.82},
+        "best_accuracy": {"threshold": 0.5, "accuracy": 0.957},
+    }
+    folder = Path("records_green", "validation")
+    folder.mkdir(parents=True)
+    (folder / "performances.json").write_text(json.dumps(scores))
+    state = {"history": [{"seconds": 600}, {"seconds": 630}], "settings": {}}
+    save_weights(get_unet(1, 4, 4), Path("records_green/records_green_last.weights.h5"), state)
+    tested = {"green": variants.run_variant("records", "green")}
+    row = "| green | `channels = green` | 0.98000 | 0.98100 | 0.90000 | 0.82000 | 0.95700 | 0.80000"
+    assert f"{row} | 20 |" in variants.report("records", tested)
+
+
 def test_a_study_with_other_settings_takes_no_earlier_results(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("ablation_no_zoom.txt").write_text("[training settings]\nN_epochs = 1\n")

@@ -59,6 +59,7 @@ def test_file_with_the_originals_keys_alone_reads_with_defaults(write_configurat
             "patch_height": 48,
             "patch_width": 48,
             "equalization": "clahe",
+            "channels": "grey",
             "fov_width": 0,
             "fov_angle": 45.0,
         },
@@ -92,6 +93,9 @@ def test_file_with_the_originals_keys_alone_reads_with_defaults(write_configurat
             "output_activation": "relu",
             "dropout": 0.2,
             "dropout_kind": "plain",
+            "loss": "cross_entropy",
+            "cross_entropy_weight": 0.8,
+            "dice_weight": 1.0,
             "elastic_sigma": 0.0,
             "rotation_degrees": 0.0,
             "shear": 0.0,
@@ -119,6 +123,7 @@ def test_file_with_the_originals_keys_alone_reads_with_defaults(write_configurat
             "average_flips": 1,
             "images": "test",
             "threshold": 0.5,
+            "accuracy_threshold": None,
         },
     }
 
@@ -154,7 +159,7 @@ def test_few_keys_have_no_default(tmp_path, task):
 @pytest.mark.parametrize(
     ("task", "role", "names"),
     [
-        ("retina", NETWORK, {"equalization", "network", "output_activation"}),
+        ("retina", NETWORK, {"channels", "equalization", "network", "output_activation"}),
         ("retina", SPLIT, {"N_subimgs", "validation_split"}),
         ("membrane", NETWORK, {"base_filters", "depth", "variant"}),
         ("membrane", SPLIT, {"validation_split"}),

@@ -204,6 +204,60 @@ def test_of_several_best_thresholds_the_lowest():
     assert ev.best_f1_threshold(ev.rank_pixels(truth, probability)) == (0.2, 0.5)
 
 
+def test_the_threshold_of_the_highest_accuracy_by_hand():
+    # At or above 0.8: 1 vessel, no background: 1 + 4 of 6 right; at 0.6: 2 vessels, one background:
+    # 2 + 3 = 5 right too, and it is the lower one. F1 is highest there as well.
+    truth = np.array([0, 0, 1, 0, 1, 0], bool)
+    probability = np.array([0.1, 0.2, 0.6, 0.7, 0.8, 0.3])
+    ranking = ev.rank_pixels(truth, probability)
+    threshold, accuracy = ev.best_accuracy_threshold(ranking)
+    assert (threshold, accuracy) == (0.6, pytest.approx(5 / 6))
+    assert ev.binary_scores(truth, probability, threshold)["accuracy"] == accuracy
+    # One more background pixel between them, and accuracy asks for the higher threshold, F1 not.
+    truth, probability = np.append(truth, False), np.append(probability, 0.65)
+    ranking = ev.rank_pixels(truth, probability)
+    assert ev.best_accuracy_threshold(ranking) == (0.8, pytest.approx(6 / 7))
+    assert ev.best_f1_threshold(ranking)[0] == 0.6  # 4 / (4 + 2) = 2 / (2 + 1): the lower one
+
+
+@pytest.mark.parametrize("share_outside", [0.1, 0.5])
+def test_a_surround_that_is_scored_right_relates_inside_and_whole_image(rng, share_outside):
+    truth = rng.random(4000) < 0.15
+    probability = np.round(0.1 + 0.6 * rng.random(4000) + 0.3 * truth * rng.random(4000), 3)
+    outside = int(4000 * share_outside)
+    inside = ev.binary_scores(truth, probability)
+    whole_truth = np.append(truth, np.zeros(outside, bool))
+    whole = ev.binary_scores(whole_truth, np.append(probability, np.zeros(outside)))
+    background = np.count_nonzero(~truth)
+    for name, inner, outer in (
+        ("auc_roc", background, background + outside),
+        ("accuracy", 4000, 4000 + outside),
+    ):
+        assert inside[name] == pytest.approx(1 - (1 - whole[name]) * outer / inner, abs=1e-12)
+    assert inside["f1"] == whole["f1"] and inside["precision"] == whole["precision"]
+
+
+def test_cl_dice_by_hand():
+    truth = np.zeros((9, 20), bool)
+    truth[3:6, 2:18] = True  # a bar of 3 x 16 pixels
+    prediction = np.zeros_like(truth)
+    prediction[4, 2:10] = True  # half of its middle line
+    prediction[0, 12:16] = True  # and a line of 4 pixels beside it
+    predicted, on_truth, true, on_prediction = ev.skeleton_counts(truth, prediction)
+    assert (predicted, on_truth) == (12, 8)  # a line is its own skeleton
+    assert 10 <= true <= 16 and 0 < on_prediction <= 8
+    precision, sensitivity = 8 / 12, on_prediction / true
+    expected = 2 * precision * sensitivity / (precision + sensitivity)
+    assert ev.cl_dice((predicted, on_truth, true, on_prediction)) == pytest.approx(expected)
+    assert ev.cl_dice(ev.skeleton_counts(truth, truth)) == 1
+    assert ev.cl_dice(ev.skeleton_counts(truth, ~truth & False)) == 0
+    assert ev.cl_dice(ev.skeleton_counts(truth & False, truth & False)) is None
+    # A wide vessel that is seen far too wide is still connected: Dice is low, clDice is not.
+    wide = np.ones_like(truth)
+    assert ev.confusion_scores(truth.ravel(), wide.ravel())["f1"] < 0.5
+    assert ev.cl_dice(ev.skeleton_counts(truth, wide)) > 0.8
+
+
 def test_spread_over_images_leaves_out_undefined_figures():
     undefined = dict.fromkeys(ev.ORIGINAL_NAMES)
     rows = [{**undefined, "f1": 0.5}, {**undefined, "f1": 0.7}, undefined]
@@ -272,6 +326,26 @@ def test_table_has_columns_for_whole_image_second_observer_and_mean():
     # whole image: at 1 - p >= 0.5 the table is TN 1, FP 3, FN 3, TP 1: f1 = 2 / (2 + 3 + 3);
     # observer: 2 * 1 / (2 * 1 + 0 + 1)
     assert f1.split() == ["f1", "0.6667", "0.2500", "0.6667", "0.6667", "+-", "0.0000"]
+
+
+def test_text_has_what_the_original_lacks():
+    table = performances()
+    scores = {**table["inside_FOV"], "cldice": 0.75}
+    table["inside_FOV"] = scores
+    table["per_image"] = table["per_image_whole"] = {"spread": ev.spread([scores])}
+    table["best_f1"] = {"threshold": 0.25, "f1": 0.8}
+    table["best_accuracy"] = {"threshold": 0.75, "accuracy": 0.9}
+    means = {"accuracy": 0.6, "f1": None}
+    table["at_accuracy_threshold"] = {**scores, "threshold": 0.75, "mean_of_images": means}
+    text = ev.performances_text(table)
+    assert "Highest F1 on these images: 0.8000 at a probability of 0.25. For the test" in text
+    assert "Highest accuracy on these images: 0.9000 at a probability of 0.75. For the" in text
+    assert "set [testing settings] accuracy_threshold so." in text
+    assert "At a probability >= 0.75, chosen for the accuracy: accuracy 0.6250 (mean of" in text
+    assert "F1 0.6667 (mean of images -)" in text
+    lines = text.splitlines()
+    assert lines[-10].endswith("mean of images  mean of whole images")
+    assert lines[-1].split() == "cldice 0.7500 - 0.7500 +- 0.0000 0.7500 +- 0.0000".split()
 
 
 def test_text_without_second_observer_has_no_column_for_one():

@@ -90,6 +90,22 @@ def test_clahe_is_the_default(photographs):
     assert (pp.preprocess(photographs) != pp.preprocess(photographs, "histogram")).any()
 
 
+def test_green_and_colours_in_place_of_grey(photographs):
+    # A photograph whose colours are all the green one is grey of that value; what is rounded in
+    # 0.299 + 0.587 + 0.114 decides truncations here and there.
+    green = pp.preprocess(photographs, channels="green")
+    repeated = np.repeat(photographs[:, 1:2], 3, axis=1)
+    assert np.mean(np.abs(green - pp.preprocess(repeated)) > 2 / 255) < 0.05
+    assert np.mean(np.abs(green - pp.preprocess(photographs)) > 2 / 255) > 0.5
+    colours = pp.preprocess(photographs, channels="rgb")
+    assert colours.shape == (3, 3, 40, 56)
+    np.testing.assert_array_equal(colours[:, 1:2], green)
+    turned = pp.preprocess(photographs[:, ::-1], channels="rgb")
+    np.testing.assert_array_equal(turned, colours[:, ::-1])
+    with pytest.raises(ValueError, match="channels must be one of"):
+        pp.preprocess(photographs, channels="blue")
+
+
 def test_image_gives_the_same_alone_and_in_a_stack(photographs):
     stack = pp.preprocess(photographs)
     alone = np.concatenate([pp.preprocess(image[np.newaxis]) for image in photographs])
