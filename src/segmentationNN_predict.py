@@ -248,13 +248,15 @@ def find_classes(probabilities, data, settings):
     Args:
         probabilities: (K, H, W) float32.
         data: what the weights know of their data.
-        settings: the testing settings, with smallest_object in pixels.
+        settings: the testing settings, with object_threshold, and smallest_object in pixels.
     Returns:
         dictionary: classes (H, W) uint8, the most probable one; objects (H, W) int32 perhaps.
     """
     found = {"classes": probabilities.argmax(axis=0).astype(np.uint8)}
     if data["has_instances"]:
-        objects = objects_from_borders(probabilities, smallest=settings.smallest_object)
+        objects = objects_from_borders(
+            probabilities, settings.object_threshold, settings.smallest_object
+        )
         found["objects"] = objects
     return found
 

@@ -73,6 +73,7 @@ KEYS = (
     Key("testing settings", "tile_size", integer(8), 512),
     Key("testing settings", "overlap", integer(0), 64),
     Key("testing settings", "average_flips", orientations, 1),
+    Key("testing settings", "object_threshold", real(0, 1), 0.5),
     Key("testing settings", "smallest_object", integer(0), 0),
 )
 

@@ -246,6 +246,11 @@ def test_numbered_objects_are_split_at_their_borders_and_scored(tmp_path, call, 
     classes = picture_numbers(tmp_path / "small" / "segmentations" / "0.png")
     iou = metrics.jaccard_score((truth > 0).ravel(), (classes > 0).ravel())
     assert scores["foreground_iou"] == pytest.approx(iou)
+    # Of no pixel is the network so sure: no core, no object.
+    configure(tmp_path, base_filters=8, object_threshold=1)
+    require_success(call("testing", tmp_path, "configuration.txt"))
+    performances = json.loads((tmp_path / "small" / "performances.json").read_text())
+    assert performances["objects"]["num_predicted"] == 0
 
 
 def plain_average_precision(truth, found, threshold):
