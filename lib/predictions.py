@@ -157,8 +157,10 @@ class PredictionFolder:
             save_png(self.file(row["id"], "segmentation"), image)
         if prediction.objects is not None:
             self._save_objects(row["id"], prediction.objects)
-        shown = segmentation if prediction.objects is None else prediction.objects
-        draw_outlines(picture, shown, predictor.classes)
+        if prediction.objects is None:
+            draw_outlines(picture, segmentation, predictor.classes)
+        else:
+            draw_object_outlines(picture, prediction.objects)
         save_png(self.file(row["id"], "overlay"), Image.fromarray(picture))
         measurements = dict(prediction.measurements or {})
         if predictor.classes is not None:
@@ -354,26 +356,32 @@ def draw_outlines(picture, numbers, classes=None):
 
     Args:
         picture: (H, W, 3) uint8.
-        numbers: (H, W): 0 and 1, numbers of classes, or of objects.
+        numbers: (H, W) uint8: 0 and 1, or numbers of classes.
         classes: {name: colour} for an outline in each class's colour; None for one colour.
     """
-    width = max(1, round(max(numbers.shape) / PIXELS_PER_LINE))
-    if numbers.dtype == np.uint8 and classes is None:
-        parts = [(numbers, OUTLINE)]
-    elif classes is not None:
-        colours = list(classes.values())
-        parts = [((numbers == n).view(np.uint8), colours[n]) for n in range(1, len(colours))]
-    else:  # objects may touch: what is not 0 but differs from its neighbour
-        ends = np.zeros(numbers.shape, bool)
-        ends[1:] |= numbers[1:] != numbers[:-1]
-        ends[:, 1:] |= numbers[:, 1:] != numbers[:, :-1]
-        picture[ndimage.binary_dilation(ends, iterations=width - 1) if width > 1 else ends] = (
-            OUTLINE
-        )
-        return
-    for mask, colour in parts:
+    colours = [None, OUTLINE] if classes is None else list(classes.values())
+    for number in range(1, len(colours)):
+        mask = (numbers == number).view(np.uint8)
         found, _ = cv2.findContours(mask, cv2.RETR_LIST, cv2.CHAIN_APPROX_SIMPLE)
-        cv2.drawContours(picture, found, -1, colour, width)
+        cv2.drawContours(picture, found, -1, colours[number], _line_width(numbers))
+
+
+def draw_object_outlines(picture, objects):
+    """Draws outlines of objects, which may touch, on a picture, in place.
+
+    Args:
+        picture: (H, W, 3) uint8.
+        objects: (H, W) whole numbers, 0 for none.
+    """
+    ends = np.zeros(objects.shape, bool)
+    ends[1:] |= objects[1:] != objects[:-1]
+    ends[:, 1:] |= objects[:, 1:] != objects[:, :-1]
+    width = _line_width(objects)
+    picture[ndimage.binary_dilation(ends, iterations=width - 1) if width > 1 else ends] = OUTLINE
+
+
+def _line_width(numbers):
+    return max(1, round(max(numbers.shape) / PIXELS_PER_LINE))
 
 
 def _read(path):

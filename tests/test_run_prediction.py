@@ -255,6 +255,28 @@ def test_an_angle_needs_a_field_of_view(in_tmp_path):
 # ---------------------------------------------------------------- objects
 
 
+CLASSES = {"background": (0, 0, 0), "object": (1, 2, 3), "border": (4, 5, 6)}
+
+
+@pytest.mark.parametrize("classes", [None, CLASSES])
+def test_every_object_has_its_outline_whatever_the_classes(classes, tmp_path):
+    objects = np.zeros((30, 40), np.int32)
+    for number in range(1, 5):  # more than there are classes
+        objects[5:25, 8 * number : 8 * number + 6] = number
+    inside = (objects > 0).astype(np.float32)
+    probabilities = (
+        inside[np.newaxis] if classes is None else np.stack([1 - inside, inside, 0 * inside])
+    )
+    predictor = ImagePredictor(lambda image: None, 1, "cell", classes=classes)
+    results = PredictionFolder(tmp_path / "cells", {"weights": "a"})
+    row = {"id": "x", "file": tmp_path / "x.png", "page": "", "width": 40, "height": 30}
+    prediction = Prediction(probabilities, objects=objects, measurements={"cells": 4})
+    results.save(row, np.zeros((30, 40, 3), np.uint8), prediction, predictor)
+    with Image.open(tmp_path / "cells" / "x_overlay.png") as image:
+        drawn = np.asarray(image).any(axis=2)
+    assert [bool(drawn[objects == number].any()) for number in range(1, 5)] == [True] * 4
+
+
 def test_objects_are_written_as_numbers_and_as_regions_of_imagej(tmp_path):
     objects = np.zeros((30, 40), np.int32)
     objects[5:10, 8:20] = 1
