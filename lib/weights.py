@@ -17,10 +17,15 @@ import h5py
 from lib.configuration import FREE, NETWORK, SPLIT
 from lib.devices import start_computing, this_host_alone
 from lib.errors import UserError, raise_if_any
-from lib.files import atomic_write
+from lib.files import atomic_write, check_dataset
 from lib.legacy_weights import explain_not_weights, is_legacy, load_legacy_weights
 
 RECORD = "training_state"
+# What h5py and Keras raise when a file is damaged inside.
+DAMAGED = (
+    *(OSError, RuntimeError, KeyError, ValueError, TypeError),
+    *(AttributeError, IndexError, OverflowError, MemoryError),
+)
 # The rule of scaling of weights from before it was recorded.
 FIRST_SCALING = "minmax_stack"
 _FOREIGN = (
@@ -260,12 +265,12 @@ class TrainedWeights:
             ):
                 raise ValueError("it holds as many parameters in other layers")
             model.load_weights(self.path)
-        except (ValueError, KeyError) as error:
+        except (ValueError, KeyError, RecursionError) as error:
             raise UserError(
                 f"{self.path} must hold the weights of the network {model.name} with "
                 f"{model.count_params():,} parameters. Received: {error}. {advice}"
             ) from error
-        except (OSError, RuntimeError) as error:  # h5py: damaged inside
+        except DAMAGED as error:
             raise _not_whole(self.path, error) from error
 
     def _architecture(self):
@@ -286,14 +291,22 @@ def read_weights(path):
         UserError: if it is no weights file (it says what it is), or not whole.
     """
     path = Path(path)
-    explanation = explain_not_weights(path)
+    try:
+        explanation = explain_not_weights(path)
+        content = b"" if explanation else path.read_bytes()
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be opened: {error.strerror or error}. Ask its owner for the right to "
+            "read it (chmod a+r), or choose other weights."
+        ) from error
     if explanation:
         raise UserError(explanation)
-    content = path.read_bytes()
     try:
         with h5py.File(io.BytesIO(content), "r") as file:
+            _require_no_links(path, file)
             record = json.loads(file[RECORD].asstr()[()]) if RECORD in file else {}
-    except (OSError, RuntimeError, KeyError, ValueError) as error:
+            _require_record(record)
+    except DAMAGED as error:
         raise _not_whole(path, error) from error
     return TrainedWeights(path, content, record)
 
@@ -388,6 +401,48 @@ def _overlap(words, images, ids):
         f"Note: {words} trained on images with the ids {', '.join(shared)}. Where they are the "
         "same images, these scores are too good."
     )
+
+
+def _require_no_links(path, file):
+    """Refuses weights that lie elsewhere, or that lie about their size: Keras would follow them."""
+
+    def check(name, link):
+        if not isinstance(link, h5py.HardLink):
+            raise ValueError(f"leads elsewhere by a link: {name}")
+        if isinstance(item := file[name], h5py.Dataset) and item.size is not None:
+            check_dataset(item, name)
+
+    try:
+        file.visititems_links(check)
+    except ValueError as error:
+        raise UserError(
+            f"{path} is not as Keras writes weights: it {error}. It is not read; choose other "
+            "weights, or train anew."
+        ) from error
+
+
+def _require_record(record):
+    """Raises a ValueError for a record of other types than save_weights is given."""
+    kinds = {"data": dict, "settings": dict, "scaling": str}
+    kinds |= {"history": list, "ancestors": list, "dropout_states": list}
+    kinds |= dict.fromkeys(("images", "looks", "progress"), (dict, type(None)))
+    is_right = isinstance(record, dict) and all(
+        isinstance(record[name], kind) for name, kind in kinds.items() if name in record
+    )
+    if is_right:
+        rows = record.get("history") or ()
+        is_right = all(
+            isinstance(row, dict)
+            and {"epoch", "loss"} <= row.keys()
+            and all(isinstance(value, int | float) for value in row.values())
+            for row in rows
+        )
+        parts = [*(record.get("settings") or {}).values(), *(record.get("ancestors") or ())]
+        is_right &= all(isinstance(part, dict) for part in parts)
+        ids = (record.get("images") or {}).values()
+        is_right &= all(isinstance(of, list) and all(isinstance(i, str) for i in of) for of in ids)
+    if not is_right:
+        raise ValueError(f"its {RECORD} is not as a training writes it")
 
 
 def _not_whole(path, error):
