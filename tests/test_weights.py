@@ -77,7 +77,11 @@ def test_leaving_the_optimiser_out_makes_the_file_smaller(in_tmp_path):
 
 
 def test_record_comes_back(saved):
-    record = {"history": [{"epoch": 1, "loss": 0.25}], "settings": {"x": "ü"}, "scaling": "rule"}
+    record = {
+        "history": [{"epoch": 1, "loss": 0.25}],
+        "settings": {"x": {"y": "ü"}},
+        "scaling": "rule",
+    }
     weights = saved(**record)
     assert weights.record == record
     assert (weights.history, weights.progress, weights.scaling) == (record["history"], None, "rule")
