@@ -14,6 +14,12 @@ from lib.errors import UserError
 
 # An HDF5 data set may be this large in bytes, or so many times larger than its share of the file.
 LARGEST_CLAIM, MOST_COMPRESSION = 2**30, 1100
+# What a network drive without locks answers.
+_WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+NO_LOCKS = (
+    "the drive has no locks. Start again with HDF5_USE_FILE_LOCKING=FALSE in front of the command, "
+    "and take care that no other program writes the file at that time."
+)
 
 
 def absolute_path(path):
@@ -84,6 +90,8 @@ def cannot_write(path, error):
     for number, reason in _FULL.items():
         if any(sign in str(error) for sign in (os.strerror(number), f"errno = {number}")):
             return UserError(f"Cannot write {path}: {reason}.")
+    if "unable to lock file" in str(error):
+        return UserError(f"Cannot write {path}: {NO_LOCKS}")
     if isinstance(error, RuntimeError):
         raise error
     return UserError(f"Cannot write {path}: {error.strerror or error}.")
@@ -298,6 +306,8 @@ def open_hdf5(path, script=None):
             "machine with more memory; the file itself may be right."
         ) from error
     except Exception as error:  # a file that is damaged inside makes h5py raise almost anything
+        if "unable to lock file" in str(error) and getattr(error, "errno", None) in _WITHOUT_LOCKS:
+            raise UserError(f"{path} cannot be read: {NO_LOCKS}") from error
         if isinstance(error, BlockingIOError) or "unable to lock file" in str(error):
             raise UserError(
                 f"{path} is in use: another program has it open for writing. Wait until that has "
