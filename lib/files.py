@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import glob
+import io
 import math
 import os
 from pathlib import Path
@@ -88,8 +89,9 @@ def cannot_write(path, error):
         RuntimeError: the error itself, where it has another cause.
     """
     for number, reason in _FULL.items():
-        if any(sign in str(error) for sign in (os.strerror(number), f"errno = {number}")):
-            return UserError(f"Cannot write {path}: {reason}.")
+        is_of_hdf5 = f"errno = {number}" in str(error)
+        if is_of_hdf5 or os.strerror(number) in str(error):
+            return UserError(f"Cannot write {path}: {reason}.", leave_at_once=is_of_hdf5)
     if "unable to lock file" in str(error):
         return UserError(f"Cannot write {path}: {NO_LOCKS}")
     if isinstance(error, RuntimeError):
@@ -154,7 +156,7 @@ def hdf5_files():
 
         def write(path, image, **others):
             beside = files.enter_context(atomic_write(path))
-            with h5py.File(beside, "w") as file:
+            with new_hdf5(beside) as file:
                 file["image"] = image
                 for name, values in others.items():
                     if values is not None:
@@ -162,6 +164,48 @@ def hdf5_files():
             remove_left_overs(path.parent, glob.escape(path.name))
 
         yield write
+
+
+@contextlib.contextmanager
+def new_hdf5(path):
+    """Opens a new HDF5 file for writing; a full disk is raised at its end.
+
+    HDF5 itself crashes on a full disk, when it closes what it could not write.
+
+    Args:
+        path: the file.
+    Yields:
+        h5py.File.
+    Raises:
+        OSError: if it cannot be written.
+    """
+    with _Forgiving(path) as disk:
+        try:
+            with h5py.File(disk, "w") as file:
+                yield file
+        finally:
+            if disk.error:
+                raise disk.error
+
+
+class _Forgiving(io.FileIO):
+    """A new file that keeps the first error of its writing, and forgets all that comes behind."""
+
+    def __init__(self, path):
+        super().__init__(path, "w+")
+        self.error = None
+
+    def write(self, content):
+        """Writes all of the content, and moves on all the same where that fails."""
+        start, content = self.tell(), memoryview(content).cast("B")
+        done = 0
+        try:
+            while done < len(content) and not self.error:
+                done += super().write(content[done:])
+        except OSError as error:
+            self.error = error
+        self.seek(start + len(content))
+        return len(content)
 
 
 def load_hdf5(path):

@@ -14,7 +14,7 @@ import numpy as np
 
 from lib.class_metrics import IGNORE
 from lib.errors import UserError
-from lib.files import atomic_write, open_hdf5, own_part, remove_left_overs
+from lib.files import atomic_write, new_hdf5, open_hdf5, own_part, remove_left_overs
 from lib.label_images import Classes
 from lib.pre_processing import image_limits, percentiles
 
@@ -88,7 +88,7 @@ def write_image_sets(sets, classes, *, has_instances=False, scaling="auto"):
     with ExitStack() as stack:
         for path, items in sets.items():
             beside = stack.enter_context(atomic_write(path))
-            with h5py.File(beside, "w") as file:
+            with new_hdf5(beside) as file:
                 _write(file, items, classes, scaling)
                 file.attrs["has_instances"] = has_instances
             remove_left_overs(path.parent, glob.escape(path.name))

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from lib.errors import UserError
-from lib.files import append_line, atomic_write, remove_left_overs, write_hdf5
+from lib.files import append_line, atomic_write, new_hdf5, remove_left_overs, write_hdf5
 from lib.pictures import as_rgb, group_images, visualize
 from lib.report import facts_of, loss_curve
 
@@ -119,7 +119,7 @@ class Results:
         Yields:
             function of the number of an image and its (K, H, W) float32 that saves them.
         """
-        with atomic_write(self.file(name)) as beside, h5py.File(beside, "w") as file:
+        with atomic_write(self.file(name)) as beside, new_hdf5(beside) as file:
             file["ids"] = list(ids)
             file["settings"] = json.dumps(configuration.as_dict())
 

@@ -7,7 +7,6 @@ the images, the history and, in the middle of an epoch, how far that has come. I
 import io
 import json
 import math
-import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -346,12 +345,14 @@ def save_weights(model, path, record=None, with_optimizer=False):
         # Keras demands the ending; the name beside the place keeps it.
         with this_host_alone():
             model.save_weights(beside)
-        with h5py.File(beside, "a") as file:
+        content = io.BytesIO(beside.read_bytes())
+        with h5py.File(content, "a") as file:
             file[RECORD] = json.dumps(record or {})
             if not with_optimizer and "optimizer" in file:
                 del file["optimizer"]
         if not with_optimizer:
-            _repack(beside)
+            content = _repacked(content)
+        beside.write_bytes(content.getbuffer())
 
 
 def settings_record(configuration):
@@ -452,14 +453,11 @@ def _not_whole(path, error):
     )
 
 
-def _repack(path):
-    """Copies an HDF5 file onto itself: what was deleted in it gives its space back."""
-    packed = path.with_name(f"{path.name}.packed")
-    try:
-        with h5py.File(path, "r") as source, h5py.File(packed, "w") as target:
-            target.attrs.update(source.attrs)
-            for name in source:
-                source.copy(name, target)
-        os.replace(packed, path)
-    finally:
-        packed.unlink(missing_ok=True)
+def _repacked(content):
+    """Copies an HDF5 file in memory: what was deleted in it gives its space back."""
+    packed = io.BytesIO()
+    with h5py.File(content, "r") as source, h5py.File(packed, "w") as target:
+        target.attrs.update(source.attrs)
+        for name in source:
+            source.copy(name, target)
+    return packed

@@ -1,12 +1,13 @@
 """What can go wrong while a script runs, at a chosen moment, and what must come out all the same.
 
-All files are written through lib.files, which calls os.fsync once for each: these calls number the
-moments of a run.
+All files are written through lib.files: opened beside their place, and flushed to the disk before
+they are moved in. Each of both is a moment of a run.
 """
 
 import os
 import resource
 import signal
+import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -17,34 +18,51 @@ import numpy as np
 from tests.small_data import hashes, read_log, read_weights
 
 FILLER = "filler"
+OPEN, FLUSH = "open", "flush"
 
 
-def at_file(number, happen, count_in=None):
-    """Gives what makes something happen behind the writing of a file; for fork(fault=...).
+def at_moment(number, happen, moments=(OPEN, FLUSH), count_in=None):
+    """Gives what makes something happen at a moment of a run; for fork(fault=...).
 
     Args:
-        number: of the file, 0 for the start; None for never.
+        number: of the moment; 0 for the start, None for never.
         happen: function without arguments.
-        count_in: file that gets the number of files that were written.
+        moments: what counts: that a file was opened, that one was flushed.
+        count_in: file that gets the number of moments, a letter each.
     Returns:
         function without arguments.
     """
-    return partial(_install, number, happen, count_in)
+    return partial(_install, number, happen, moments, count_in)
 
 
-def _install(number, happen, count_in):
+def _install(number, happen, moments, count_in):
     flush, count = os.fsync, 0
 
-    def counting(descriptor):
+    def note(moment):
         nonlocal count
-        flush(descriptor)
+        if moment not in moments:
+            return
         count += 1
         if count_in:
-            Path(count_in).write_text(str(count))
+            with open(count_in, "r+") as file:
+                file.seek(0, os.SEEK_END)
+                file.write(moment[0])
         if count == number:
             happen()
 
-    os.fsync = counting
+    def flushing(descriptor):
+        flush(descriptor)
+        note(FLUSH)
+
+    def watch(event, arguments):
+        if event == "open" and isinstance(arguments[0], str | bytes | os.PathLike):
+            path, mode, _ = arguments
+            is_beside = Path(os.fsdecode(path)).name.startswith(f".{os.getpid()}_")
+            if (is_beside and mode and mode[0] == "w") or (mode and mode[0] == "a"):
+                note(OPEN)
+
+    os.fsync = flushing
+    sys.addaudithook(watch)
     if number == 0:
         happen()
 
@@ -58,14 +76,14 @@ def _send(number):
     os.kill(os.getpid(), number)
 
 
-def fill_disk(folder, left):
-    """Gives what fills the disk of a folder but for some bytes."""
-    return partial(_fill_disk, folder, left)
+def fill_disk(folder):
+    """Gives what fills the disk of a folder."""
+    return partial(_fill_disk, folder)
 
 
-def _fill_disk(folder, left):
+def _fill_disk(folder):
     space = os.statvfs(folder)
-    number = space.f_bavail * space.f_frsize - left
+    number = space.f_bavail * space.f_frsize
     with open(Path(folder) / FILLER, "wb") as file:
         os.posix_fallocate(file.fileno(), 0, max(1, number))
 
