@@ -3,8 +3,8 @@
     make test-faults [KILLS=100] [FILES=all] [SEED=0]
 
 KILLS are shared evenly among preparing, training, testing and prediction; half of each come after a
-random time, half at the opening or flushing of a random file. FILES of each step meet a full disk. The environment
-variables FAULT_KILLS, FAULT_FILES and FAULT_SEED say the same.
+random time, half at the opening or flushing of a random file. FILES of each step meet a full disk.
+The environment variables FAULT_KILLS, FAULT_FILES and FAULT_SEED say the same.
 """
 
 import importlib
