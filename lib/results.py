@@ -77,7 +77,7 @@ class Results:
         """Removes what an earlier test wrote, and says so: no old score beside new weights."""
         found = [self.folder / name for name in self._known() if (self.folder / name).is_file()]
         for path in found:
-            path.unlink()
+            path.unlink(missing_ok=True)  # the list may name it twice
         (self.folder / LIST).unlink(missing_ok=True)
         for part in ("", *ID_FOLDERS, *(path.name for path in self.folder.glob("[!.]*_RES"))):
             remove_left_overs(self.folder / part, *(Path(name).name for name in NAMES), "*.png")
