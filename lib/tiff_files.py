@@ -143,17 +143,25 @@ def iterate_tiff(path, most_pixels=MOST_PIXELS):
 
 @contextlib.contextmanager
 def _complaints_raised():
-    """Raises what tifffile only logs: a stack that is cut off would be read as its first slice."""
-    logger, records = logging.getLogger("tifffile"), []
-    keep = records.append  # returns None, which keeps a record from being logged
-    logger.addFilter(keep)
+    """Raises what tifffile only logs: a stack that is cut off would be read as its first slice.
+
+    At once, because a file may claim billions of tags, each of which is an error.
+    """
+    logger, warnings = logging.getLogger("tifffile"), []
+
+    def listen(record):
+        if record.levelno >= logging.ERROR:
+            raise tifffile.TiffFileError(record.getMessage())
+        warnings.append(record.getMessage())  # and is not logged
+
+    logger.addFilter(listen)
     try:
         yield
     finally:
-        logger.removeFilter(keep)
-    for record in records:
-        if record.levelno >= logging.ERROR or "series" in record.getMessage():
-            raise tifffile.TiffFileError(record.getMessage())
+        logger.removeFilter(listen)
+    for message in warnings:
+        if "series" in message:
+            raise tifffile.TiffFileError(message)
 
 
 def _parts(path, tiff):
