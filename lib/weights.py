@@ -23,7 +23,7 @@ RECORD = "training_state"
 # What h5py and Keras raise when a file is damaged inside.
 DAMAGED = (
     *(OSError, RuntimeError, KeyError, ValueError, TypeError),
-    *(AttributeError, IndexError, OverflowError, MemoryError),
+    *(AttributeError, IndexError, OverflowError, MemoryError, SystemError),
 )
 # The rule of scaling of weights from before it was recorded.
 FIRST_SCALING = "minmax_stack"
@@ -406,15 +406,14 @@ def _overlap(words, images, ids):
 
 def _require_no_links(path, file):
     """Refuses weights that lie elsewhere, or that lie about their size: Keras would follow them."""
-
-    def check(name, link):
-        if not isinstance(link, h5py.HardLink):
-            raise ValueError(f"leads elsewhere by a link: {name}")
-        if isinstance(item := file[name], h5py.Dataset) and item.size is not None:
-            check_dataset(item, name)
-
+    links = []
+    file.visititems_links(lambda *name_and_link: links.append(name_and_link))
     try:
-        file.visititems_links(check)
+        for name, link in links:
+            if not isinstance(link, h5py.HardLink):
+                raise ValueError(f"leads elsewhere by a link: {name}")
+            if isinstance(item := file[name], h5py.Dataset) and item.size is not None:
+                check_dataset(item, name)
     except ValueError as error:
         raise UserError(
             f"{path} is not as Keras writes weights: it {error}. It is not read; choose other "

@@ -65,7 +65,8 @@ class Worker:
             names = {int(one): one.name for one in signal.Signals}
             self._note(f"a crash ({names.get(number, f'status {self.process.exitcode}')})")
         elif self.process.exitcode and not self.has_atheris:
-            self._note(f"the fuzzer itself failed (status {self.process.exitcode})")
+            last = Path(f"{self.folder}.log").read_text(errors="replace").splitlines()[-1:]
+            self._note(f"the fuzzer itself failed (status {self.process.exitcode}): {last}")
             return True
         self.process.join()
         if time.monotonic() > self.end - 2:

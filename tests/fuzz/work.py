@@ -32,6 +32,9 @@ def work(target, folder, seconds, seed, has_atheris, started, cases):
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    with open(f"{folder}.log", "a") as log:  # what libraries and atheris say
+        for descriptor in (1, 2):
+            os.dup2(log.fileno(), descriptor)
     if has_atheris:
         import atheris
 
@@ -51,6 +54,8 @@ def work(target, folder, seconds, seed, has_atheris, started, cases):
 
     def attempt(case):
         if time.monotonic() > latest:
+            if has_atheris:  # which looks at the clock by itself
+                return
             raise _Over
         read, files = case
         started.value = time.monotonic()
@@ -74,12 +79,15 @@ def work(target, folder, seconds, seed, has_atheris, started, cases):
         corpus = Path(folder).with_name("corpus")
         corpus.mkdir(exist_ok=True)
         words = [f"-max_total_time={int(seconds)}", "-timeout=600", "-rss_limit_mb=0"]
-        words += ["-max_len=65536", "-verbosity=0", f"-seed={seed + 1}", str(corpus)]
+        words += [
+            "-max_len=65536",
+            "-verbosity=0",
+            f"-seed={seed + 1}",
+            f"-artifact_prefix={corpus}/",
+            str(corpus),
+        ]
         atheris.Setup([sys.argv[0], *words], test.hypothesis.fuzz_one_input)
-        try:
-            atheris.Fuzz()  # never comes back
-        except _Over:
-            return
+        atheris.Fuzz()  # never comes back
     try:
         while True:
             seeded(seed)(test)()
