@@ -13,14 +13,14 @@ from lib.files import atomic_write, remove_left_overs
 PROJECT = Path(__file__).resolve().parents[1]
 PRETRAINED = PROJECT / "pretrained"
 LOCK = ".training.lock"
-# What a training that starts from a shipped experiment takes over.
+# What a training that starts from a shipped one takes over; the last file says that all is there.
 TRAINING_FILES = (
     "configuration.txt",
-    "last.weights.h5",
     "best.weights.h5",
     "log.csv",
     "loss_curves.png",
     "architecture.json",
+    "last.weights.h5",
 )
 
 

@@ -106,17 +106,18 @@ _FULL = {
 }
 
 
-def remove_left_overs(folder, *patterns):
+def remove_left_overs(folder, *patterns, is_locked=True):
     """Removes what processes that were killed left half-written beside the places of files.
 
     Args:
         folder: where to look; it may be missing.
         patterns: of the names of the files, as glob takes them.
+        is_locked: whether no other process writes there; else what one that runs writes stays.
     """
     for pattern in patterns:
         for path in Path(folder).glob(f".[0-9]*_{pattern}"):
             number = path.name[1:].partition("_")[0]
-            if number.isdecimal() and not _runs(int(number)):
+            if number.isdecimal() and (is_locked or not _runs(int(number))):
                 path.unlink(missing_ok=True)
 
 
@@ -161,7 +162,7 @@ def hdf5_files():
                 for name, values in others.items():
                     if values is not None:
                         file[name] = values
-            remove_left_overs(path.parent, glob.escape(path.name))
+            remove_left_overs(path.parent, glob.escape(path.name), is_locked=False)
 
         yield write
 

@@ -91,7 +91,7 @@ def write_image_sets(sets, classes, *, has_instances=False, scaling="auto"):
             with new_hdf5(beside) as file:
                 _write(file, items, classes, scaling)
                 file.attrs["has_instances"] = has_instances
-            remove_left_overs(path.parent, glob.escape(path.name))
+            remove_left_overs(path.parent, glob.escape(path.name), is_locked=False)
 
 
 def _write(file, items, classes, scaling):

@@ -79,8 +79,10 @@ class Results:
         for path in found:
             path.unlink(missing_ok=True)  # the list may name it twice
         (self.folder / LIST).unlink(missing_ok=True)
-        for part in ("", *ID_FOLDERS, *(path.name for path in self.folder.glob("[!.]*_RES"))):
-            remove_left_overs(self.folder / part, *(Path(name).name for name in NAMES), "*.png")
+        # Not those of a training, which may run in the folder.
+        remove_left_overs(self.folder, *(name for name in NAMES if "/" not in name))
+        for part in (*map(self.folder.joinpath, ID_FOLDERS), *self.folder.glob("[!.]*_RES")):
+            remove_left_overs(part, "*")
         if found:
             print(f"Removed the results of an earlier test in {self.folder}.")
 

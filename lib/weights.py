@@ -437,10 +437,16 @@ def _require_record(record):
             and all(isinstance(value, int | float) for value in row.values())
             for row in rows
         )
-        parts = [*(record.get("settings") or {}).values(), *(record.get("ancestors") or ())]
-        is_right &= all(isinstance(part, dict) for part in parts)
-        ids = (record.get("images") or {}).values()
-        is_right &= all(isinstance(of, list) and all(isinstance(i, str) for i in of) for of in ids)
+        is_right &= all(isinstance(part, dict) for part in record.get("settings", {}).values())
+        ancestors = record.get("ancestors", ())
+        is_right &= all(isinstance(one, dict) and "weights" in one for one in ancestors)
+    is_right = is_right and all(
+        images is None
+        or isinstance(images, dict)
+        and "training" in images
+        and all(isinstance(of, list) and all(isinstance(i, str) for i in of) for of in images.values())
+        for images in (one.get("images") for one in (record, *ancestors))
+    )
     if not is_right:
         raise ValueError(f"its {RECORD} is not as a training writes it")
 
