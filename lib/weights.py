@@ -444,7 +444,9 @@ def _require_record(record):
         images is None
         or isinstance(images, dict)
         and "training" in images
-        and all(isinstance(of, list) and all(isinstance(i, str) for i in of) for of in images.values())
+        and all(
+            isinstance(of, list) and all(isinstance(i, str) for i in of) for of in images.values()
+        )
         for images in (one.get("images") for one in (record, *ancestors))
     )
     if not is_right:

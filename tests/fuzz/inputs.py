@@ -58,7 +58,7 @@ def _tiff(array, **options):
 
 @functools.cache
 def images():
-    """Gives (name, content) of image files of all kinds but TIFF, and bombs among them."""
+    """Gives (name, content) of image files of all kinds but TIFF."""
     rng = np.random.default_rng(0)
     colours = Image.fromarray(rng.integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8))
     mask = Image.fromarray(rng.integers(0, 2, (HEIGHT, WIDTH), np.uint8) * np.uint8(255))
@@ -79,6 +79,15 @@ def images():
         _saved(deep, "png"),
         *(_saved(frames, e) for e in ("gif", "png")),
         _saved([colours, colours.rotate(90)], "webp"),
+    ]
+
+
+@functools.cache
+def bombs():
+    """Gives (name, content) of small files that claim to be large, or to hold many images."""
+    mask = Image.fromarray(np.arange(HEIGHT * WIDTH, dtype=np.uint8).reshape(HEIGHT, WIDTH))
+    frames = [mask.rotate(90 * n) for n in range(4)]
+    return [
         ("a.png", png_bomb(100_000, 100_000)),
         ("a.png", png_bomb(13_000, 13_000)),
         ("a.gif", _saved(frames, "gif")[1].replace(*_screens(60_000))),
@@ -284,7 +293,7 @@ def spoil(file, name, kind, other):
         file.create_dataset(name, shape, [("a", "i4"), ("b", "f8")])
     elif kind == "huge":
         rank = max(1, len(shape))
-        file.create_dataset(name, (2**20,) * rank, np.uint8, chunks=(64,) * rank)
+        file.create_dataset(name, (2 ** (40 // rank),) * rank, np.uint8, chunks=(64,) * rank)
     elif kind == "huge chunk":
         rank = max(1, len(shape))
         chunks = (2**31,) + (1,) * (rank - 1)
