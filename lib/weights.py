@@ -366,7 +366,15 @@ def _help_keras_remember():
     with contextlib.suppress(ImportError):
         from keras.src.backend.common import global_state
 
-        for kind in ("Operation", "Layer", "Functional", "Sequential", "Metric", "Optimizer", "Loss"):
+        for kind in (
+            "Operation",
+            "Layer",
+            "Functional",
+            "Sequential",
+            "Metric",
+            "Optimizer",
+            "Loss",
+        ):
             found = global_state.get_global_attribute(f"saving_attr_skipset_{kind}")
             if found is not None:
                 global_state.set_global_attribute(f"saving_attr_skiplist_{kind}", found)
