@@ -74,7 +74,8 @@ fuzz: $(VENV)/installed
 PYTHONS ?= 3.10 3.12 3.13
 test-pythons:
 	@status=0; for version in $(PYTHONS); do \
-	  python=$$(command -v python$$version || ls $$HOME/.pyenv/versions/$$version.*/bin/python 2>/dev/null | tail -1); \
+	  python=$$(for one in python$$version $$HOME/.pyenv/versions/$$version.*/bin/python; do \
+	    $$one -c "" 2>/dev/null && echo $$one && break; done); \
 	  if [ -z "$$python" ]; then echo "Python $$version: not installed here, not tried."; continue; fi; \
 	  if $(MAKE) --no-print-directory test PYTHON=$$python VENV=.venv-$$version; \
 	  then echo "Python $$version: passed."; else echo "Python $$version: FAILED."; status=1; fi; \
