@@ -78,6 +78,20 @@ def test_leaving_the_optimiser_out_makes_the_file_smaller(in_tmp_path):
     assert 2.5 * sizes[1] < sizes[0]
 
 
+def test_only_the_first_saving_makes_layers_to_look_at(model, path, monkeypatch):
+    """Keras loses what it found, and each layer that it makes anew some memory."""
+    save_weights(model, path)
+    made, make = [], keras.layers.Layer.__init__
+
+    def note(layer, **options):
+        made.append(layer)
+        make(layer, **options)
+
+    monkeypatch.setattr(keras.layers.Layer, "__init__", note)
+    save_weights(model, path)
+    assert made == []
+
+
 def test_record_comes_back(saved):
     record = {
         "history": [{"epoch": 1, "loss": 0.25}],
