@@ -5,7 +5,8 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: demo demo-cells demo-segmentation phantom test test-all test-backends test-report test-export bench lint format gpu clean help
+.PHONY: demo demo-cells demo-segmentation phantom test test-all test-backends test-report test-export test-faults \
+  test-pythons fuzz bench lint format gpu clean help
 
 help:
 	@echo "make demo      synthetic data, training, testing: scores and pictures in a few minutes"
@@ -14,6 +15,9 @@ help:
 	@echo "make test-backends   the tests on JAX and OpenVINO, which it installs"
 	@echo "make test-report     report.html in a headless Chromium, where one is installed"
 	@echo "make test-export     exported networks in ONNX Runtime, which it installs"
+	@echo "make test-faults     kills, full disks, second processes, 1,500 epochs: an hour (KILLS=8 FILES=2 EPOCHS=150: less)"
+	@echo "make test-pythons    the quick tests on Python 3.10, 3.12 and 3.13, as far as they are installed"
+	@echo "make fuzz MINUTES=5  damaged and malicious files of all kinds"
 	@echo "make lint      checks style and format (make format: fixes what can be fixed)"
 	@echo "make bench     measures speed and memory against the plain way: benchmarks/results.md, 11 minutes"
 	@echo "make gpu       installs TensorFlow with CUDA"
@@ -47,10 +51,35 @@ phantom: $(VENV)/installed
 PYTEST := $(RUN) -m pytest --numprocesses 2 --dist loadfile
 
 test: $(VENV)/installed
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -m "not slow and not faults"
 
 test-all: $(VENV)/installed
-	$(PYTEST)
+	$(PYTEST) -m "not faults"
+
+KILLS ?= 100
+FILES ?= all
+EPOCHS ?= 1500
+test-faults: $(VENV)/installed
+	FAULT_KILLS=$(KILLS) FAULT_FILES=$(FILES) FAULT_EPOCHS=$(EPOCHS) \
+	  $(RUN) -m pytest -m faults tests/test_faults.py tests/test_long_work.py -s
+
+# Where atheris cannot be installed, hypothesis alone draws the cases.
+MINUTES ?= 5
+fuzz: $(VENV)/installed
+	$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt ".[fuzz]" \
+	  || echo "atheris cannot be installed here."
+	$(RUN) -m tests.fuzz --minutes $(MINUTES)
+
+# Each Python gets an environment of its own, .venv-3.10 and so on; status 1 if one of them fails.
+PYTHONS ?= 3.10 3.12 3.13
+test-pythons:
+	@status=0; for version in $(PYTHONS); do \
+	  python=$$(for one in python$$version $$HOME/.pyenv/versions/$$version.*/bin/python; do \
+	    $$one -c "" 2>/dev/null && echo $$one && break; done); \
+	  if [ -z "$$python" ]; then echo "Python $$version: not installed here, not tried."; continue; fi; \
+	  if $(MAKE) --no-print-directory test PYTHON=$$python VENV=.venv-$$version; \
+	  then echo "Python $$version: passed."; else echo "Python $$version: FAILED."; status=1; fi; \
+	done; exit $$status
 
 # Where OpenVINO cannot be installed, its rows are left out.
 bench: $(VENV)/installed
@@ -84,5 +113,5 @@ gpu: $(VENV)/installed
 
 clean:
 	rm -rf demo/phantom demo/vessels demo/membranes
-	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis build *.egg-info
+	rm -rf $(VENV) .venv-3.* .pytest_cache .ruff_cache .hypothesis build *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

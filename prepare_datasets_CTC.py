@@ -24,7 +24,7 @@ from lib.errors import UserError, raise_if_any, run_script, tell_missing_package
 with tell_missing_packages():
     import numpy as np
 
-    from lib.files import absolute_path, write_hdf5
+    from lib.files import absolute_path, hdf5_files
     from lib.image_files import list_images, read_labels, read_pages
     from lib.instances import carve_touching
     from lib.weight_map import class_weights, weight_map
@@ -429,24 +429,27 @@ def write(read, arguments):
     def path(kind, use):
         return output_folder / f"CTC_dataset_{kind}_{use}.hdf5"
 
-    for use, data in read.items():
-        if data is None:
-            for kind in ("imgs", "instances", "groundTruth", "weightMaps"):
-                path(kind, use).unlink(missing_ok=True)
-            continue
-        objects, ids = data.objects, data.ids
-        is_unknown = objects == (arguments.ignore or 0)
-        if arguments.ignore:
-            objects = np.where(is_unknown, 0, objects).astype(objects.dtype)
-        is_unknown &= bool(arguments.ignore)
-        if use == "train":
-            labels, weights = learnt(objects, is_unknown, arguments)
-            settings = {"w0": arguments.w0, "sigma": arguments.sigma, "border": arguments.border}
-            write_hdf5(path("groundTruth", use), labels[:, np.newaxis], ids=ids)
-            write_hdf5(path("weightMaps", use), weights[:, np.newaxis], ids=ids, **settings)
-        labelled = data.is_labelled
-        write_hdf5(path("instances", use), objects[:, np.newaxis], ids=ids, labelled=labelled)
-        write_hdf5(path("imgs", use), data.images[:, np.newaxis], ids=ids)
+    with hdf5_files() as store:
+        for use, data in read.items():
+            if data is None:
+                continue
+            objects, ids = data.objects, data.ids
+            is_unknown = objects == (arguments.ignore or 0)
+            if arguments.ignore:
+                objects = np.where(is_unknown, 0, objects).astype(objects.dtype)
+            is_unknown &= bool(arguments.ignore)
+            if use == "train":
+                labels, weights = learnt(objects, is_unknown, arguments)
+                names = ("w0", "sigma", "border")
+                settings = {name: getattr(arguments, name) for name in names}
+                store(path("groundTruth", use), labels[:, np.newaxis], ids=ids)
+                store(path("weightMaps", use), weights[:, np.newaxis], ids=ids, **settings)
+            labelled = data.is_labelled
+            store(path("instances", use), objects[:, np.newaxis], ids=ids, labelled=labelled)
+            store(path("imgs", use), data.images[:, np.newaxis], ids=ids)
+    for use in (use for use, data in read.items() if data is None):
+        for kind in ("imgs", "instances", "groundTruth", "weightMaps"):
+            path(kind, use).unlink(missing_ok=True)
     print(f"Written to {output_folder}")
 
 

@@ -26,7 +26,7 @@ from lib.errors import UserError, raise_if_any, run_script, tell_missing_package
 with tell_missing_packages():
     import numpy as np
 
-    from lib.files import absolute_path, write_hdf5
+    from lib.files import absolute_path, hdf5_files
     from lib.fundus_layouts import DRIVE, LAYOUTS, find_files, hint, testing_ids
     from lib.image_files import list_images, read_binary_mask, read_photograph
     from lib.pre_processing import estimate_fov
@@ -112,8 +112,12 @@ def prepare(
         halves = _halves(folder, layout, subsets, has_masks, test)
         read = {name: read_files(files, folder) for name, files in halves.items()}
     raise_if_any([problem for _, problems in read.values() for problem in problems])
+    with hdf5_files() as write:
+        for name, (images, _) in read.items():
+            write_subset(write, output_folder, SUBSETS[name], images)
     for name, (images, _) in read.items():
-        write_subset(output_folder, SUBSETS[name], images)
+        if "1st_manual" not in images:
+            _file(output_folder, "groundTruth", SUBSETS[name]).unlink(missing_ok=True)
     print(f"Written to {output_folder}")
 
 
@@ -197,35 +201,37 @@ def read_files(files, folder):
     return _stacked(arrays) if not problems else {}, problems
 
 
-def write_subset(output_folder, subset, arrays):
-    """Writes the three files of one half; without ground truth an old file of it is taken away.
+def write_subset(write, output_folder, subset, arrays):
+    """Writes the three files of one half; two without ground truth.
 
     Args:
+        write: as lib.files.hdf5_files gives it.
         output_folder: where the files go.
         subset: "train" or "test".
         arrays: as read_subset gives them.
     """
     ids = arrays["ids"]
     print(f"{subset}: {len(ids)} images of {_size(arrays['images'])}, ids {ids[0]} to {ids[-1]}")
-
-    def path(kind):
-        return output_folder / f"DRIVE_dataset_{kind}_{subset}.hdf5"
-
+    imgs, masks, truth = (
+        _file(output_folder, kind, subset) for kind in ("imgs", "borderMasks", "groundTruth")
+    )
     has_ground_truth = "1st_manual" in arrays
     blank = [name for name, mask in zip(ids, arrays.get("1st_manual", [])) if not mask.any()]
     if blank:
         print(f"{subset}: note that the ground truth shows no vessel at all in {', '.join(blank)}.")
-    write_hdf5(path("imgs"), arrays["images"], ids=ids, has_ground_truth=has_ground_truth)
-    write_hdf5(path("borderMasks"), arrays["mask"], ids=ids)
+    write(imgs, arrays["images"], ids=ids, has_ground_truth=has_ground_truth)
+    write(masks, arrays["mask"], ids=ids)
     if has_ground_truth:
-        second = arrays.get("2nd_manual")
-        write_hdf5(path("groundTruth"), arrays["1st_manual"], ids=ids, second_observer=second)
+        write(truth, arrays["1st_manual"], ids=ids, second_observer=arrays.get("2nd_manual"))
         return
-    path("groundTruth").unlink(missing_ok=True)
     print(
-        f"{subset}: no ground truth (no folder 1st_manual). {path('groundTruth').name} is left "
-        "out; testing will predict and draw, but cannot give figures."
+        f"{subset}: no ground truth (no folder 1st_manual). {truth.name} is left out; testing will "
+        "predict and draw, but cannot give figures."
     )
+
+
+def _file(output_folder, kind, subset):
+    return output_folder / f"DRIVE_dataset_{kind}_{subset}.hdf5"
 
 
 def _find_files(folder, is_test, has_masks):

@@ -18,7 +18,7 @@ from lib.errors import UserError, raise_if_any, run_script, tell_missing_package
 with tell_missing_packages():
     import numpy as np
 
-    from lib.files import absolute_path, write_hdf5
+    from lib.files import absolute_path, hdf5_files
     from lib.image_files import read_grey_images, read_stack, two_values
     from lib.weight_map import class_weights, instances, weight_map
 
@@ -76,17 +76,19 @@ def prepare(folder, output_folder, *, only_test=False, w0=10.0, sigma=5.0):
     def path(kind):
         return output_folder / f"ISBI_dataset_{kind}.hdf5"
 
-    if not only_test:
-        (ids, slices), (_, labels) = found["slices"], found["labels"]
-        weights = weight_maps(labels, w0, sigma)
-        write_hdf5(path("imgs_train"), slices[:, np.newaxis], ids=ids)
-        write_hdf5(path("groundTruth_train"), labels[:, np.newaxis], ids=ids)
-        write_hdf5(path("weightMaps_train"), weights[:, np.newaxis], ids=ids, w0=w0, sigma=sigma)
+    with hdf5_files() as write:
+        if not only_test:
+            (ids, slices), (_, labels) = found["slices"], found["labels"]
+            weights = weight_maps(labels, w0, sigma)
+            write(path("imgs_train"), slices[:, np.newaxis], ids=ids)
+            write(path("groundTruth_train"), labels[:, np.newaxis], ids=ids)
+            write(path("weightMaps_train"), weights[:, np.newaxis], ids=ids, w0=w0, sigma=sigma)
+        if test is not None:
+            write(path("imgs_test"), test[1][:, np.newaxis], ids=test[0])
     if test is None:
         path("imgs_test").unlink(missing_ok=True)
         print("No test-volume.tif (or test): testing will give figures, but no submission.")
     else:
-        write_hdf5(path("imgs_test"), test[1][:, np.newaxis], ids=test[0])
         print(f"test: {len(test[0])} slices of {_size(test[1])}, without labels")
     print(f"Written to {output_folder}")
 

@@ -1,6 +1,7 @@
 """What happens during a training, batch after batch and epoch after epoch."""
 
 import csv
+import gc
 import math
 import os
 import signal
@@ -46,6 +47,7 @@ class TrainingRecorder(keras.callbacks.Callback):
         self.settings = run.configuration.training_settings
         self.stop = StopRequest(self.settings.time_limit)
         self.interval = self.settings.saving_interval
+        self.is_frozen = False
 
     def on_epoch_begin(self, epoch, logs=None):
         """Starts the data of the epoch and the clock, or takes up an epoch that was begun."""
@@ -94,6 +96,7 @@ class TrainingRecorder(keras.callbacks.Callback):
         row = {"epoch": epoch + 1, **{name: float(value) for name, value in logs.items()}}
         row["seconds"] = round(time.monotonic() - self.start, 2)
         self.history.append(row)
+        self._collect_garbage()
         experiment = self.run.experiment
         if experiment.is_first_host:
             if is_better(best_by, row.get(best_by, math.nan), best):
@@ -110,6 +113,22 @@ class TrainingRecorder(keras.callbacks.Callback):
         reason = self.stop.reason()
         if reason:
             self.stop.leave(f"{reason}: epoch {epoch + 1} is saved. Start again to resume.")
+
+    def _collect_garbage(self):
+        """Gives memory back after each epoch; Python alone would wait for hundreds of figures.
+
+        What was there before, most of it TensorFlow's, is not looked through again.
+        """
+        if not self.is_frozen:
+            gc.collect()
+            gc.freeze()
+            self.is_frozen = True
+        gc.collect()
+
+    def on_train_end(self, logs=None):
+        """Looks through all of the memory again from now on."""
+        gc.unfreeze()
+        self.is_frozen = False
 
     def _save_progress(self, done):
         """Saves the weights in the middle of an epoch."""

@@ -5,6 +5,7 @@ Imports nothing but the standard library: what it says where packages are missin
 
 import contextlib
 import importlib.util
+import os
 import signal
 import sys
 
@@ -19,9 +20,12 @@ class UserError(Exception):
     Args:
         problems: one message or a list of messages. Each says what was expected, what was found
             and what to do, and names the file, or the section and key.
+        leave_at_once: whether the process must end without tidying up: HDF5 crashes when it closes
+            a file that it could not write.
     """
 
-    def __init__(self, problems):
+    def __init__(self, problems, leave_at_once=False):
+        self.leave_at_once = leave_at_once
         self.problems = [problems] if isinstance(problems, str) else list(problems)
         super().__init__("\n".join(self.problems))
 
@@ -100,6 +104,9 @@ def run_script(main):
         main()
     except UserError as error:
         print_problems(error.problems)
+        if error.leave_at_once:  # while the error keeps the file from being closed
+            sys.stderr.flush()
+            os._exit(1)
         return 1
     except ModuleNotFoundError as error:
         print_problems(missing_package(error).problems)

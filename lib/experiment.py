@@ -8,19 +8,19 @@ import stat
 from pathlib import Path
 
 from lib.errors import UserError
-from lib.files import atomic_write
+from lib.files import atomic_write, remove_left_overs
 
 PROJECT = Path(__file__).resolve().parents[1]
 PRETRAINED = PROJECT / "pretrained"
 LOCK = ".training.lock"
-# What a training that starts from a shipped experiment takes over.
+# What a training that starts from a shipped one takes over; the last file says that all is there.
 TRAINING_FILES = (
     "configuration.txt",
-    "last.weights.h5",
     "best.weights.h5",
     "log.csv",
     "loss_curves.png",
     "architecture.json",
+    "last.weights.h5",
 )
 
 
@@ -151,8 +151,8 @@ class Experiment:
             with contextlib.suppress(OSError):  # a full disk; the lock holds all the same
                 lock.truncate(0)
                 lock.write(str(os.getpid()).encode())
-            for left in self.folder.glob(f".[0-9]*_{glob.escape(self.name)}_*.weights.h5*"):
-                left.unlink()
+            files = (f"{glob.escape(self.name)}_{ending}*" for ending in TRAINING_FILES)
+            remove_left_overs(self.folder, *files, "sample_input_*.png", "probe")
             # The file stays: who has it open already would lock a file without a name.
             yield
 
@@ -182,6 +182,42 @@ class Experiment:
         if not kept.exists() or not kept.samefile(path):
             with atomic_write(kept) as beside:
                 shutil.copyfile(path, beside)
+
+
+@contextlib.contextmanager
+def one_at_a_time(folder, step):
+    """Keeps a second testing or prediction out of a folder while one writes to it.
+
+    The folder itself is locked, so that no file of a lock stays in it. A training, which has a lock
+    of its own, may run in it at the same time.
+
+    Args:
+        folder: where the results go; one that does not exist needs no lock.
+        step: "testing" or "prediction", for the message.
+    Raises:
+        UserError: if another process writes to it.
+    """
+    try:
+        import fcntl
+
+        descriptor = os.open(folder, os.O_RDONLY)
+    except (ImportError, OSError):  # Windows; or a folder that is not there
+        yield
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise UserError(
+            f"Another {step} writes to {folder}. Wait until it has ended, or write elsewhere with "
+            "--output FOLDER."
+        ) from None
+    except OSError:  # a network drive without locks
+        print(f"{folder} cannot be locked: take care that one {step} runs in it.")
+    try:
+        yield
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager

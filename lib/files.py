@@ -2,6 +2,9 @@
 
 import contextlib
 import errno
+import glob
+import io
+import math
 import os
 from pathlib import Path
 
@@ -9,6 +12,15 @@ import h5py
 import numpy as np
 
 from lib.errors import UserError
+
+# An HDF5 data set may be this large in bytes, or so many times larger than its share of the file.
+LARGEST_CLAIM, MOST_COMPRESSION = 2**30, 1100
+# What a network drive without locks answers.
+_WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+NO_LOCKS = (
+    "the drive has no locks. Start again with HDF5_USE_FILE_LOCKING=FALSE in front of the command, "
+    "and take care that no other program writes the file at that time."
+)
 
 
 def absolute_path(path):
@@ -32,22 +44,92 @@ def atomic_write(path):
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield beside
+        # First the content, then the name: after a power cut the place may hold the old file or
+        # the new one, but no empty one.
+        with open(beside, "r+b") as file:
+            os.fsync(file.fileno())
         os.replace(beside, path)
     except (OSError, RuntimeError) as error:
-        is_full = _disk_is_full(error)
-        if isinstance(error, RuntimeError) and not is_full:
-            raise
-        reason = "the disk is full. Make room" if is_full else error.strerror or error
-        raise UserError(f"Cannot write {path}: {reason}.") from error
+        raise cannot_write(path, error) from error
     finally:
         with contextlib.suppress(OSError):
             beside.unlink()
 
 
-def _disk_is_full(error):
-    """Reads it from the message: HDF5 hides it in a long one, and may raise a RuntimeError."""
-    signs = (os.strerror(errno.ENOSPC), f"errno = {errno.ENOSPC}")
-    return any(sign in str(error) for sign in signs)
+def append_line(path, line):
+    """Adds a line to a text file, so that it is on the disk at once; folder and file are made.
+
+    Args:
+        path: the file.
+        line: text with its end.
+    Raises:
+        UserError: if it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "a", encoding="utf-8", newline="") as file:
+            file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
+def cannot_write(path, error):
+    """Words why a file cannot be written.
+
+    HDF5 hides a full disk in a long message, and may raise a RuntimeError.
+
+    Args:
+        path: the file.
+        error: the OSError or RuntimeError.
+    Returns:
+        UserError, to be raised.
+    Raises:
+        RuntimeError: the error itself, where it has another cause.
+    """
+    for number, reason in _FULL.items():
+        is_of_hdf5 = f"errno = {number}" in str(error)
+        if is_of_hdf5 or os.strerror(number) in str(error):
+            return UserError(f"Cannot write {path}: {reason}.", leave_at_once=is_of_hdf5)
+    if "unable to lock file" in str(error):
+        return UserError(f"Cannot write {path}: {NO_LOCKS}")
+    if isinstance(error, RuntimeError):
+        raise error
+    return UserError(f"Cannot write {path}: {error.strerror or error}.")
+
+
+_FULL = {
+    errno.ENOSPC: "the disk is full. Make room",
+    errno.EDQUOT: "your share of the disk (quota) is full. Make room",
+    errno.EFBIG: "it grows larger than is allowed here (ulimit -f). Raise the limit",
+}
+
+
+def remove_left_overs(folder, *patterns, is_locked=True):
+    """Removes what processes that were killed left half-written beside the places of files.
+
+    Args:
+        folder: where to look; it may be missing.
+        patterns: of the names of the files, as glob takes them.
+        is_locked: whether no other process writes there; else what one that runs writes stays.
+    """
+    for pattern in patterns:
+        for path in Path(folder).glob(f".[0-9]*_{pattern}"):
+            number = path.name[1:].partition("_")[0]
+            if number.isdecimal() and (is_locked or not _runs(int(number))):
+                path.unlink(missing_ok=True)
+
+
+def _runs(process):
+    """Tells whether a process of a number runs on this machine."""
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:  # of another user
+        return True
+    return True
 
 
 def write_hdf5(path, image, **others):
@@ -56,15 +138,75 @@ def write_hdf5(path, image, **others):
     retina-unet lib/help_functions.py, write_hdf5. Differs: written whole; the type is kept.
 
     Args:
-        path: the file.
+        path: the file, a Path.
         image: (num_images, channels, height, width), stored as the data set `image`.
         others: further data sets by name (`ids`: a list of strings); None leaves one out.
     """
-    with atomic_write(path) as beside, h5py.File(beside, "w") as file:
-        file["image"] = image
-        for name, values in others.items():
-            if values is not None:
-                file[name] = values
+    with hdf5_files() as write:
+        write(path, image, **others)
+
+
+@contextlib.contextmanager
+def hdf5_files():
+    """Writes several HDF5 files that belong together: all appear when all are whole.
+
+    Yields:
+        function with the arguments of write_hdf5.
+    """
+    with contextlib.ExitStack() as files:
+
+        def write(path, image, **others):
+            beside = files.enter_context(atomic_write(path))
+            with new_hdf5(beside) as file:
+                file["image"] = image
+                for name, values in others.items():
+                    if values is not None:
+                        file[name] = values
+            remove_left_overs(path.parent, glob.escape(path.name), is_locked=False)
+
+        yield write
+
+
+@contextlib.contextmanager
+def new_hdf5(path):
+    """Opens a new HDF5 file for writing; a full disk is raised at its end.
+
+    HDF5 itself crashes on a full disk, when it closes what it could not write.
+
+    Args:
+        path: the file.
+    Yields:
+        h5py.File.
+    Raises:
+        OSError: if it cannot be written.
+    """
+    with _Forgiving(path) as disk:
+        try:
+            with h5py.File(disk, "w") as file:
+                yield file
+        finally:
+            if disk.error:
+                raise disk.error
+
+
+class _Forgiving(io.FileIO):
+    """A new file that keeps the first error of its writing, and forgets all that comes behind."""
+
+    def __init__(self, path):
+        super().__init__(path, "w+")
+        self.error = None
+
+    def write(self, content):
+        """Writes all of the content, and moves on all the same where that fails."""
+        start, content = self.tell(), memoryview(content).cast("B")
+        done = 0
+        try:
+            while done < len(content) and not self.error:
+                done += super().write(content[done:])
+        except OSError as error:
+            self.error = error
+        self.seek(start + len(content))
+        return len(content)
 
 
 def load_hdf5(path):
@@ -80,12 +222,12 @@ def load_hdf5(path):
         UserError: if there is no such file, it is no whole HDF5 file or holds no such array.
     """
     with open_hdf5(path) as file:
-        if "image" not in file:
+        image = _own(path, file, "image")
+        if image is None:
             raise UserError(
                 f"{path} holds no data set `image`, but {sorted(file) or 'nothing'}. "
                 "Prepare the data again with prepare_datasets_DRIVE.py (or _ISBI.py)."
             )
-        image = file["image"]
         holds_numbers = isinstance(image, h5py.Dataset) and image.dtype.kind in "biuf"
         if not holds_numbers or image.ndim != 4 or image.shape[0] == 0:
             raise UserError(
@@ -109,12 +251,75 @@ def load_hdf5_extra(path, name):
         data set: files that retina-unet wrote have only `image`.
     """
     with open_hdf5(path) as file:
-        if name not in file:
+        stored = _own(path, file, name)
+        if stored is None:
             return None
-        if h5py.check_string_dtype(file[name].dtype):
-            strings = file[name].asstr()[()]
+        if not isinstance(stored, h5py.Dataset):
+            raise UserError(f"{path}: `{name}` must be a data set. Prepare the data again.")
+        if h5py.check_string_dtype(stored.dtype):
+            strings = stored.asstr()[()]
             return strings if isinstance(strings, str) else list(strings)
-        return file[name][...]
+        return stored[...]
+
+
+def _own(path, file, name):
+    """Gives what own_part finds in a file that a preparation wrote."""
+    try:
+        return own_part(file, name)
+    except ValueError as error:
+        raise UserError(
+            f"{path} is not as the preparation writes it: it {error}. Prepare the data again."
+        ) from error
+
+
+def own_part(file, name):
+    """Finds a group or data set that lies in an HDF5 file itself.
+
+    Args:
+        file: h5py.File or h5py.Group.
+        name: path within it.
+    Returns:
+        h5py.Group or h5py.Dataset; None without one of that name.
+    Raises:
+        ValueError: if a link leads elsewhere at any step, or the data set is refused by
+            check_dataset; the message goes on from "the file ...".
+    """
+    place = file
+    for part in name.split("/"):
+        link = place.get(part, getlink=True) if isinstance(place, h5py.Group) else None
+        if link is None:
+            return None
+        if not isinstance(link, h5py.HardLink):
+            raise ValueError(f"leads elsewhere by a link: {name}")
+        place = place[part]
+    if isinstance(place, h5py.Dataset):
+        check_dataset(place, name)
+    return place
+
+
+def check_dataset(dataset, name):
+    """Refuses a data set whose numbers lie elsewhere, that is no array of numbers, or that lies.
+
+    A file of a few bytes may claim an array of any size; no compression reaches 1 to 1100.
+
+    Args:
+        dataset: h5py.Dataset.
+        name: for the message.
+    Raises:
+        ValueError: as of own_part.
+    """
+    dtype = dataset.dtype
+    if (
+        dataset.external
+        or dataset.is_virtual
+        or h5py.check_ref_dtype(dtype)
+        or not (dtype.kind in "biuf" or h5py.check_string_dtype(dtype))
+    ):
+        raise ValueError(f"refers to something outside of it, or to no numbers: {name}")
+    largest = max(dataset.size, math.prod(dataset.chunks or ())) * dtype.itemsize
+    if largest > max(LARGEST_CLAIM, MOST_COMPRESSION * dataset.id.get_storage_size()):
+        shape = " x ".join(map(str, dataset.shape))
+        raise ValueError(f"claims far more numbers than it holds: {name}, {shape}")
 
 
 @contextlib.contextmanager
@@ -138,11 +343,25 @@ def open_hdf5(path, script=None):
     try:
         with h5py.File(path, "r") as file:
             yield file
-    except (OSError, RuntimeError, KeyError) as error:  # h5py: cut off, or damaged inside
+    except UserError:
+        raise
+    except MemoryError as error:
+        raise UserError(
+            f"{path} does not fit into the memory that is free. End other programs, or use a "
+            "machine with more memory; the file itself may be right."
+        ) from error
+    except Exception as error:  # a file that is damaged inside makes h5py raise almost anything
+        if "unable to lock file" in str(error) and getattr(error, "errno", None) in _WITHOUT_LOCKS:
+            raise UserError(f"{path} cannot be read: {NO_LOCKS}") from error
         if isinstance(error, BlockingIOError) or "unable to lock file" in str(error):
             raise UserError(
                 f"{path} is in use: another program has it open for writing. Wait until that has "
                 "ended, or close the file there, and start again."
+            ) from error
+        if isinstance(error, PermissionError):
+            raise UserError(
+                f"{path} cannot be opened: {os.strerror(errno.EACCES)}. Ask its owner for the "
+                "right to read it (chmod a+r)."
             ) from error
         raise UserError(
             f"{path} is not a whole HDF5 file; it may be cut off, damaged or half downloaded "

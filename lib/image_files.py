@@ -22,6 +22,7 @@ from lib.tiff_files import (
     ImageError,
     Picture,
     check_size,
+    check_total,
     coloured,
     colours_of_16_bits,
     is_tiff,
@@ -210,6 +211,7 @@ def _has_ink(path):
 def _pillow_pages(path):
     """Decodes the pages of a file one after the other, colours of print as RGB."""
     with Image.open(path) as image:
+        check_size(path, image.height, image.width, None)
         for page in range(_num_pages(image)):
             yield _page_of(path, image, page, convert=True)
 
@@ -444,6 +446,8 @@ def _pictures(path, most_pixels=MOST_PIXELS):
             return read_tiff(path, most_pixels)
         with Image.open(_unpacked(path)) as image:
             check_size(path, image.height, image.width, most_pixels)
+            num_pages = _num_pages(image)
+            check_total(path, num_pages, 4 * image.height * image.width * num_pages)
             return [_page_of(path, image, page) for page in range(_num_pages(image))]
 
 

@@ -308,6 +308,8 @@ class Survey:
             found.label = content_of(found.label_path, read_label(found.label_path))
             return found.label.shape
         instances = read_instances(found.label_path)
+        if found.shape and instances.shape != found.shape[1:]:
+            return instances.shape  # a problem; the work below grows with the size
         found.label = np.bincount(border_targets(instances).ravel(), minlength=3)
         numbers = np.unique(instances)
         found.num_objects = np.count_nonzero(numbers)

@@ -6,6 +6,7 @@ A file holds `images/0`, `images/1`, ... of (C, H, W) uint8 or uint16 with the a
 that a tile is read without its image.
 """
 
+import glob
 from contextlib import ExitStack
 
 import h5py
@@ -13,7 +14,7 @@ import numpy as np
 
 from lib.class_metrics import IGNORE
 from lib.errors import UserError
-from lib.files import atomic_write, open_hdf5
+from lib.files import atomic_write, new_hdf5, open_hdf5, own_part, remove_left_overs
 from lib.label_images import Classes
 from lib.pre_processing import image_limits, percentiles
 
@@ -87,9 +88,10 @@ def write_image_sets(sets, classes, *, has_instances=False, scaling="auto"):
     with ExitStack() as stack:
         for path, items in sets.items():
             beside = stack.enter_context(atomic_write(path))
-            with h5py.File(beside, "w") as file:
+            with new_hdf5(beside) as file:
                 _write(file, items, classes, scaling)
                 file.attrs["has_instances"] = has_instances
+            remove_left_overs(path.parent, glob.escape(path.name), is_locked=False)
 
 
 def _write(file, items, classes, scaling):
@@ -236,7 +238,7 @@ class ImageSet:
 
     def _arrays(self, file, group, ndim, types):
         """Gives a StoredArray for every id; None without the group."""
-        if not self._is_inside(file, group):
+        if self._own(file, group) is None:
             return None
         arrays = []
         for number in range(len(self.ids)):
@@ -263,28 +265,17 @@ class ImageSet:
 
     def _dataset(self, file, name, ndim):
         """Gives a data set that lies in the file itself."""
-        self._require(self._is_inside(file, name), f"holds no {name}")
-        stored = file[name]
+        stored = self._own(file, name)
+        self._require(stored is not None, f"holds no {name}")
         is_one = isinstance(stored, h5py.Dataset) and stored.ndim == ndim
         self._require(is_one, f"holds no {name} of {ndim} axes")
-        self._require(
-            not (stored.external or stored.is_virtual)
-            and not h5py.check_ref_dtype(stored.dtype)
-            and (stored.dtype.kind in "biuf" or h5py.check_string_dtype(stored.dtype)),
-            f"refers to something outside of it, or to no numbers: {name}",
-        )
         return stored
 
-    def _is_inside(self, file, name):
-        """Tells whether a name leads to something in the file, without links at any step."""
-        place = file
-        for part in name.split("/"):
-            link = place.get(part, getlink=True) if isinstance(place, h5py.Group) else None
-            if link is None:
-                return False
-            self._require(isinstance(link, h5py.HardLink), f"leads elsewhere by a link: {name}")
-            place = place[part]
-        return True
+    def _own(self, file, name):
+        try:
+            return own_part(file, name)
+        except ValueError as error:
+            self._require(False, str(error))
 
     def _require(self, condition, found):
         if not condition:

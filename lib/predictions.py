@@ -6,8 +6,10 @@ done, so that a prediction that was stopped goes on with the images that are mis
 
 import csv
 import hashlib
+import io
 import itertools
 import json
+import os
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,16 +19,20 @@ import numpy as np
 import roifile
 import tifffile
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from scipy import ndimage
 from skimage.measure import find_contours
 
 from lib.errors import UserError
-from lib.files import atomic_write
+from lib.files import append_line, atomic_write, remove_left_overs
 from lib.image_files import iterate_images
 from lib.pictures import as_picture
 from lib.report import OUTLINE, ReportImage
+from lib.results import file_names
 
-TABLE, STATE, REPORT = "measurements.csv", ".prediction.json", "report.html"
+OWN = TABLE, STATE, REPORT = "measurements.csv", ".prediction.json", "report.html"
+# Where a picture says which version of its file it shows.
+VERSION = "version of the file"
 ENDINGS = {
     "probability": "_probability.png",
     "probabilities": "_probabilities.tif",
@@ -35,6 +41,8 @@ ENDINGS = {
     "objects": "_objects.png",
     "rois": "_rois.zip",
 }
+# How the names of the measurements begin that the report has itself.
+SHARE = "share of "
 # An outline is one pixel wide in images up to this side, and grows with larger ones.
 PIXELS_PER_LINE = 1500
 # Weak compression: a third of the time for a tenth more bytes.
@@ -122,17 +130,20 @@ class PredictionFolder:
         if overwrite and self._state() is not None:
             self._remove()
         self._require_same_origin()
+        remove_left_overs(self.folder, *(f"*{ending}" for ending in ENDINGS.values()), *OWN)
         self.rows = _read_rows(self.folder / TABLE)
+        self._versions = {}  # of the files that were asked for
 
     def done(self, path):
-        """Gives the rows of a file that are done and newer than the file, by page.
+        """Gives the rows of a file that are done, by page.
 
-        Rows of a file that was changed since are forgotten.
+        Rows of a file that was changed since are forgotten. What it was then stands in its
+        pictures, whatever the clock says.
         """
         key = text_of(path)
         rows = {row["page"]: row for row in self.rows if row["file"] == key}
-        changed = path.stat().st_mtime if path.exists() else 0
-        if any(self._is_older(row["id"], changed) for row in rows.values()):
+        self._versions[key] = _version_of(path)
+        if any(self._version(row["id"]) != self._versions[key] for row in rows.values()):
             self.rows = [row for row in self.rows if row["file"] != key]
             return {}
         return rows
@@ -161,12 +172,14 @@ class PredictionFolder:
             draw_outlines(picture, segmentation, predictor.classes)
         else:
             draw_object_outlines(picture, prediction.objects)
-        save_png(self.file(row["id"], "overlay"), Image.fromarray(picture))
+        version = PngInfo()
+        version.add_text(VERSION, self._versions.get(text_of(row["file"]), ""))
+        save_png(self.file(row["id"], "overlay"), Image.fromarray(picture), pnginfo=version)
         measurements = dict(prediction.measurements or {})
         if predictor.classes is not None:
             shares = np.bincount(segmentation.ravel(), minlength=len(predictor.classes))
             for name, share in zip(predictor.classes, shares / segmentation.size):
-                measurements[f"share of {name} [%]"] = 100 * float(share)
+                measurements[f"{SHARE}{name} [%]"] = 100 * float(share)
         notes = {LAST_COLUMN: " ".join(prediction.notes)}
         first = {UNITS.get(name, name): text_of(value) for name, value in row.items()}
         self._append({**first, **{k: _cell(v) for k, v in measurements.items()}, **notes})
@@ -249,13 +262,15 @@ class PredictionFolder:
 
     def _append(self, row):
         """Adds a row at the end of the table: what a kill leaves half-written is not read again."""
-        self.rows.append(row)
-        path = self.folder / TABLE
-        if len(self.rows) == 1 or not path.is_file():
+        alike = [other for other in self.rows if other.keys() == row.keys()]
+        is_whole = alike and len(alike) == len(self.rows) and (self.folder / TABLE).is_file()
+        self.rows = [*alike, row]
+        if not is_whole:
             self._write_rows()
             return
-        with open(path, "a", encoding="utf-8", newline="") as file:
-            csv.DictWriter(file, row, lineterminator="\n").writerow(row)
+        line = io.StringIO()
+        csv.DictWriter(line, row, lineterminator="\n").writerow(row)
+        append_line(self.folder / TABLE, line.getvalue())
 
     def _write_rows(self):
         with atomic_write(self.folder / TABLE) as beside:
@@ -277,9 +292,10 @@ class PredictionFolder:
     def _state(self):
         path = self.folder / STATE
         try:
-            return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-        except ValueError:
+            state = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        except (ValueError, RecursionError):
             return {}
+        return state if state is None or isinstance(state, dict) else {}
 
     def _require_folder(self):
         if self.folder.exists() and not self.folder.is_dir():
@@ -309,9 +325,13 @@ class PredictionFolder:
             (self.folder / name).unlink(missing_ok=True)
         print(f"Removed the results of an earlier prediction in {self.folder}.")
 
-    def _is_older(self, identity, time):
-        path = self.file(identity, "overlay")
-        return not path.is_file() or path.stat().st_mtime < time
+    def _version(self, identity):
+        """Gives what the file of an image was when it was predicted; None where that is unknown."""
+        try:
+            with Image.open(self.file(identity, "overlay")) as image:
+                return image.info.get(VERSION)
+        except (OSError, ValueError, SyntaxError):
+            return None
 
 
 def measure_objects(objects):
@@ -392,15 +412,16 @@ def _read(path):
 
 
 def _numbers(row):
-    """Gives the measurements of a row as numbers; None where there is none."""
+    """Gives the measurements of a row as numbers, but the shares, which the report has itself."""
     first = ("id", "file", "page", *UNITS.values(), LAST_COLUMN)
-    return {k: float(v) if v else None for k, v in row.items() if k not in first}
+    names = [name for name in row if name not in first and not name.startswith(SHARE)]
+    return {name: float(row[name]) if row[name] else None for name in names}
 
 
-def save_png(path, image):
+def save_png(path, image, **options):
     """Saves a PIL image as PNG, whole or not at all."""
     with atomic_write(path) as beside:
-        image.save(beside, "PNG", compress_level=COMPRESSION)
+        image.save(beside, "PNG", compress_level=COMPRESSION, **options)
 
 
 def text_of(path):
@@ -418,14 +439,43 @@ def weights_sum(weights):
     return hashlib.sha256(weights.content).hexdigest()
 
 
+def _version_of(path):
+    """Words size and time of a file: another picture has others."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return ""
+    return f"{status.st_size} bytes, {status.st_mtime_ns} ns"
+
+
 def _read_rows(path):
-    """Reads the rows of a table, but for a last one that was cut off."""
+    """Reads the rows of a table; one that is not as it was written, or cut off, is left out."""
     if not path.is_file():
         return []
-    text = path.read_text(encoding="utf-8")
+    text = path.read_bytes().decode("utf-8-sig", "replace").replace("\0", "")
     whole = text[: text.rfind("\n") + 1]
-    rows = list(csv.DictReader(whole.splitlines()))
-    return [row for row in rows if row.get(LAST_COLUMN) is not None]
+    try:
+        rows = list(csv.DictReader(io.StringIO(whole, newline="")))
+    except csv.Error:
+        rows = []
+    kept = [row for row in rows if _is_row(row)]
+    if len(kept) < len(rows) or (whole and not rows):
+        print(f"{path} is not as it was written: the images that it lost are predicted anew.")
+    return kept
+
+
+def _is_row(row):
+    """Tells whether a row is as it was written; its id, above all, must not lead elsewhere."""
+    if not all(isinstance(part, str) for part in (*row, *row.values())):
+        return False  # more or fewer cells than names
+    if not {"id", "file", "page", LAST_COLUMN} <= row.keys():
+        return False
+    try:
+        _numbers(row)
+    except ValueError:
+        return False
+    is_page = not row["page"] or (row["page"].isascii() and row["page"].isdigit())
+    return is_page and file_names([row["id"]]) == [row["id"]]
 
 
 def _cell(value):

@@ -348,6 +348,8 @@ class Report:
         for name, objects in (("prediction", image.objects), ("truth", image.true_objects)):
             if objects is not None:
                 layers[name] = _draw_objects(objects)
+        if image.objects is not None and not self.has_truth:
+            layers["errors"] = _outlines(_shrunk_classes(image.objects))
         layers["is_live"] = image.objects is None
         return layers
 
@@ -365,12 +367,10 @@ class Report:
         found &= inside
         layers["prediction"] = _black_and_white(found)
         if image.truth is None:
-            codes = np.where(_outline(found), 4, 0)
-        else:
-            truth = _shrunk_mask(image.truth > 0) & inside
-            layers["truth"] = _black_and_white(truth)
-            codes = found * 1 + truth * 2  # 1 false, 2 missed, 3 hit
-        layers["errors"] = _error_picture(codes)
+            return {**layers, "errors": _outlines(found)}
+        truth = _shrunk_mask(image.truth > 0) & inside
+        layers["truth"] = _black_and_white(truth)
+        layers["errors"] = _error_picture(found * 1 + truth * 2)  # 1 false, 2 missed, 3 hit
         return layers
 
     def _draw_classes(self, image):
@@ -378,7 +378,7 @@ class Report:
         predicted = _shrunk_classes(image.prediction)
         layers = {"prediction": _palette(predicted, colours)}
         if image.truth is None:
-            return {**layers, "errors": _error_picture(np.where(_outline(predicted), 4, 0))}
+            return {**layers, "errors": _outlines(predicted)}
         truth = _shrunk_classes(image.truth)
         known = truth < len(colours)
         layers["truth"] = _palette(truth, colours)
@@ -572,6 +572,10 @@ def _error_picture(codes):
     """Draws 0 nothing, 1 false, 2 missed, 3 hit, 4 outline; nothing is transparent."""
     colours = [(0, 0, 0), *(COLOURS[name] for name in ("false", "missed", "hit")), OUTLINE]
     return _palette(codes, np.array(colours, np.uint8), transparency=0)
+
+
+def _outlines(numbers):
+    return _error_picture(np.where(_outline(numbers), 4, 0))
 
 
 def _draw_objects(objects):

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from lib.errors import UserError
-from lib.files import atomic_write, write_hdf5
+from lib.files import append_line, atomic_write, new_hdf5, remove_left_overs, write_hdf5
 from lib.pictures import as_rgb, group_images, visualize
 from lib.report import facts_of, loss_curve
 
@@ -77,8 +77,12 @@ class Results:
         """Removes what an earlier test wrote, and says so: no old score beside new weights."""
         found = [self.folder / name for name in self._known() if (self.folder / name).is_file()]
         for path in found:
-            path.unlink()
+            path.unlink(missing_ok=True)  # the list may name it twice
         (self.folder / LIST).unlink(missing_ok=True)
+        # Not those of a training, which may run in the folder.
+        remove_left_overs(self.folder, *(name for name in NAMES if "/" not in name))
+        for part in (*map(self.folder.joinpath, ID_FOLDERS), *self.folder.glob("[!.]*_RES")):
+            remove_left_overs(part, "*")
         if found:
             print(f"Removed the results of an earlier test in {self.folder}.")
 
@@ -88,9 +92,7 @@ class Results:
         Args:
             name: relative to the folder.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with open(self.folder / LIST, "a", encoding="utf-8") as file:
-            file.write(f"{name}\n")
+        append_line(self.folder / LIST, f"{name}\n")
         return self.folder / name
 
     def save_predictions(self, probabilities, ids, configuration, name="predictions.hdf5"):
@@ -119,7 +121,7 @@ class Results:
         Yields:
             function of the number of an image and its (K, H, W) float32 that saves them.
         """
-        with atomic_write(self.file(name)) as beside, h5py.File(beside, "w") as file:
+        with atomic_write(self.file(name)) as beside, new_hdf5(beside) as file:
             file["ids"] = list(ids)
             file["settings"] = json.dumps(configuration.as_dict())
 
@@ -237,7 +239,8 @@ class Results:
     def _known(self):
         """Lists the files of earlier tests, also of those from before there was a list."""
         if (self.folder / LIST).is_file():
-            return (self.folder / LIST).read_text(encoding="utf-8").splitlines()
+            lines = (self.folder / LIST).read_text(encoding="utf-8", errors="replace").split("\n")
+            return [name for name in lines if self._is_of_a_test(name)]
         predictions = self.folder / "predictions.hdf5"
         is_ours = predictions.is_file() and _written_by_a_test(predictions)
         # The weights of retina-unet lie beside the results of its own test.
@@ -248,6 +251,18 @@ class Results:
         if is_ours:
             found += self.folder.glob("segmentations/*.png")
         return [path.relative_to(self.folder).as_posix() for path in found]
+
+    def _is_of_a_test(self, name):
+        """Tells whether a test writes files of a name: a list from elsewhere may name any."""
+        parts = Path(name).parts
+        pictures = [f"{folder}/*.png" for folder in ID_FOLDERS]
+        return (
+            0 < len(parts) <= 2
+            and not {"..", "/"} & set(parts)
+            and "\0" not in name
+            and any(Path(name).match(pattern) for pattern in (*NAMES, *pictures))
+            and not (self.folder / parts[0]).is_symlink()
+        )
 
 
 def open_results(configuration, experiment, ids=()):

@@ -7,6 +7,7 @@ keeps every bit; DRIVE's photographs are such files.
 
 import contextlib
 import logging
+import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +19,11 @@ from PIL import Image
 SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 # Pillow refuses images above this number of pixels as decompression bombs.
 MOST_PIXELS = 178_956_970
-# Every image is checked against it by check_size, which says what to do.
+# All images of a file that are read at once, in bytes.
+MOST_BYTES = 2**31
+# The least that a prediction holds of a pixel: its colours twice, and its probability.
+BYTES_OF_A_PREDICTION = 12
+# Every image is checked against these limits, with a message that says what to do.
 Image.MAX_IMAGE_PIXELS = None
 
 _COLOURS = tifffile.PHOTOMETRIC
@@ -66,13 +71,44 @@ def is_tiff(path):
 
 
 def check_size(path, height, width, most_pixels):
-    """Raises an ImageError for more pixels than most_pixels (None: any number)."""
-    if most_pixels and height * width > most_pixels:
+    """Raises an ImageError for more pixels than most_pixels; None: than the memory that is free."""
+    if not most_pixels:
+        check_memory(path, height * width * BYTES_OF_A_PREDICTION)
+    elif height * width > most_pixels:
         raise ImageError(
             f"{path} has {width} x {height} = {width * height:,} pixels; expected at most "
             f"{most_pixels:,}. Cut it into parts or scale it down; run_prediction.py takes large "
             "images as they are."
         )
+
+
+def check_memory(path, num_bytes):
+    """Raises an ImageError for an image that needs more bytes than there is free memory."""
+    free = free_memory()
+    if num_bytes > free:
+        raise ImageError(
+            f"{path} needs at least {num_bytes / 1e9:.1f} GB of memory; {free / 1e9:.1f} GB are "
+            "free. Cut it into parts, or use a machine with more memory."
+        )
+
+
+def check_total(path, num_images, num_bytes):
+    """Raises an ImageError where the images of a file, which are read at once, are too many."""
+    if num_bytes > MOST_BYTES:
+        raise ImageError(
+            f"{path} holds {num_images:,} images, together {num_bytes / 1e9:.1f} GB; expected at "
+            f"most {MOST_BYTES / 1e9:.1f} GB. Cut the stack into parts."
+        )
+
+
+def free_memory():
+    """Gives the bytes of memory that are free; without an end where the system does not tell."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return math.inf
+    free = (1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
+    return next(free, math.inf)
 
 
 def read_tiff(path, most_pixels=MOST_PIXELS):
@@ -98,23 +134,34 @@ def iterate_tiff(path, most_pixels=MOST_PIXELS):
         parts = _parts(path, tiff)
         for part in parts:
             _check_part(path, part, tiff.filehandle.size, most_pixels)
+        if most_pixels:
+            sizes = [part.size * part.keyframe.dtype.itemsize for part in parts]
+            check_total(path, len(parts), sum(sizes))
         for part in parts:
             yield from _pictures(path, part)
 
 
 @contextlib.contextmanager
 def _complaints_raised():
-    """Raises what tifffile only logs: a stack that is cut off would be read as its first slice."""
-    logger, records = logging.getLogger("tifffile"), []
-    keep = records.append  # returns None, which keeps a record from being logged
-    logger.addFilter(keep)
+    """Raises what tifffile only logs: a stack that is cut off would be read as its first slice.
+
+    At once, because a file may claim billions of tags, each of which is an error.
+    """
+    logger, warnings = logging.getLogger("tifffile"), []
+
+    def listen(record):
+        if record.levelno >= logging.ERROR:
+            raise tifffile.TiffFileError(record.getMessage())
+        warnings.append(record.getMessage())  # and is not logged
+
+    logger.addFilter(listen)
     try:
         yield
     finally:
-        logger.removeFilter(keep)
-    for record in records:
-        if record.levelno >= logging.ERROR or "series" in record.getMessage():
-            raise tifffile.TiffFileError(record.getMessage())
+        logger.removeFilter(listen)
+    for message in warnings:
+        if "series" in message:
+            raise tifffile.TiffFileError(message)
 
 
 def _parts(path, tiff):

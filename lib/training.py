@@ -12,7 +12,7 @@ from lib.callbacks import PlateauDetector, ProgressLines, TrainingRecorder
 from lib.configuration import NETWORK
 from lib.devices import start_computing
 from lib.errors import UserError, raise_if_any
-from lib.experiment import locate
+from lib.experiment import locate, one_at_a_time
 from lib.files import atomic_write
 from lib.history import best_epoch, has_stopped_early, is_complete
 from lib.optimizers import get_optimizer, swap_averages
@@ -214,8 +214,9 @@ class TrainingRun:
     def _remove_earlier(self):
         """Removes an earlier training of this name, and the results of its tests."""
         if self.experiment.weights("last").exists():  # else they are those of retina-unet's weights
-            for part in ("", "validation", "training"):
-                Results(self.experiment.results / part, self.experiment.name).remove()
+            with one_at_a_time(self.experiment.results, "testing"):
+                for part in ("", "validation", "training"):
+                    Results(self.experiment.results / part, self.experiment.name).remove()
         self.experiment.remove_training()
 
     def _parts(self):

@@ -4,10 +4,10 @@ A weights file is Keras's `.weights.h5` with one more data set, a JSON text that
 the images, the history and, in the middle of an epoch, how far that has come. It is read once.
 """
 
+import contextlib
 import io
 import json
 import math
-import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,10 +17,15 @@ import h5py
 from lib.configuration import FREE, NETWORK, SPLIT
 from lib.devices import start_computing, this_host_alone
 from lib.errors import UserError, raise_if_any
-from lib.files import atomic_write
+from lib.files import atomic_write, check_dataset
 from lib.legacy_weights import explain_not_weights, is_legacy, load_legacy_weights
 
 RECORD = "training_state"
+# What h5py and Keras raise when a file is damaged inside.
+DAMAGED = (
+    *(OSError, RuntimeError, KeyError, ValueError, TypeError),
+    *(AttributeError, IndexError, OverflowError, MemoryError, SystemError),
+)
 # The rule of scaling of weights from before it was recorded.
 FIRST_SCALING = "minmax_stack"
 _FOREIGN = (
@@ -260,12 +265,12 @@ class TrainedWeights:
             ):
                 raise ValueError("it holds as many parameters in other layers")
             model.load_weights(self.path)
-        except (ValueError, KeyError) as error:
+        except (ValueError, KeyError, RecursionError) as error:
             raise UserError(
                 f"{self.path} must hold the weights of the network {model.name} with "
                 f"{model.count_params():,} parameters. Received: {error}. {advice}"
             ) from error
-        except (OSError, RuntimeError) as error:  # h5py: damaged inside
+        except DAMAGED as error:
             raise _not_whole(self.path, error) from error
 
     def _architecture(self):
@@ -286,14 +291,22 @@ def read_weights(path):
         UserError: if it is no weights file (it says what it is), or not whole.
     """
     path = Path(path)
-    explanation = explain_not_weights(path)
+    try:
+        explanation = explain_not_weights(path)
+        content = b"" if explanation else path.read_bytes()
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be opened: {error.strerror or error}. Ask its owner for the right to "
+            "read it (chmod a+r), or choose other weights."
+        ) from error
     if explanation:
         raise UserError(explanation)
-    content = path.read_bytes()
     try:
         with h5py.File(io.BytesIO(content), "r") as file:
+            _require_no_links(path, file)
             record = json.loads(file[RECORD].asstr()[()]) if RECORD in file else {}
-    except (OSError, RuntimeError, KeyError, ValueError) as error:
+            _require_record(record)
+    except DAMAGED as error:
         raise _not_whole(path, error) from error
     return TrainedWeights(path, content, record)
 
@@ -333,12 +346,38 @@ def save_weights(model, path, record=None, with_optimizer=False):
         # Keras demands the ending; the name beside the place keeps it.
         with this_host_alone():
             model.save_weights(beside)
-        with h5py.File(beside, "a") as file:
+            _help_keras_remember()
+        content = io.BytesIO(beside.read_bytes())
+        with h5py.File(content, "a") as file:
             file[RECORD] = json.dumps(record or {})
             if not with_optimizer and "optimizer" in file:
                 del file["optimizer"]
         if not with_optimizer:
-            _repack(beside)
+            content = _repacked(content)
+        beside.write_bytes(content.getbuffer())
+
+
+def _help_keras_remember():
+    """Hands Keras what it looked up for the first saving of weights.
+
+    Up to 3.15 it stores that under one name and looks for it under another, so that every saving
+    makes layers to look at, and each loses some of the memory: 80 KB a saving.
+    """
+    with contextlib.suppress(ImportError):
+        from keras.src.backend.common import global_state
+
+        for kind in (
+            "Operation",
+            "Layer",
+            "Functional",
+            "Sequential",
+            "Metric",
+            "Optimizer",
+            "Loss",
+        ):
+            found = global_state.get_global_attribute(f"saving_attr_skipset_{kind}")
+            if found is not None:
+                global_state.set_global_attribute(f"saving_attr_skiplist_{kind}", found)
 
 
 def settings_record(configuration):
@@ -390,6 +429,55 @@ def _overlap(words, images, ids):
     )
 
 
+def _require_no_links(path, file):
+    """Refuses weights that lie elsewhere, or that lie about their size: Keras would follow them."""
+    links = []
+    file.visititems_links(lambda *name_and_link: links.append(name_and_link))
+    try:
+        for name, link in links:
+            if not isinstance(link, h5py.HardLink):
+                raise ValueError(f"leads elsewhere by a link: {name}")
+            if isinstance(item := file[name], h5py.Dataset) and item.size is not None:
+                check_dataset(item, name)
+    except ValueError as error:
+        raise UserError(
+            f"{path} is not as Keras writes weights: it {error}. It is not read; choose other "
+            "weights, or train anew."
+        ) from error
+
+
+def _require_record(record):
+    """Raises a ValueError for a record of other types than save_weights is given."""
+    kinds = {"data": dict, "settings": dict, "scaling": str}
+    kinds |= {"history": list, "ancestors": list, "dropout_states": list}
+    kinds |= dict.fromkeys(("images", "looks", "progress"), (dict, type(None)))
+    is_right = isinstance(record, dict) and all(
+        isinstance(record[name], kind) for name, kind in kinds.items() if name in record
+    )
+    if is_right:
+        rows = record.get("history") or ()
+        is_right = all(
+            isinstance(row, dict)
+            and {"epoch", "loss"} <= row.keys()
+            and all(isinstance(value, int | float) for value in row.values())
+            for row in rows
+        )
+        is_right &= all(isinstance(part, dict) for part in record.get("settings", {}).values())
+        ancestors = record.get("ancestors", ())
+        is_right &= all(isinstance(one, dict) and "weights" in one for one in ancestors)
+    is_right = is_right and all(
+        images is None
+        or isinstance(images, dict)
+        and "training" in images
+        and all(
+            isinstance(of, list) and all(isinstance(i, str) for i in of) for of in images.values()
+        )
+        for images in (one.get("images") for one in (record, *ancestors))
+    )
+    if not is_right:
+        raise ValueError(f"its {RECORD} is not as a training writes it")
+
+
 def _not_whole(path, error):
     return UserError(
         f"{path} is not a whole weights file; it may be cut off or damaged: {error}. Copy it "
@@ -397,14 +485,11 @@ def _not_whole(path, error):
     )
 
 
-def _repack(path):
-    """Copies an HDF5 file onto itself: what was deleted in it gives its space back."""
-    packed = path.with_name(f"{path.name}.packed")
-    try:
-        with h5py.File(path, "r") as source, h5py.File(packed, "w") as target:
-            target.attrs.update(source.attrs)
-            for name in source:
-                source.copy(name, target)
-        os.replace(packed, path)
-    finally:
-        packed.unlink(missing_ok=True)
+def _repacked(content):
+    """Copies an HDF5 file in memory: what was deleted in it gives its space back."""
+    packed = io.BytesIO()
+    with h5py.File(content, "r") as source, h5py.File(packed, "w") as target:
+        target.attrs.update(source.attrs)
+        for name in source:
+            source.copy(name, target)
+    return packed

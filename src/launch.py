@@ -8,7 +8,7 @@ from pathlib import Path
 from lib.backends import is_first_host, quietly, require_backend
 from lib.configuration import read_configuration
 from lib.errors import UserError, raise_if_any, run_script
-from lib.experiment import Experiment, locate, writable_folder
+from lib.experiment import Experiment, locate, one_at_a_time, writable_folder
 from lib.log_file import output_in
 from src.tasks import TASKS
 
@@ -55,7 +55,7 @@ def test(arguments, task=None):
     nohup = configuration.testing_settings.nohup and not task
     log = experiment.results / f"{experiment.name}_testing.nohup" if nohup else None
     experiment.find_weights(configuration.testing_settings.best_last)
-    with _place(experiment.results, log):
+    with _place(experiment.results, log), one_at_a_time(experiment.results, "testing"):
         script.main(configuration, experiment)
 
 

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 from lib.backends import quietly, require_backend
 from lib.configuration import NETWORK
 from lib.errors import UserError, raise_if_any, run_script
-from lib.experiment import Experiment, locate, writable_folder
+from lib.experiment import Experiment, locate, one_at_a_time, writable_folder
 from lib.image_files import IMAGE_ENDINGS, image_stem, iterate_images, natural_key
 from src.launch import at_angle, find_configuration
 
@@ -62,8 +62,8 @@ def predict(arguments):
     from lib.predictions import PredictionFolder
 
     origin = origin_of(configuration, weights, predictor)
-    results = PredictionFolder(folder, origin, arguments.overwrite)
-    with writable_folder(folder):
+    with writable_folder(folder), one_at_a_time(folder, "prediction"):
+        results = PredictionFolder(folder, origin, arguments.overwrite)
         problems = predict_files(files, predictor, results)
         rows = results.finish(files)
 

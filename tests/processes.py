@@ -1,14 +1,17 @@
 """Runs the scripts of the repository, or code, in processes of their own."""
 
 import functools
+import importlib
 import multiprocessing
 import os
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
+from lib.errors import run_script
 from src.tasks import TASKS
 from tests.small_data import mentions
 
@@ -107,22 +110,23 @@ def _loaded():
     """Gives what starts processes in which TensorFlow is loaded: they are forks of one that is."""
     loaded = multiprocessing.get_context("forkserver")
     stories = [module for task in TASKS.values() for module in (task.training, task.testing)]
-    loaded.set_forkserver_preload(["src.launch", *stories])
+    loaded.set_forkserver_preload(["src.launch", "src.predict_folder", *stories])
     return loaded
 
 
-def fork(script, *words, cwd, output):
-    """Starts run_training.py or run_testing.py like `start`, some seconds sooner.
+def fork(script, *words, cwd, output, fault=None):
+    """Starts a script of the repository like `start`, some seconds sooner.
 
     Args:
         script: its name.
         words: its arguments.
         cwd: the folder.
         output: file for all that is printed.
+        fault: function without arguments that is called first in the process.
     Returns:
         Forked.
     """
-    return Forked(_loaded().Process(target=_launch, args=(script, words, cwd, output)))
+    return Forked(_loaded().Process(target=_launch, args=(script, words, cwd, output, fault)))
 
 
 def run_forked(script, *words, cwd):
@@ -153,9 +157,14 @@ class Forked:
         os.kill(self.process.pid, number)
 
 
-def _launch(script, words, folder, output):
-    from src.launch import launch
+def _launch(script, words, folder, output, fault):
+    from src import launch, predict_folder
 
+    steps = {
+        "run_training.py": partial(launch.launch, "training"),
+        "run_testing.py": partial(launch.launch, "testing"),
+        "run_prediction.py": predict_folder.main,
+    }
     with open(output, "w") as file:
         for descriptor in (1, 2):
             os.dup2(file.fileno(), descriptor)
@@ -163,7 +172,11 @@ def _launch(script, words, folder, output):
     os.environ.update(ON_THE_CPU)
     os.chdir(folder)
     sys.argv = [script, *map(str, words)]
-    sys.exit(launch(script.removeprefix("run_").removesuffix(".py")))
+    if fault:
+        fault()
+    if script in steps:
+        sys.exit(steps[script]())
+    sys.exit(run_script(importlib.import_module(script.removesuffix(".py")).main))
 
 
 def wait_until(condition, process):

@@ -1,5 +1,6 @@
 """Tests of an experiment's folder: where it lies, names, weights, permissions, the lock."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import pytest
 
 from lib import experiment as module
 from lib.errors import UserError
-from lib.experiment import LOCK, PROJECT, Experiment, locate, writable_folder
+from lib.experiment import LOCK, PROJECT, Experiment, locate, one_at_a_time, writable_folder
 
 needs_locks = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such lock")
 
@@ -229,6 +230,30 @@ def test_lock_goes_with_a_process_that_is_killed_and_what_it_left_half_written(e
     with experiment.locked_for_training():
         assert not half_written.exists()
         assert of_others.exists()
+
+
+@needs_locks
+def test_a_second_testing_of_a_folder_is_refused_and_a_training_is_not(experiment):
+    with one_at_a_time(experiment.folder, "testing"):
+        with experiment.locked_for_training():
+            words = f"Another testing writes to {experiment.folder}. Wait until it has ended, or"
+            assert problem_of(one_at_a_time(experiment.folder, "testing")).startswith(words)
+    with one_at_a_time(experiment.folder, "testing"), one_at_a_time("nowhere", "testing"):
+        pass
+
+
+@needs_locks
+def test_a_network_drive_without_locks_is_told(experiment, monkeypatch, capsys):
+    import fcntl
+
+    def refuse(*arguments):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with experiment.locked_for_training(), one_at_a_time(experiment.folder, "testing"):
+        told = capsys.readouterr().out
+    assert f"{experiment.folder} cannot be locked: take care that one training" in told
+    assert "take care that one testing" in told
 
 
 def test_of_several_hosts_only_the_first_locks(experiment):

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import subprocess
 
 import h5py
 import numpy as np
@@ -9,8 +10,19 @@ import pytest
 from PIL import Image
 
 from lib.errors import UserError
-from lib.files import absolute_path, atomic_write, load_hdf5, load_hdf5_extra, write_hdf5
+from lib.files import (
+    absolute_path,
+    append_line,
+    atomic_write,
+    hdf5_files,
+    load_hdf5,
+    load_hdf5_extra,
+    remove_left_overs,
+    write_hdf5,
+)
 from lib.pictures import group_images, legend, visualize
+from tests.fuzz.inputs import spoil
+from tests.processes import require_refusal, run
 
 IMAGES = np.arange(2 * 3 * 4 * 5, dtype=np.uint8).reshape(2, 3, 4, 5)
 
@@ -80,6 +92,44 @@ def test_paths_are_absolute_and_know_the_home(tmp_path, monkeypatch):
     assert absolute_path("link") == tmp_path / "link"  # the name that the user knows
 
 
+def test_content_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    """Else a power cut could leave an empty file at the place of a whole one."""
+    done = []
+    flush, move = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda file: (done.append("flushed"), flush(file)))
+    monkeypatch.setattr(os, "replace", lambda *paths: (done.append("moved"), move(*paths)))
+    with atomic_write(tmp_path / "a.txt") as beside:
+        beside.write_text("whole")
+        assert done == []
+    append_line(tmp_path / "b.txt", "line\n")
+    assert done == ["flushed", "moved", "flushed"]
+    assert (tmp_path / "b.txt").read_text() == "line\n"
+
+
+def test_what_killed_processes_left_goes_and_nothing_else(tmp_path):
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    names = [f".{dead.pid}_a.hdf5", f".{os.getpid()}_a.hdf5", f".{dead.pid}_b.hdf5", ".x_a.hdf5"]
+    for name in names:
+        (tmp_path / name).touch()
+    write_hdf5(tmp_path / "a.hdf5", IMAGES)
+    assert sorted(os.listdir(tmp_path)) == sorted([*names[2:], "a.hdf5"])
+    (tmp_path / f".{os.getpid()}_b.hdf5").touch()
+    remove_left_overs(tmp_path, "b.hdf5")
+    assert sorted(os.listdir(tmp_path)) == [".x_a.hdf5", "a.hdf5"]
+
+
+@pytest.mark.parametrize("number, words", [(122, "quota"), (27, "ulimit -f"), (37, "no locks")])
+def test_other_ends_of_room_are_told_apart(tmp_path, number, words):
+    reason = "unable to lock file, " * (number == 37)
+
+    def fail():
+        with atomic_write(tmp_path / "a.hdf5"):
+            raise OSError(f"{reason}errno = {number}")
+
+    assert words in problem_of(fail)
+
+
 # ---------------------------------------------------------------- HDF5
 
 
@@ -108,6 +158,34 @@ def test_hdf5_that_cannot_be_written_leaves_the_old_one(tmp_path):
         write_hdf5(path, IMAGES, ids=[object()])
     np.testing.assert_array_equal(load_hdf5(path), IMAGES)
     assert os.listdir(tmp_path) == ["images.hdf5"]
+
+
+def test_hdf5_files_that_belong_together_appear_together(tmp_path):
+    with pytest.raises(ValueError, match="no more"), hdf5_files() as write:
+        write(tmp_path / "a.hdf5", IMAGES)
+        raise ValueError("no more")
+    assert os.listdir(tmp_path) == []
+    with hdf5_files() as write:
+        for name in "ab":
+            write(tmp_path / f"{name}.hdf5", IMAGES)
+            assert not list(tmp_path.glob("[!.]*"))
+    assert sorted(os.listdir(tmp_path)) == ["a.hdf5", "b.hdf5"]
+
+
+def test_hdf5_without_room_is_told_and_does_not_crash(tmp_path):
+    """HDF5 itself ends a process by a crash, behind its last line."""
+    code = (
+        "import numpy as np, sys\n"
+        "from pathlib import Path\n"
+        "from lib.errors import run_script\n"
+        "from lib.files import write_hdf5\n"
+        "from tests.faults import limit_files\n"
+        "limit_files()\n"
+        "array = np.ones((9, 1, 99, 99))\n"
+        "sys.exit(run_script(lambda: write_hdf5(Path('a.hdf5'), array, ids=['a'] * 9)))\n"
+    )
+    require_refusal(run("-c", code, cwd=tmp_path), "Cannot write a.hdf5", "ulimit -f")
+    assert os.listdir(tmp_path) == []
 
 
 def test_missing_hdf5(tmp_path):
@@ -176,6 +254,41 @@ def test_hdf5_with_a_group_in_place_of_the_data_set(tmp_path):
     problem = problem_of(load_hdf5, path)
     assert "`image` must hold numbers" in problem
     assert 'HDF5 group "/image"' in problem
+
+
+ELSEWHERE = ("external link", "soft link", "up", "reference", "outside", "virtual", "opaque")
+
+
+@pytest.mark.parametrize("kind", (*ELSEWHERE, "huge", "huge chunk"))
+@pytest.mark.parametrize("name", ["image", "ids"])
+def test_what_leads_out_of_a_file_or_claims_too_much_is_refused(tmp_path, name, kind):
+    path, other = tmp_path / "images.hdf5", tmp_path / "other.hdf5"
+    write_hdf5(path, IMAGES, ids=["a", "b"])
+    write_hdf5(other, IMAGES, secret=IMAGES)
+    with h5py.File(path, "a") as file:
+        file["secret"] = IMAGES
+        spoil(file, name, kind, other)
+    words = {"huge": "claims far more", "huge chunk": "claims far more"}
+    words |= dict.fromkeys(("external link", "soft link", "up"), "leads elsewhere by a link: ")
+    read = load_hdf5 if name == "image" else lambda path: load_hdf5_extra(path, name)
+    assert words.get(kind, "refers to something outside") in problem_of(read, path)
+
+
+@pytest.mark.parametrize(
+    "error, words",
+    [
+        (PermissionError(13, "x"), "the right to read it"),
+        (OSError(37, "unable to lock file"), "HDF5_USE_FILE_LOCKING=FALSE"),
+        (MemoryError(), "does not fit into the memory"),
+    ],
+)
+def test_what_keeps_hdf5_from_being_read_is_told_apart(tmp_path, monkeypatch, error, words):
+    def fail(*arguments):
+        raise error
+
+    write_hdf5(tmp_path / "images.hdf5", IMAGES)
+    monkeypatch.setattr(h5py, "File", fail)
+    assert words in problem_of(load_hdf5, tmp_path / "images.hdf5")
 
 
 # ---------------------------------------------------------------- pictures

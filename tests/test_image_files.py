@@ -8,9 +8,10 @@ import pytest
 import tifffile
 from PIL import Image
 
-from lib import image_files
+from lib import image_files, tiff_files
 from lib.image_files import (
     image_id,
+    iterate_images,
     list_images,
     read_binary_mask,
     read_grey_images,
@@ -21,6 +22,7 @@ from lib.image_files import (
     read_stack,
     two_values,
 )
+from tests.fuzz.inputs import png_bomb
 
 HEIGHT, WIDTH = 6, 9
 
@@ -398,6 +400,23 @@ def test_large_images_are_for_run_prediction(tmp_path, mask, ending):
         read_image(path, most_pixels=53)
     assert "run_prediction.py takes large images" in str(error.value)
     assert read_image(path, most_pixels=None).shape == (1, HEIGHT, WIDTH)
+
+
+def test_a_bomb_is_refused_before_it_is_read(tmp_path, monkeypatch):
+    """100,000 x 100,000 pixels in some hundred bytes, and an animation of many frames."""
+    path = tmp_path / "bomb.png"
+    path.write_bytes(png_bomb(100_000, 100_000))
+    monkeypatch.setattr(tiff_files, "free_memory", lambda: 10**9)
+    for read in (read_photograph, read_binary_mask):
+        with pytest.raises(ValueError, match="10,000,000,000 pixels; expected at most 178,956,970"):
+            read(path)
+    with pytest.raises(ValueError, match="needs at least 120.0 GB of memory; 1.0 GB are free"):
+        next(iterate_images(path, 3))
+    frames = [Image.fromarray(np.full((20, 20), n, np.uint8)) for n in range(50)]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    monkeypatch.setattr(tiff_files, "MOST_BYTES", 50_000)
+    with pytest.raises(ValueError, match="holds 50 images, together"):
+        read_binary_mask(tmp_path / "a.gif")
 
 
 def test_pillows_limit_is_worded(tmp_path):

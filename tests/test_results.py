@@ -59,6 +59,34 @@ def test_a_test_removes_what_an_earlier_one_wrote_and_no_more(results, capsys):
     assert files_of(results.folder) == ["notes.txt", "segmentations/22.png"]
 
 
+def test_a_list_from_elsewhere_takes_away_nothing_that_no_test_writes(results, tmp_path):
+    (tmp_path / "ROC.png").write_text("mine")
+    (results.folder / "notes.txt").write_text("mine")
+    (results.folder / "link").symlink_to(tmp_path)
+    results.file("all_a.png").write_text("a test's")
+    names = [
+        "../ROC.png",
+        str(tmp_path / "ROC.png"),
+        "notes.txt",
+        "link/ROC.png",
+        "all_a.png",
+        "\0",
+    ]
+    (results.folder / ".testing_files.txt").write_bytes("\n".join(names).encode() + b"\xff\n")
+    results.remove()
+    assert (tmp_path / "ROC.png").exists()
+    assert files_of(results.folder) == ["notes.txt"]
+
+
+def test_what_a_killed_test_left_goes_and_what_a_training_writes_stays(results):
+    results.file("segmentations/a.png").parent.mkdir()
+    names = [".1_predictions.hdf5", "segmentations/.1_a.png", ".1_run_loss_curves.png"]
+    for name in names:
+        (results.folder / name).touch()
+    results.remove()
+    assert files_of(results.folder) == [".1_run_loss_curves.png"]
+
+
 @pytest.mark.parametrize("name", ["ROC.png", "segmentations/21.png", "probabilities/21.png"])
 def test_files_of_somebody_else_are_in_the_way(results, name):
     path = results.folder / name

@@ -1,6 +1,7 @@
 """Tests of run_prediction.py on files of all kinds, good and bad."""
 
 import csv
+import os
 import shutil
 import sys
 import zipfile
@@ -202,6 +203,56 @@ def test_other_settings_need_overwrite(in_tmp_path, call, eye):
     replaced = call("eye.png", "--threshold", "0.9", "--overwrite")
     assert replaced.returncode == 0
     assert "far from 0.413" in (in_tmp_path / "segmented" / "report.html").read_text()
+
+
+def beside(tmp_path, table, state='{"weights": 1}'):
+    """Writes a folder of results as somebody may have left it, and opens it."""
+    folder = tmp_path / "results"
+    folder.mkdir(exist_ok=True)
+    (folder / "measurements.csv").write_bytes(table)
+    (folder / ".prediction.json").write_text(state)
+    return PredictionFolder(folder, {"weights": 1})
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        b"../../up,a.png,,3,",
+        b"/absolute,a.png,,3,",
+        b"a,a.png,x,3,",
+        b"a,a.png,,many,",
+        b"a,a.png",
+        b"a,a.png,,3,,more",
+        b"\xff\0/,a.png,,3,",
+    ],
+)
+def test_rows_that_no_prediction_wrote_are_predicted_anew(tmp_path, row, capsys):
+    head = b"id,file,page,area,notes\n"
+    results = beside(tmp_path, head + b"good,b.png,,3,\n" + row + b"\n")
+    assert [found["id"] for found in results.rows] == ["good"]
+    assert "measurements.csv is not as it was written" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("state", ["[1]", "{", "[" * 100_000, "1"])
+def test_a_record_of_a_prediction_that_is_damaged_needs_overwrite(tmp_path, state):
+    with pytest.raises(UserError, match="--overwrite"):
+        beside(tmp_path, b"", state)
+
+
+def test_the_clock_decides_nothing(tmp_path, eye):
+    """A photograph that is changed counts as changed, also with an earlier time than before."""
+    path = tmp_path / "a.png"
+    write(path, eye)
+    predictor = ImagePredictor(None, 3, "vessel")
+    results = PredictionFolder(tmp_path / "results", {})
+    assert results.done(path) == {}
+    row = {"id": "a", "file": path, "page": "", "width": 1, "height": 1}
+    results.save(row, eye.copy(), Prediction(np.zeros((1, *SIZE), np.float32)), predictor)
+    os.utime(tmp_path / "results" / "a_overlay.png", (0, 0))
+    again = PredictionFolder(tmp_path / "results", {})
+    assert list(again.done(path)) == [""]
+    os.utime(path, (1, 1))
+    assert again.done(path) == {}
 
 
 # ---------------------------------------------------------------- mistakes

@@ -1,11 +1,14 @@
 """TIFF files are read as their tags say, or refused by name."""
 
+import time
+
 import cv2
 import numpy as np
 import pytest
 import tifffile
 from PIL import Image
 
+from lib import tiff_files
 from lib.image_files import read_image, read_pages, read_photograph, read_stack
 
 HEIGHT, WIDTH = 6, 9
@@ -327,6 +330,22 @@ def test_no_truncation_gives_other_slices_in_silence(path, slices, options, capl
     assert "refused" in outcomes
     assert False not in outcomes
     assert not caplog.records
+
+
+def test_a_claim_of_billions_of_tags_ends_at_the_first(path):
+    claim = b"II+\0\x08\0\0\0" + (16).to_bytes(8, "little") + (2**60).to_bytes(8, "little")
+    path.write_bytes(claim + b"\xff" * 100)
+    start = time.process_time()
+    with pytest.raises(tifffile.TiffFileError):
+        tiff_files.read_tiff(path)
+    assert time.process_time() - start < 1
+
+
+def test_pages_that_together_are_too_large_are_refused_before_they_are_read(path, monkeypatch):
+    tifffile.imwrite(path, np.zeros((9, 30, 40), np.uint8), photometric="minisblack")
+    monkeypatch.setattr(tiff_files, "MOST_BYTES", 10_000)
+    with pytest.raises(tiff_files.ImageError, match="together 0.0 GB; expected at most"):
+        tiff_files.read_tiff(path)
 
 
 def test_a_tile_that_was_never_written_is_no_black_one(path, slices):

@@ -1,5 +1,6 @@
 """Tests of weights files: what they hold, what they tell, and what is refused."""
 
+import json
 import os
 
 import h5py
@@ -11,6 +12,7 @@ from lib.configuration import NETWORK, SPLIT, read_configuration
 from lib.errors import UserError
 from lib.weights import FIRST_SCALING, TrainedWeights, read_weights, save_weights, settings_record
 from src.tasks import TASKS
+from tests.fuzz.inputs import spoil
 from tests.small_data import write_configuration
 from tests.tiny_training import IMAGE_IDS, NUM_PARAMETERS, configure, layer_weights, tiny_network
 
@@ -76,8 +78,26 @@ def test_leaving_the_optimiser_out_makes_the_file_smaller(in_tmp_path):
     assert 2.5 * sizes[1] < sizes[0]
 
 
+def test_only_the_first_saving_makes_layers_to_look_at(model, path, monkeypatch):
+    """Keras loses what it found, and each layer that it makes anew some memory."""
+    save_weights(model, path)
+    made, make = [], keras.layers.Layer.__init__
+
+    def note(layer, **options):
+        made.append(layer)
+        make(layer, **options)
+
+    monkeypatch.setattr(keras.layers.Layer, "__init__", note)
+    save_weights(model, path)
+    assert made == []
+
+
 def test_record_comes_back(saved):
-    record = {"history": [{"epoch": 1, "loss": 0.25}], "settings": {"x": "ü"}, "scaling": "rule"}
+    record = {
+        "history": [{"epoch": 1, "loss": 0.25}],
+        "settings": {"x": {"y": "ü"}},
+        "scaling": "rule",
+    }
     weights = saved(**record)
     assert weights.record == record
     assert (weights.history, weights.progress, weights.scaling) == (record["history"], None, "rule")
@@ -139,6 +159,52 @@ def test_weights_of_another_keras_3_project_are_refused_until_their_order_is_tol
         assert "set [testing settings] skip_order = up_first; else save its network" in problem
     weights.load_into(fresh, "up_first")
     np.testing.assert_array_equal(layer_weights(fresh), layer_weights(model))
+
+
+@pytest.mark.parametrize("kind", ["external link", "soft link", "virtual", "reference", "huge"])
+def test_weights_that_lie_elsewhere_are_not_followed(path, saved, kind):
+    saved()
+    with h5py.File(path, "a") as file:
+        file["secret"] = np.ones(3)
+        spoil(file, next(iter(file["layers"].keys())), kind, path.with_name("other.h5"))
+        spoil(file, f"layers/{next(iter(file['layers']))}/vars/0", kind, path.with_name("other.h5"))
+    with pytest.raises(UserError, match="is not as Keras writes weights: it"):
+        read_weights(path)
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        [],
+        {"history": {}},
+        {"history": [{"epoch": 1}]},
+        {"history": [{"epoch": 1, "loss": "0.1"}]},
+        {"settings": {"training_settings": 1}},
+        {"images": {"training": "abc"}},
+        {"images": {"validation": ["a"]}},
+        {"ancestors": [{"weights": "a", "images": {}}]},
+        {"ancestors": ["a"]},
+        {"scaling": None},
+    ],
+)
+def test_a_record_that_no_training_writes_is_called_damaged(path, saved, record):
+    saved()
+    with h5py.File(path, "a") as file:
+        del file["training_state"]
+        file["training_state"] = json.dumps(record)
+    with pytest.raises(UserError, match="its training_state is not as a training writes it"):
+        read_weights(path)
+
+
+def test_weights_that_may_not_be_read(path, saved, monkeypatch):
+    saved()
+
+    def refuse(*arguments):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("lib.weights.explain_not_weights", refuse)
+    with pytest.raises(UserError, match="cannot be opened: Permission denied. Ask its owner"):
+        read_weights(path)
 
 
 @pytest.mark.parametrize("kept", [100, 1000, -100])

@@ -1,0 +1,1 @@
+"""Looks for files that a reader cannot bear: see tests/fuzz/__main__.py."""
