@@ -130,7 +130,11 @@ def write(survey, output_folder, size=None):
     paths = {subset: output_folder / f"{subset}.hdf5" for subset in SUBSETS}
     sets = {paths[subset]: survey.prepared(subset, size) for subset in survey.files}
     write_image_sets(
-        sets, survey.classes, has_instances=survey.has_instances, scaling=survey.scaling
+        sets,
+        survey.classes,
+        has_instances=survey.has_instances,
+        scaling=survey.scaling,
+        size=size,
     )
     for subset in SUBSETS.keys() - survey.files:
         paths[subset].unlink(missing_ok=True)

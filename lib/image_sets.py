@@ -72,7 +72,7 @@ def scaled(image, limits):
 # ---------------------------------------------------------------- writing
 
 
-def write_image_sets(sets, classes, *, has_instances=False, scaling="auto"):
+def write_image_sets(sets, classes, *, has_instances=False, scaling="auto", size=None):
     """Writes files of images; all appear when all are whole.
 
     Args:
@@ -82,6 +82,7 @@ def write_image_sets(sets, classes, *, has_instances=False, scaling="auto"):
         classes: lib.label_images.Classes.
         has_instances: whether labels are background, object and border of objects.
         scaling: the rule of channel_limits.
+        size: (height, width) that all images were scaled to, which is noted; None for none.
     Raises:
         UserError: if a file cannot be written.
     """
@@ -91,6 +92,8 @@ def write_image_sets(sets, classes, *, has_instances=False, scaling="auto"):
             with new_hdf5(beside) as file:
                 _write(file, items, classes, scaling)
                 file.attrs["has_instances"] = has_instances
+                if size:
+                    file.attrs["size"] = size
             remove_left_overs(path.parent, glob.escape(path.name), is_locked=False)
 
 
@@ -180,6 +183,7 @@ class ImageSet:
         class_counts: (K,) int64, their sum.
         has_instances: whether the classes are background, object and border of objects.
         scaling: the rule of channel_limits that the images are scaled by.
+        size: (height, width) that all images were scaled to; None where they have their own.
     Raises:
         UserError: if the file is missing, not whole, of another kind, or leads out of itself by
             links.
@@ -220,6 +224,7 @@ class ImageSet:
         self.has_instances = bool(file.attrs.get("has_instances"))
         self.scaling = file.attrs.get("scaling")
         self._require(self.scaling in SCALINGS, f"is scaled by the rule {self.scaling}")
+        self.size = self._noted_size(file)
         self.images = self._arrays(file, "images", 3, ("u1", "u2"))
         self.labels = self._arrays(file, "labels", 2, ("u1",))
         self.instances = self._arrays(file, "instances", 2, ("i4",))
@@ -235,6 +240,15 @@ class ImageSet:
         is_right = self.image_class_counts.shape == expected
         self._require(is_right, "holds class_counts of other images or classes")
         (self.num_channels,) = channels
+
+    def _noted_size(self, file):
+        """Gives the (height, width) that all images were scaled to, or None."""
+        if "size" not in file.attrs:
+            return None
+        size = np.asarray(file.attrs["size"])
+        is_right = size.shape == (2,) and size.dtype.kind in "iu" and size.min() > 0
+        self._require(is_right, "holds no height and width as its size")
+        return tuple(size.tolist())
 
     def _arrays(self, file, group, ndim, types):
         """Gives a StoredArray for every id; None without the group."""

@@ -33,7 +33,7 @@ from lib.pictures import (
     visualize,
 )
 from lib.plots import draw_confusion_matrix
-from lib.pre_processing import unlike_training
+from lib.pre_processing import resized, resized_labels, unlike_training
 from lib.predictions import ImagePredictor, Prediction, measure_objects
 from lib.progress import Progress
 from lib.report import Report, ReportImage
@@ -175,13 +175,21 @@ def make_predictor(configuration, weights, threshold=None):
     names, colours = data["class_names"], map(tuple, data["class_colours"])
     predict_scaled = load_predictor(configuration, weights)
     is_binary = len(names) == 2
+    sizes = "at their own sizes"
+    if "size" in data:
+        height, width = data["size"]
+        sizes = f"scaled to {width} x {height} pixels, as those of the training, and back"
 
     def predict(image):
+        own_size = image.shape[1:]
+        image = resized(image[np.newaxis], tuple(data.get("size", own_size)))[0]
         image = scaled(image, channel_limits(image, data["scaling"]))
-        probabilities = predict_scaled(image)
+        at_training_size = predict_scaled(image)
+        probabilities = resized(at_training_size[np.newaxis], own_size)[0]
         measured = {"notes": unlike_training(look_at(image), weights.looks)}
         if data["has_instances"]:
-            objects = find_classes(probabilities, data, settings)["objects"]
+            objects = find_classes(at_training_size, data, settings)["objects"]
+            objects = resized_labels(objects, own_size)
             measured |= {"objects": objects, "measurements": measure_objects(objects)}
         elif is_binary:
             found = probabilities[1] >= (0.5 if threshold is None else threshold)
@@ -192,7 +200,8 @@ def make_predictor(configuration, weights, threshold=None):
         side = settings.tile_size
         network = build_network(configuration, data, side, side)
         weights.load_into(network, settings.skip_order)
-        return network, {**EXPORTED, "classes": names, "scaling": data["scaling"]}
+        known = {name: data[name] for name in ("scaling", "size") if name in data}
+        return network, {**EXPORTED, "classes": names, **known}
 
     return ImagePredictor(
         predict,
@@ -200,7 +209,7 @@ def make_predictor(configuration, weights, threshold=None):
         positive=names[1] if is_binary else None,
         classes=None if is_binary else dict(zip(names, colours)),
         threshold=0.5 if threshold is None else threshold,
-        protocol=f"Images at their own sizes, in tiles of at most {settings.tile_size} pixels.",
+        protocol=f"Images {sizes}, in tiles of at most {settings.tile_size} pixels.",
         export=export,
     )
 

@@ -45,6 +45,7 @@ def test_a_shipped_network_is_the_same_in_onnx(name, tmp_path):
         '["membrane", "cell"]',
         '["background", "cell"]',
         '["background", "object", "border"]',
+        '["background", "foreground"]',
     )
     rng = np.random.default_rng(0)
     for number in (1, 3):  # any number at a time

@@ -14,9 +14,13 @@ from sklearn import metrics
 
 import prepare_datasets_folder
 from lib import encoders, losses, phantom, unet
+from lib.configuration import read_configuration
 from lib.errors import run_script
 from lib.image_sets import ImageSet
-from src import segmentation_task
+from lib.pre_processing import resized
+from lib.weights import read_weights as read_weights_of
+from src import segmentation_task, segmentationNN_predict
+from src.tasks import TASKS
 from tests.processes import require_refusal, require_success, run, run_forked
 from tests.small_data import mentions, picture, read_weights, write_configuration
 
@@ -288,6 +292,24 @@ def test_images_very_unlike_those_of_the_training_are_flagged(finished, step, wo
     prepare(workspace)
     require_success(step("testing"))
     assert "Very unlike the training in brightness" in (workspace / "small/report.html").read_text()
+
+
+def test_photographs_are_scaled_to_the_size_of_the_training_and_back(step, workspace, prepare, rng):
+    prepare(workspace, "--size", "48x40")
+    require_success(step("training", name="sized", N_epochs=1))
+    weights = read_weights_of(workspace / "sized" / "sized_last.weights.h5")
+    assert weights.data["size"] == [40, 48]
+    configuration = read_configuration(workspace / "configuration.txt", TASKS)
+    predictor = segmentationNN_predict.make_predictor(configuration, weights)
+    image = rng.integers(0, 256, (3, 80, 144), np.uint8)
+    found = predictor.predict(image).probabilities
+    assert found.shape == (4, 80, 144)
+    small = predictor.predict(resized(image[np.newaxis], (40, 48))[0]).probabilities
+    np.testing.assert_array_equal(found, resized(small[np.newaxis], (80, 144))[0])
+    assert predictor.protocol.startswith("Images scaled to 48 x 40 pixels")
+    # Data of another size are of another kind.
+    prepare(workspace, "--size", "24x40")
+    require_refusal(step("testing", name="sized"), "size: 40, 48 -> 40, 24")
 
 
 def test_images_without_labels_are_segmented_without_scores(step, workspace, prepare):
