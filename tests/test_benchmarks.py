@@ -85,7 +85,7 @@ def test_a_study_goes_on_where_it_was(tmp_path, monkeypatch):
         calls.append(command[1].name if command[1] != "-m" else command[2])
         folder = Path("ablation_no_zoom")
         if calls[-1] == "run_training.py":
-            state = {"history": [{}, {}], "settings": {}}
+            state = {"history": [{"epoch": 1, "loss": 0.5}] * 2, "settings": {}}
             folder.mkdir()
             save_weights(get_unet(1, 4, 4), folder / f"{folder}_last.weights.h5", state)
             raise KeyboardInterrupt
@@ -126,7 +126,7 @@ def test_records_give_what_their_table_needs(tmp_path, monkeypatch):
     folder = Path("records_green", "validation")
     folder.mkdir(parents=True)
     (folder / "performances.json").write_text(json.dumps(scores))
-    state = {"history": [{"seconds": 600}, {"seconds": 630}], "settings": {}}
+    state = {"history": [{"epoch": 1, "loss": 0.5, "seconds": s} for s in (600, 630)], "settings": {}}
     save_weights(get_unet(1, 4, 4), Path("records_green/records_green_last.weights.h5"), state)
     tested = {"green": variants.run_variant("records", "green")}
     row = "| green | `channels = green` | 0.98000 | 0.98100 | 0.90000 | 0.82000 | 0.95700 | 0.80000"
@@ -187,14 +187,14 @@ def test_packed_weights_are_smaller_and_predict_the_same_to_the_last_bit(build, 
         [x + 0.01 * rng.standard_normal(x.shape, np.float32) for x in network.get_weights()]
     )
     path = tmp_path / "a.weights.h5"
-    save_weights(network, path, {"history": [{"epoch": 1}], "settings": BFLOAT16})
+    save_weights(network, path, {"history": [{"epoch": 1, "loss": 0.5}], "settings": BFLOAT16})
     size = path.stat().st_size
     image = rng.random((2, 1, side, side), np.float32)
     before = network.predict_on_batch(image)
     assert pack(path) == (size, path.stat().st_size)
     assert path.stat().st_size < size / 2
     packed = read_weights(path)
-    assert packed.history == [{"epoch": 1}]
+    assert packed.history == [{"epoch": 1, "loss": 0.5}]
     packed.load_into(network)
     np.testing.assert_array_equal(network.predict_on_batch(image), before)
 
@@ -202,13 +202,13 @@ def test_packed_weights_are_smaller_and_predict_the_same_to_the_last_bit(build, 
 def test_looks_are_noted_and_the_weights_stay(tmp_path):
     network = get_unet(1, 48, 48, data_format="channels_last")
     path = tmp_path / "a.weights.h5"
-    save_weights(network, path, {"history": [{"epoch": 1}], "settings": BFLOAT16})
+    save_weights(network, path, {"history": [{"epoch": 1, "loss": 0.5}], "settings": BFLOAT16})
     before = network.get_weights()
     looks = {"brightness": [0.2, 0.4]}
     note(read_weights(path), looks)
     noted = read_weights(path)
     assert noted.looks == looks
-    assert noted.history == [{"epoch": 1}]
+    assert noted.history == [{"epoch": 1, "loss": 0.5}]
     other = get_unet(1, 48, 48, data_format="channels_last")
     noted.load_into(other)
     for one, same in zip(before, other.get_weights(), strict=True):

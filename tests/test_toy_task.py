@@ -53,7 +53,7 @@ def draw(rng, height, width):
 def step(name, num_epochs):
     """Runs a training or a test as its script does."""
     Path("configuration.txt").write_text(CONFIGURATION.format(num_epochs=num_epochs))
-    arguments = {"data": None, "overwrite": False, "output": None}
+    arguments = {"data": None, "overwrite": False, "output": None, "angle": None}
     getattr(launch, name)(SimpleNamespace(configuration="configuration.txt", **arguments))
 
 
