@@ -126,7 +126,10 @@ def test_records_give_what_their_table_needs(tmp_path, monkeypatch):
     folder = Path("records_green", "validation")
     folder.mkdir(parents=True)
     (folder / "performances.json").write_text(json.dumps(scores))
-    state = {"history": [{"epoch": 1, "loss": 0.5, "seconds": s} for s in (600, 630)], "settings": {}}
+    state = {
+        "history": [{"epoch": 1, "loss": 0.5, "seconds": s} for s in (600, 630)],
+        "settings": {},
+    }
     save_weights(get_unet(1, 4, 4), Path("records_green/records_green_last.weights.h5"), state)
     tested = {"green": variants.run_variant("records", "green")}
     row = "| green | `channels = green` | 0.98000 | 0.98100 | 0.90000 | 0.82000 | 0.95700 | 0.80000"

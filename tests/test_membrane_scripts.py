@@ -252,7 +252,9 @@ def test_a_testing_makes_one_experiment_and_opens_its_weights_once(workspace, mo
     weights = workspace / "small" / "small_last.weights.h5"
     opened, made = (note_calls(monkeypatch, cls) for cls in (h5py.File, Experiment))
     monkeypatch.chdir(workspace)
-    launch.test(SimpleNamespace(configuration="configuration.txt", data=None, output=None, angle=None))
+    launch.test(
+        SimpleNamespace(configuration="configuration.txt", data=None, output=None, angle=None)
+    )
     assert len(made) == 1
     assert [str(path) for path in opened].count(str(weights)) == 1
 

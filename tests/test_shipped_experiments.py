@@ -20,7 +20,15 @@ from lib.weights import read_weights
 from src import retinaNN_predict, retinaNN_training, segmentationNN_training
 from src.tasks import TASKS
 
-FINISHED = ("vessels", "vessels_held_out", "membranes", "membranes_held_out", "cells", "nuclei", "lungs")
+FINISHED = (
+    "vessels",
+    "vessels_held_out",
+    "membranes",
+    "membranes_held_out",
+    "cells",
+    "nuclei",
+    "lungs",
+)
 # On a CPU 150 epochs take days: whoever has a GPU can finish it.
 BEGUN = "vessels_faithful"
 
