@@ -27,7 +27,7 @@ with tell_missing_packages():
     import numpy as np
 
     from lib.files import absolute_path, hdf5_files
-    from lib.fundus_layouts import DRIVE, LAYOUTS, find_files, hint, testing_ids
+    from lib.fundus_layouts import DRIVE, LAYOUTS, find_files, hint, testing_ids, unpaired
     from lib.image_files import list_images, read_binary_mask, read_photograph
     from lib.pre_processing import estimate_fov
 
@@ -257,26 +257,9 @@ def _find_files(folder, is_test, has_masks):
             problems.append(f"{error}{advice}")
     for kind in kinds[1:]:
         if kind in files and "images" in files:
-            problems += _unpaired(folder, kind, files["images"], files[kind])
+            pairs = (files["images"], files[kind])
+            problems += unpaired(folder / kind, folder / "images", *pairs)
     return files, problems
-
-
-def _unpaired(folder, kind, images, others):
-    """Lists images without a partner in another folder, and partners without an image."""
-    missing = [identity for identity in images if identity not in others]
-    surplus = [identity for identity in others if identity not in images]
-    problems = []
-    if missing:
-        problems.append(
-            f"{folder / kind} has {len(others)} files for {len(images)} images. "
-            f"Missing for id: {', '.join(missing)}."
-        )
-    if surplus:
-        problems.append(
-            f"{folder / kind} has files without an image in {folder / 'images'}, "
-            f"id: {', '.join(surplus)}."
-        )
-    return problems
 
 
 def _read_all(kind, paths):

@@ -110,10 +110,37 @@ def find_files(folder, name, has_masks=True):
             del found[kind]
         elif kind != "images":
             advice = " Or add --no-masks." if kind == "mask" else ""
-            pairs = (found["images"], found[kind])
-            problems += [f"{words}{advice}" for words in _unpaired(folder, name, files, *pairs)]
+            place = f"{folder} (like {files.shown('')})"
+            words = unpaired(place, folder / kinds["images"].folder, found["images"], found[kind])
+            problems += [f"{sentence}{advice}" for sentence in words]
     _tell_others(folder, kinds)
     return found, problems
+
+
+def unpaired(place, images_place, images, others):
+    """Lists images without a partner of another kind, and partners without an image.
+
+    Args:
+        place: where the partners lie, for messages.
+        images_place: where the images lie, alike.
+        images: their ids.
+        others: the ids of the partners.
+    Returns:
+        list of messages.
+    """
+    missing = [identity for identity in images if identity not in others]
+    surplus = [identity for identity in others if identity not in images]
+    problems = []
+    if missing:
+        problems.append(
+            f"{place} has {len(others)} files for {len(images)} images. "
+            f"Missing for id: {shortened(missing)}."
+        )
+    if surplus:
+        problems.append(
+            f"{place} has files without an image in {images_place}, id: {shortened(surplus)}."
+        )
+    return problems
 
 
 def testing_ids(name, ids, wanted=None):
@@ -182,25 +209,6 @@ def _matching(folder, files):
         if match:
             by_id.setdefault(match[1], path)
     return dict(sorted(by_id.items(), key=lambda item: natural_key(item[0])))
-
-
-def _unpaired(folder, name, files, images, others):
-    """Lists photographs without a partner among the files of a kind, and partners without one."""
-    place = files.shown(folder)
-    missing = [one for one in images if one not in others]
-    surplus = [one for one in others if one not in images]
-    problems = []
-    if missing:
-        problems.append(
-            f"{folder} has {len(images)} photographs of {name} and {len(others)} files like "
-            f"{place.relative_to(folder)}. Missing for id: {shortened(missing)}."
-        )
-    if surplus:
-        problems.append(
-            f"{folder} has files like {place.relative_to(folder)} without a photograph, id: "
-            f"{shortened(surplus)}."
-        )
-    return problems
 
 
 def _tell_others(folder, kinds):

@@ -98,8 +98,8 @@ def estimate_fov(photograph):
 
 def largest_part(mask):
     """Keeps the largest connected part of a mask (height, width) bool."""
-    parts, number = ndimage.label(mask)
-    return parts == 1 + np.argmax(np.bincount(parts.ravel())[1:]) if number else mask
+    number, parts, sizes, _ = cv2.connectedComponentsWithStats(mask.view(np.uint8), connectivity=4)
+    return parts == 1 + np.argmax(sizes[1:, cv2.CC_STAT_AREA]) if number > 1 else mask
 
 
 def size_for_fov(fov_masks, fov_width):

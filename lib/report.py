@@ -621,7 +621,10 @@ def _shrunk_classes(numbers):
 
 def _at_least(steps):
     """Counts the pixels whose number is k or more, for k = 0 ... 255."""
-    return np.cumsum(np.bincount(steps, minlength=NUM_THRESHOLDS)[::-1])[::-1]
+    # In parts: bincount takes eight bytes for each of these.
+    parts = np.array_split(steps, 1 + len(steps) // 2**22)
+    counts = sum(np.bincount(part, minlength=NUM_THRESHOLDS) for part in parts)
+    return np.cumsum(counts[::-1])[::-1]
 
 
 def _num_digits(counts):

@@ -9,7 +9,6 @@ With the weights that retina-unet published, DRIVE at stride 5 gives an area und
 """
 
 import sys
-from dataclasses import replace
 
 import keras
 import numpy as np
@@ -571,10 +570,7 @@ def make_predictor(configuration, weights, threshold=None):
         protocol += f" The network saw it {width} pixels wide."
 
     def predict(photograph):
-        prediction = predict_photograph(configuration, predictor, photograph, threshold)
-        look = look_at(configuration, photograph, prediction.inside)
-        notes = (*prediction.notes, *unlike_training(look, weights.looks))
-        return replace(prediction, notes=notes)
+        return predict_photograph(configuration, predictor, photograph, threshold, weights.looks)
 
     def export():
         attributes = configuration.data_attributes
@@ -600,7 +596,7 @@ def describe_export(attributes):
     return {**described, "channels": attributes.channels, **settings}
 
 
-def predict_photograph(configuration, predictor, photograph, threshold):
+def predict_photograph(configuration, predictor, photograph, threshold, looks=None):
     """Predicts one photograph and measures its vessels.
 
     Args:
@@ -608,6 +604,7 @@ def predict_photograph(configuration, predictor, photograph, threshold):
         predictor: as load_predictor gives it.
         photograph: (3, height, width) uint8 RGB.
         threshold: from which probability a pixel is vessel.
+        looks: of the photographs of the training: lib.pre_processing.range_of_looks; or None.
     Returns:
         lib.predictions.Prediction.
     """
@@ -625,6 +622,8 @@ def predict_photograph(configuration, predictor, photograph, threshold):
     notes = []
     if inside.mean() > WHOLE_FOV:
         notes.append("No dark surround: all of it was taken as the field of view.")
+    (look,) = look_of_photographs(images, resized_mask(masks, size))
+    notes += unlike_training(look, looks)
     measurements = measure_vessels((probabilities[0] >= threshold) & inside, inside)
     return Prediction(probabilities, inside, None, measurements, tuple(notes))
 

@@ -238,11 +238,11 @@ def test_missing_and_surplus_partners(tmp_path, output, rng):
         path.unlink()
     problems = problems_of(tmp_path, output, layout="HRF")
     assert problems == [
-        f"{tmp_path} has 4 photographs of HRF and 5 files like manual1/01_dr.tif. Missing for id: "
-        "05_g.",
-        f"{tmp_path} has files like manual1/01_dr.tif without a photograph, id: 05_h, 06_h.",
-        f"{tmp_path} has 4 photographs of HRF and 0 files like mask/01_dr_mask.tif. Missing for "
-        "id: 05_dr, 05_g, 06_dr, 06_g. Or add --no-masks.",
+        f"{tmp_path} (like manual1/01_dr.tif) has 5 files for 4 images. Missing for id: 05_g.",
+        f"{tmp_path} (like manual1/01_dr.tif) has files without an image in {tmp_path / 'images'}, "
+        "id: 05_h, 06_h.",
+        f"{tmp_path} (like mask/01_dr_mask.tif) has 0 files for 4 images. Missing for id: 05_dr, "
+        "05_g, 06_dr, 06_g. Or add --no-masks.",
     ]
 
 
