@@ -1,6 +1,7 @@
 """Fixtures that several test files share."""
 
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +62,17 @@ stride_width = 5
 #in the background
 nohup = False
 """
+
+
+@pytest.fixture(autouse=True)
+def keras_as_it_starts():
+    """Puts back what a test, or a script that it calls, set for its whole process."""
+    yield
+    if "keras" in sys.modules:
+        config = sys.modules["keras"].config
+        config.set_dtype_policy("float32")
+        config.set_floatx("float32")
+        config.set_epsilon(1e-7)
 
 
 @pytest.fixture

@@ -178,13 +178,9 @@ BFLOAT16 = {"training_settings": {"mixed_precision": True}}
 
 @pytest.mark.parametrize("build, side", [(get_unet, 48), (get_unpadded_unet, 188)])
 def test_packed_weights_are_smaller_and_predict_the_same_to_the_last_bit(build, side, tmp_path):
-    policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy("mixed_bfloat16")
     options = {} if build is get_unet else {"base_filters": 12}
-    try:
-        network = build(1, side, side, data_format="channels_last", **options)
-    finally:
-        keras.config.set_dtype_policy(policy)
+    network = build(1, side, side, data_format="channels_last", **options)
     rng = np.random.default_rng(0)
     network.set_weights(
         [x + 0.01 * rng.standard_normal(x.shape, np.float32) for x in network.get_weights()]

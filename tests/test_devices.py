@@ -26,16 +26,6 @@ def no_gpu(monkeypatch):
     monkeypatch.setattr(devices, "list_gpus", lambda: [])
 
 
-@pytest.fixture
-def global_state():
-    """Puts back what start_computing sets for the whole process."""
-    policy, epsilon = keras.config.dtype_policy(), keras.config.epsilon()
-    yield
-    keras.config.set_dtype_policy(policy)
-    keras.config.set_epsilon(epsilon)
-    keras.config.set_floatx("float32")
-
-
 def test_gpu_is_named_without_advice(gpu):
     said = devices.describe_devices()
     backend = keras.backend.backend()
@@ -65,9 +55,7 @@ def test_a_gpu_has_bfloat16(gpu):
     assert devices.has_bfloat16()
 
 
-def test_a_training_without_bfloat16_computes_in_float32_and_says_so(
-    no_gpu, monkeypatch, global_state, capsys
-):
+def test_a_training_without_bfloat16_computes_in_float32_and_says_so(no_gpu, monkeypatch, capsys):
     monkeypatch.setattr(devices, "has_bfloat16", lambda: False)
     devices.start_computing(0, True, "none")
     assert "this processor has no bfloat16: training in float32" in capsys.readouterr().out
@@ -108,9 +96,7 @@ def test_layout_is_channels_last_on_a_cpu(no_gpu):
 
 
 @pytest.mark.parametrize(("mixed", "policy"), [(False, "float32"), (True, "mixed_bfloat16")])
-def test_start_sets_seed_and_precision_whatever_keras_json_says(
-    global_state, capsys, mixed, policy
-):
+def test_start_sets_seed_and_precision_whatever_keras_json_says(capsys, mixed, policy):
     keras.config.set_floatx("float64")
     keras.config.set_epsilon(0.1)
     devices.start_computing(3, mixed)
@@ -122,7 +108,7 @@ def test_start_sets_seed_and_precision_whatever_keras_json_says(
     assert "computing on" in capsys.readouterr().out
 
 
-def test_same_seed_gives_the_same_first_weights(global_state):
+def test_same_seed_gives_the_same_first_weights():
     kernels = []
     for seed in (3, 3, 4):
         devices.start_computing(seed, mixed_precision=False)

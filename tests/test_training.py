@@ -41,8 +41,6 @@ def undrawn(in_tmp_path, monkeypatch):
     """A fresh current folder; pictures, which take longer than these trainings, stay undrawn."""
     monkeypatch.setattr(shutil, "which", lambda program: None)
     monkeypatch.setattr(callbacks, "draw_loss_curves", lambda history, path: path.touch())
-    yield
-    keras.config.set_dtype_policy("float32")
 
 
 @pytest.fixture
