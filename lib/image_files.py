@@ -176,7 +176,7 @@ def _channels(path, most_pixels):
     return first.pixels, first.is_array
 
 
-def iterate_images(path, channels):
+def iterate_images(path, channels, keeps_16_bits=False):
     """Reads the images of a file one after the other, whatever they are, for a prediction.
 
     Grey, palettes, alpha channels, CMYK, 16 bits and numbers that are not whole all become grey or
@@ -184,19 +184,27 @@ def iterate_images(path, channels):
 
     Args:
         path: an image file; each page of it is an image.
-        channels: 1 for grey images, 3 for RGB.
+        channels: 1 for grey images, 3 for RGB; of other numbers a file holds one image, with
+            exactly these channels, as read_channels reads it.
+        keeps_16_bits: whether images of 16 bits stay as they are.
     Yields:
-        (channels, height, width) uint8; and notes, a list of sentences on what was changed.
+        (channels, height, width) uint8, or uint16 where 16 bits stay; and notes, a list of
+        sentences on what was changed.
     Raises:
-        ValueError: if it cannot be read whole, or has neither one nor three channels.
+        ValueError: if it cannot be read whole, or its channels cannot become the wanted ones.
     """
     problem = _no_file(path)
     if problem:
         raise ImageError(problem)
     with _readable(path):
+        if channels not in (1, 3):
+            pixels, _ = read_channels(path, None)
+            _require_channels(path, pixels, f"have {channels} channels", channels)
+            yield pixels, []
+            return
         pictures = iterate_tiff(path, None) if is_tiff(path) and not _has_ink(path) else None
         for picture in pictures or _pillow_pages(path):
-            yield _in_8_bits(path, picture.pixels, channels)
+            yield _as_wanted(path, picture.pixels, channels, keeps_16_bits)
 
 
 def _has_ink(path):
@@ -216,17 +224,21 @@ def _pillow_pages(path):
             yield _page_of(path, image, page, convert=True)
 
 
-def _in_8_bits(path, pixels, channels):
-    """Makes (any, H, W) of any type (channels, H, W) uint8, and says what was changed."""
-    notes = []
-    if len(pixels) not in (1, 3):
+def _require_channels(path, pixels, words, *numbers):
+    if len(pixels) not in numbers:
         raise ImageError(
-            f"{path} must be grey or RGB. Received: an image of {len(pixels)} channels. Save the "
+            f"{path} must {words}. Received: an image of {len(pixels)} channels. Save the "
             "wanted ones as a file of their own."
         )
+
+
+def _as_wanted(path, pixels, channels, keeps_16_bits):
+    """Makes (any, H, W) of any type (channels, H, W) of 8 or 16 bits; says what was changed."""
+    notes = []
+    _require_channels(path, pixels, "be grey or RGB", 1, 3)
     if pixels.dtype == bool:
         pixels = pixels.astype(np.uint8) * 255
-    if pixels.dtype != np.uint8:
+    if pixels.dtype != np.uint8 and not (keeps_16_bits and pixels.dtype == np.uint16):
         if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
             raise ImageError(f"{path} holds numbers that are not finite (NaN, infinity).")
         low, high = image_limits(pixels)

@@ -6,6 +6,7 @@ from skimage.color import label2rgb
 from skimage.segmentation import find_boundaries
 
 from lib.files import atomic_write
+from lib.pre_processing import image_limits
 
 GRID_BACKGROUND = 0
 LEGEND_TEXT, LEGEND_LINE = 14, 20  # pixels
@@ -122,11 +123,16 @@ def as_picture(image):
     """Makes an image something to look at.
 
     Args:
-        image: (C, H, W) uint8, or floats in [0, 1]; of more than 3 channels, the first is shown.
+        image: (C, H, W) uint8, floats in [0, 1], or uint16, of which the 0.1 and the 99.9
+            percentile become black and white; of more than 3 channels, the first is shown.
     Returns:
         (H, W, 3) uint8.
     """
-    grey = as_grey_levels(image if len(image) == 3 else image[:1])
+    shown = image if len(image) == 3 else image[:1]
+    if shown.dtype == np.uint16:
+        low, high = image_limits(shown)
+        shown = (shown - np.float32(low)) / max(high - low, 1)
+    grey = as_grey_levels(shown)
     return np.broadcast_to(grey, (3, *grey.shape[1:])).transpose(1, 2, 0).copy("C")
 
 

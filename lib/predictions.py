@@ -79,7 +79,8 @@ class ImagePredictor:
     Args:
         predict: function of an image (channels, H, W) uint8 of any size -> Prediction, or its
             probabilities alone. ValueError for an image that it cannot take.
-        channels: 1 for grey images, 3 for RGB; all others are made so.
+        channels: 1 for grey images, 3 for RGB: all others are made so; or those that it must have.
+        keeps_16_bits: whether it takes uint16 too, where a file holds 16 bits.
         positive: what the probability is of: "vessel"; None for more than two classes.
         classes: {name: (red, green, blue)} of more than two classes; None for two.
         threshold: from which probability a pixel is positive.
@@ -96,9 +97,14 @@ class ImagePredictor:
     threshold: float = 0.5
     protocol: str = ""
     export: object = None
+    keeps_16_bits: bool = False
+
+    def images_of(self, path):
+        """Reads the images of a file as it takes them; see lib.image_files.iterate_images."""
+        return iterate_images(path, self.channels, self.keeps_16_bits)
 
     def predict_image(self, image):
-        """Predicts an image (channels, H, W) uint8 -> Prediction."""
+        """Predicts an image as images_of gives it -> Prediction."""
         predicted = self.predict(image)
         return predicted if isinstance(predicted, Prediction) else Prediction(predicted)
 
@@ -217,17 +223,17 @@ class PredictionFolder:
         objects = self.file(identity, "objects")
         return ReportImage(
             identity,
-            self._original(row, predictor.channels),
+            self._original(row, predictor),
             _read(self.file(identity, kind)),
             objects=_read(objects) if objects.is_file() else None,
             **words,
         )
 
-    def _original(self, row, channels):
+    def _original(self, row, predictor):
         """Reads the image again -> (H, W, 3) uint8; where that fails, with its outlines."""
         number = max(0, int(row["page"] or 1) - 1)
         try:
-            pages = iterate_images(Path(row["file"]), channels)
+            pages = predictor.images_of(Path(row["file"]))
             pixels, _ = next(itertools.islice(pages, number, None))
         except (ValueError, StopIteration):
             return _read(self.file(row["id"], "overlay"))

@@ -13,7 +13,7 @@ from lib.backends import quietly, require_backend
 from lib.configuration import NETWORK
 from lib.errors import UserError, raise_if_any, run_script
 from lib.experiment import Experiment, locate, one_at_a_time, writable_folder
-from lib.image_files import IMAGE_ENDINGS, image_stem, iterate_images, natural_key
+from lib.image_files import IMAGE_ENDINGS, image_stem, natural_key
 from src.launch import at_angle, find_configuration
 
 DEFAULT_EXPERIMENT = "pretrained/vessels"
@@ -273,7 +273,7 @@ def predict_file(path, name, predictor, results):
     done = results.done(path)
     if SINGLE in done:
         return
-    images = iterate_images(path, predictor.channels)
+    images = predictor.images_of(path)
     image, number = next(images, None), 1
     while image is not None:
         following = next(images, None)  # only then is it known whether there are several
@@ -292,7 +292,7 @@ def predict_image(path, page, identity, image, predictor, results):
         path: the file.
         page: of the file; SINGLE for one that holds one image.
         identity: what its results are called.
-        image: (channels, height, width) uint8, and notes, as iterate_images gives them.
+        image: pixels (channels, height, width) and notes, as predictor.images_of gives them.
         predictor: lib.predictions.ImagePredictor.
         results: lib.predictions.PredictionFolder.
     """

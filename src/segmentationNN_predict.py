@@ -206,6 +206,7 @@ def make_predictor(configuration, weights, threshold=None):
     return ImagePredictor(
         predict,
         data["num_channels"],
+        keeps_16_bits=True,
         positive=names[1] if is_binary else None,
         classes=None if is_binary else dict(zip(names, colours)),
         threshold=0.5 if threshold is None else threshold,

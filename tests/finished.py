@@ -16,7 +16,7 @@ import pytest
 
 import prepare_datasets_DRIVE
 from lib.errors import run_script
-from src import launch
+from src import launch, predict_folder
 from tests.processes import TIMEOUT, run, start, wait_until
 from tests.small_data import write_drive
 from tests.small_experiment import configure
@@ -68,11 +68,12 @@ def workspace(finished, tmp_path):
 def call(monkeypatch, capfd):
     """A function that runs a step inside this process: call(step, folder, *arguments).
 
-    A step is training, testing, prepare or a script of src: src.retinaNN_training.
+    A step is training, testing, prediction, prepare or a script of src: src.retinaNN_training.
     """
     steps = {
         "training": lambda: launch.launch("training"),
         "testing": lambda: launch.launch("testing"),
+        "prediction": predict_folder.main,
         "prepare": lambda: run_script(prepare_datasets_DRIVE.main),
     }
 

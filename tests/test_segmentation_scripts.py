@@ -16,6 +16,7 @@ import prepare_datasets_folder
 from lib import encoders, losses, phantom, unet
 from lib.configuration import read_configuration
 from lib.errors import run_script
+from lib.image_files import iterate_images
 from lib.image_sets import ImageSet
 from lib.pre_processing import resized
 from lib.weights import read_weights as read_weights_of
@@ -58,7 +59,8 @@ def write_pairs(folder, pairs, subset="training"):
             if pixels.ndim == 2 or (pixels.shape[2] == 3 and pixels.dtype == np.uint8):
                 Image.fromarray(pixels).save(path / f"{index}.png")
             else:
-                tifffile.imwrite(path / f"{index}.tif", pixels, planarconfig="contig")
+                planar = "contig" if pixels.shape[2] > 1 else None
+                tifffile.imwrite(path / f"{index}.tif", pixels.squeeze(), planarconfig=planar)
 
 
 def stained(seed, number):
@@ -270,19 +272,33 @@ def plain_average_precision(truth, found, threshold):
     return pairs / total if total else 1.0
 
 
-def test_images_of_five_channels_and_16_bits_and_mixed_sizes(tmp_path, call, prepare, rng):
+@pytest.mark.parametrize("channels, scale", [(5, "auto"), (1, "type"), (3, "image")])
+def test_16_bits_of_any_channels_and_mixed_sizes_are_tested_and_predicted_alike(
+    tmp_path, call, prepare, rng, channels, scale
+):
     pairs = []
     for shape in ((97, 64), (33, 150), (20, 20)):
         label = np.zeros(shape, np.uint8)
         label[:, : shape[1] // 2] = 1
-        image = rng.integers(0, 5000, (*shape, 5)) + 30000 * label[..., np.newaxis].astype(int)
+        image = rng.integers(0, 5000, (*shape, channels)) + 30000 * label[..., None].astype(int)
         pairs.append((image.astype(np.uint16), label))
     write_pairs(tmp_path / "mine", pairs)
-    prepare(tmp_path, "--test", "last:1")
+    prepare(tmp_path, "--test", "last:1", "--scale", scale)
     configure(tmp_path, N_epochs=1)
-    require_success(call("training", tmp_path, "configuration.txt"))
-    require_success(call("testing", tmp_path, "configuration.txt"))
-    assert picture_numbers(tmp_path / "small" / "segmentations" / "2.png").shape == (20, 20)
+    for step in ("training", "testing"):
+        require_success(call(step, tmp_path, "configuration.txt"))
+    tested = picture_numbers(tmp_path / "small" / "segmentations" / "2.png")
+    assert tested.shape == (20, 20)
+    image = tmp_path / "mine" / "training" / "images" / "2.tif"
+    require_success(call("prediction", tmp_path, image, "--experiment", "small"))
+    predicted = picture_numbers(tmp_path / "segmented" / "2_segmentation.png") > 0
+    np.testing.assert_array_equal(predicted, tested > 0)
+
+
+def test_a_prediction_needs_the_channels_of_the_training(tmp_path):
+    tifffile.imwrite(tmp_path / "four.tif", np.zeros((4, 9, 8), np.uint8))
+    with pytest.raises(ValueError, match="must have 5 channels. Received: an image of 4 channels"):
+        next(iterate_images(tmp_path / "four.tif", 5))
 
 
 def test_images_very_unlike_those_of_the_training_are_flagged(finished, step, workspace, prepare):
