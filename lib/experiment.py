@@ -97,6 +97,11 @@ class Experiment:
         renamed = [path for ending in endings for path in self.folder.glob(f"[!.]*_{ending}")]
         if len(renamed) == 1:
             return renamed[0]
+        if self.is_shipped:
+            raise UserError(
+                f"{self.folder} holds no weights. They are trained by python run_training.py "
+                f"pretrained/{self.name}, and tested by python run_testing.py results/{self.name}."
+            )
         found = sorted(path.name for path in self.folder.glob("*.h5"))
         raise UserError(
             f"{self.weights(best_last)} does not exist (nor {original.name}, as "
@@ -164,11 +169,14 @@ class Experiment:
     def copied_to_results(self):
         """Copies a shipped experiment to results/<name>, unless it was before.
 
+        Of one that is shipped without weights nothing is copied: its training starts there.
+
         Returns:
             Experiment of the copy, in which its training may resume.
         """
         copy = Experiment(self.results, self.is_first_host)
-        if self.is_first_host and not copy.weights("last").exists():
+        has_weights = self.weights("last").exists()
+        if has_weights and self.is_first_host and not copy.weights("last").exists():
             for ending in TRAINING_FILES:
                 if self.file(ending).exists():
                     with atomic_write(copy.file(ending)) as beside:

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 from lib.backends import quietly, require_backend
 from lib.configuration import NETWORK
 from lib.errors import UserError, raise_if_any, run_script
-from lib.experiment import Experiment, locate, one_at_a_time, writable_folder
+from lib.experiment import PRETRAINED, Experiment, locate, one_at_a_time, writable_folder
 from lib.image_files import IMAGE_ENDINGS, image_stem, natural_key
 from src.launch import at_angle, find_configuration
 
@@ -157,8 +157,14 @@ def open_experiment(arguments):
     Returns:
         lib.configuration.Configuration, at the scale that --angle asks for, and Experiment.
     Raises:
-        UserError: if it has no configuration or no weights, or takes no angle.
+        UserError: if it does not exist, has no configuration or no weights, or takes no angle.
     """
+    place = locate(arguments.experiment)
+    if not place.exists():
+        shipped = sorted({f"pretrained/{path.parent.name}" for path in PRETRAINED.glob("*/*.h5")})
+        raise UserError(
+            f"--experiment: {place} does not exist. Name your own, or {', '.join(shipped)}."
+        )
     named = SimpleNamespace(configuration=arguments.experiment, data=None)
     configuration, folder = find_configuration(named)
     experiment = Experiment(folder or configuration.experiment_name.name)

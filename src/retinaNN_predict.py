@@ -61,8 +61,9 @@ from src.retinaNN_training import build_network
 # One pass over a whole image pads it to a multiple of this, or of the network's own where it is
 # larger.
 FULL_IMAGE_MULTIPLE = 16
-# A network is built for each size of its input; so many are kept, for an image and its turns.
-MOST_NETWORKS = 2
+# A network is built for each size of its input; so many are kept: photographs of one camera, and
+# their turns, need few. Building anew takes longer than predicting.
+MOST_NETWORKS = 8
 # A round field of view covers at most pi / 4 of an image, a little more where it is cut off.
 WHOLE_FOV = 0.95
 # What a program must know that uses the network by itself.

@@ -94,6 +94,13 @@ def test_training_of_a_shipped_experiment_is_a_copy_made_once(shipped, in_tmp_pa
     assert shipped.weights("last").read_text() == "shipped last.weights.h5"
 
 
+def test_a_shipped_experiment_without_weights_is_trained_anew(shipped, in_tmp_path):
+    shipped.weights("last").unlink()
+    assert not shipped.copied_to_results().folder.exists()
+    with pytest.raises(UserError, match="holds no weights. They are trained by python run_train"):
+        shipped.find_weights("last")
+
+
 def test_of_several_hosts_only_the_first_copies(shipped):
     copy = Experiment("pretrained/eyes", is_first_host=False).copied_to_results()
     assert not copy.folder.exists()

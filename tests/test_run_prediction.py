@@ -277,6 +277,12 @@ def test_mistakes_are_said_before_anything_is_written(in_tmp_path, call, eye):
     assert sorted(path.name for path in in_tmp_path.iterdir()) == ["empty", "eye.png"]
 
 
+def test_an_experiment_that_does_not_exist_is_named_with_those_that_do(in_tmp_path):
+    arguments = SimpleNamespace(experiment="eyes", threshold=None, angle=None)
+    with pytest.raises(UserError, match="eyes does not exist. Name your own, or pretrained/cells"):
+        predict_folder.open_experiment(arguments)
+
+
 def test_a_folder_of_somebody_else_is_left_alone(in_tmp_path, call, eye):
     write(in_tmp_path / "eye.png", eye)
     write(in_tmp_path / "segmented" / "holiday.png", eye)
