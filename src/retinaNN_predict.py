@@ -9,8 +9,8 @@ With the weights that retina-unet published, DRIVE at stride 5 gives an area und
 """
 
 import sys
+from functools import partial
 
-import keras
 import numpy as np
 from skimage.morphology import skeletonize
 
@@ -61,9 +61,6 @@ from src.retinaNN_training import build_network
 # One pass over a whole image pads it to a multiple of this, or of the network's own where it is
 # larger.
 FULL_IMAGE_MULTIPLE = 16
-# A network is built for each size of its input; so many are kept: photographs of one camera, and
-# their turns, need few. Building anew takes longer than predicting.
-MOST_NETWORKS = 8
 # A round field of view covers at most pi / 4 of an image, a little more where it is cut off.
 WHOLE_FOV = 0.95
 # What a program must know that uses the network by itself.
@@ -262,17 +259,13 @@ def load_predictor(configuration, weights):
         function (N, channels, height, width) float32 -> (N, 1, height, width) float32, probability
         of vessel.
     """
-    models = {}
+    network_for = weights.network_by_size(
+        partial(build_network, configuration), configuration.testing_settings.skip_order
+    )
 
     def predictor(inputs):
         size = inputs.shape[2:]
-        if size not in models:
-            if len(models) >= MOST_NETWORKS:
-                models.clear()
-                keras.backend.clear_session()
-            models[size] = build_network(configuration, *size)
-            weights.load_into(models[size], configuration.testing_settings.skip_order)
-        vessel = np.asarray(models[size].predict_on_batch(inputs))[..., 1]
+        vessel = np.asarray(network_for(*size).predict_on_batch(inputs))[..., 1]
         return vessel.reshape(-1, 1, *size)
 
     return predictor

@@ -10,7 +10,7 @@ performances.txt and .json; with numbered objects objects/<id>.png too.
 
 import math
 import sys
-from functools import cache
+from functools import partial
 
 import numpy as np
 
@@ -147,11 +147,9 @@ def load_predictor(configuration, weights, on_pass=None):
     """
     settings = configuration.testing_settings
 
-    @cache
-    def network_for(height, width):
-        network = build_network(configuration, weights.data, height, width)
-        weights.load_into(network, settings.skip_order)
-        return network
+    network_for = weights.network_by_size(
+        partial(build_network, configuration, weights.data), settings.skip_order
+    )
 
     def predict_tile(tile):
         network = network_for(*tile.shape[1:])

@@ -13,7 +13,7 @@ import roifile
 import tifffile
 from PIL import Image
 
-from lib import phantom
+from lib import phantom, weights
 from lib.configuration import read_configuration
 from lib.errors import UserError
 from lib.experiment import PRETRAINED, Experiment
@@ -291,6 +291,20 @@ def test_a_folder_of_somebody_else_is_left_alone(in_tmp_path, call, eye):
         assert done.returncode == 1
         assert "no prediction wrote" in done.output
     assert [path.name for path in (in_tmp_path / "segmented").iterdir()] == ["holiday.png"]
+
+
+def test_a_prediction_does_not_depend_on_the_sizes_that_came_before(monkeypatch, rng):
+    monkeypatch.setattr(weights, "MOST_NETWORKS", 2)
+    arguments = SimpleNamespace(experiment="pretrained/vessels", threshold=None, angle=None)
+    configuration, shipped = predict_folder.open_experiment(arguments)
+    _, predictor = predict_folder.load_predictor(retinaNN_predict, configuration, shipped)
+    images = [rng.integers(0, 256, (3, 48 + 16 * n, 64), np.uint8) for n in range(4)]
+    first, second = (
+        [predictor.predict_image(image).probabilities for image in order]
+        for order in (images, images[::-1])
+    )
+    for one, other in zip(first, second[::-1]):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_the_angle_of_the_camera_sets_the_size(experiment):
