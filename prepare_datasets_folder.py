@@ -21,7 +21,7 @@ from lib.errors import UserError, run_script, tell_missing_packages
 with tell_missing_packages():
     import numpy as np
 
-    from lib.files import absolute_path
+    from lib.files import absolute_path, remove_left_overs_of
     from lib.image_folder import SUBSETS, Survey, find_files
     from lib.image_sets import SCALINGS, channel_limits, scaled, write_image_sets
     from lib.label_images import read_classes
@@ -138,8 +138,10 @@ def write(survey, output_folder, size=None):
     )
     for subset in SUBSETS.keys() - survey.files:
         paths[subset].unlink(missing_ok=True)
-    visualize(preview(survey).transpose(1, 2, 0), output_folder / "preview.png")
-    print(f"Written to {output_folder}. Look at {output_folder / 'preview.png'}.")
+    picture = output_folder / "preview.png"
+    remove_left_overs_of(picture)
+    visualize(preview(survey).transpose(1, 2, 0), picture)
+    print(f"Written to {output_folder}. Look at {picture}.")
 
 
 def _parsed_size(text):

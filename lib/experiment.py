@@ -156,7 +156,9 @@ class Experiment:
             with contextlib.suppress(OSError):  # a full disk; the lock holds all the same
                 lock.truncate(0)
                 lock.write(str(os.getpid()).encode())
-            files = (f"{glob.escape(self.name)}_{ending}*" for ending in TRAINING_FILES)
+            files = (
+                f"{glob.escape(self.name)}_{ending}*" for ending in (*TRAINING_FILES, "model.")
+            )
             remove_left_overs(self.folder, *files, "sample_input_*.png", "probe")
             # The file stays: who has it open already would lock a file without a name.
             yield

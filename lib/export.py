@@ -8,7 +8,7 @@ import numpy as np
 
 from lib.backends import quietly
 from lib.errors import UserError
-from lib.files import atomic_write
+from lib.files import atomic_write, remove_left_overs_of
 
 
 def export_onnx(model, path, metadata):
@@ -37,6 +37,7 @@ def export_onnx(model, path, metadata):
     import onnx
 
     model(np.zeros((1, *model.input_shape[1:]), np.float32))  # Keras exports what was called once
+    remove_left_overs_of(path)
     with atomic_write(path) as beside:
         with quietly():
             model.export(beside, format="onnx", verbose=False)

@@ -121,6 +121,11 @@ def remove_left_overs(folder, *patterns, is_locked=True):
                 path.unlink(missing_ok=True)
 
 
+def remove_left_overs_of(path):
+    """Removes what processes that were killed left half-written beside one file."""
+    remove_left_overs(path.parent, glob.escape(path.name), is_locked=False)
+
+
 def _runs(process):
     """Tells whether a process of a number runs on this machine."""
     try:
@@ -162,7 +167,7 @@ def hdf5_files():
                 for name, values in others.items():
                     if values is not None:
                         file[name] = values
-            remove_left_overs(path.parent, glob.escape(path.name), is_locked=False)
+            remove_left_overs_of(path)
 
         yield write
 

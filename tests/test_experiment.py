@@ -225,17 +225,19 @@ def test_lock_goes_with_a_process_that_is_killed_and_what_it_left_half_written(e
     )
     environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    half_written = experiment.folder / ".123_run_last.weights.h5"
+    half_written = [
+        experiment.folder / f".123_run_{end}" for end in ("last.weights.h5", "model.txt")
+    ]
     of_others = experiment.folder / ".123_notes.h5"
     with subprocess.Popen([sys.executable, "-c", code], env=environment, **pipes) as other:
         assert other.stdout.readline() == "locked\n"
-        half_written.touch()
-        of_others.touch()
+        for path in (*half_written, of_others):
+            path.touch()
         assert f"by process {other.pid}." in problem_of(experiment.locked_for_training())
-        assert half_written.exists()
+        assert all(path.exists() for path in half_written)
         other.kill()
     with experiment.locked_for_training():
-        assert not half_written.exists()
+        assert not any(path.exists() for path in half_written)
         assert of_others.exists()
 
 

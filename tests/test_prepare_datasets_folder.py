@@ -181,6 +181,16 @@ def test_a_class_that_never_occurs_is_noted(pair, prepared):
     assert status == 0 and "NOTE: never in training: car" in output
 
 
+def test_what_a_killed_preparation_left_half_written_goes(pair, prepared, tmp_path):
+    pair("a")
+    folder = tmp_path / "mine_datasets"
+    folder.mkdir()
+    for name in ("training.hdf5", "preview.png"):
+        (folder / f".{2**31}_{name}").write_bytes(b"half")  # no process has such a number
+    assert prepared()[0] == 0
+    assert sorted(path.name for path in folder.iterdir()) == ["preview.png", "training.hdf5"]
+
+
 def test_a_check_writes_nothing(pair, prepared, tmp_path):
     pair("a")
     status, output = prepared("--check")
