@@ -485,12 +485,13 @@ def loss_curve(history):
 
 
 def number_words(value):
-    """Words a score: 4 digits, "undefined" for None, whole numbers as they are."""
+    """Words a score: 4 decimals up to 1, then 4 digits; None undefined, whole numbers as they are."""
     if value is None:
         return "undefined"
     if isinstance(value, str | int):
         return f"{value:,}" if isinstance(value, int) else value
-    return f"{value:.4f}" if abs(value) < 10 else f"{value:,.1f}"
+    decimals = 4 if not abs(value) > 1 else max(1, 3 - int(math.log10(abs(value))))
+    return f"{value:,.{decimals}f}"
 
 
 def facts_of(weights, seconds):

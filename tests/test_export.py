@@ -13,7 +13,7 @@ from lib.weights import read_weights
 from src import predict_folder
 from src.tasks import TASKS
 
-SHIPPED = sorted(path.name for path in PRETRAINED.iterdir() if path.is_dir())
+SHIPPED = sorted({path.parent.name for path in PRETRAINED.glob("*/*.h5")})
 
 
 def require_onnx():

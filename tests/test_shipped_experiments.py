@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from lib import phantom, unpadded
+from lib.class_metrics import class_scores
 from lib.configuration import read_configuration
 from lib.errors import UserError
 from lib.evaluation import binary_scores
@@ -31,6 +32,9 @@ FINISHED = (
 )
 # On a CPU 150 epochs take days: whoever has a GPU can finish it.
 BEGUN = "vessels_faithful"
+# Its images' licence keeps weights from being given on.
+WITHOUT_WEIGHTS = "street_scenes"
+STREET = "sky building pole road pavement tree sign fence car pedestrian bicyclist"
 
 
 def build_network(configuration, weights):
@@ -58,11 +62,16 @@ def weights_of(configuration, experiment):
 
 
 def test_every_shipped_folder_is_tested():
-    assert {path.name for path in PRETRAINED.iterdir() if path.is_dir()} == {*FINISHED, BEGUN}
+    assert {path.name for path in PRETRAINED.iterdir() if path.is_dir()} == {
+        *FINISHED,
+        BEGUN,
+        WITHOUT_WEIGHTS,
+    }
 
 
-def test_the_configuration_names_its_folder(shipped):
-    configuration, experiment = shipped
+@pytest.mark.parametrize("name", [*FINISHED, BEGUN, WITHOUT_WEIGHTS])
+def test_the_configuration_names_its_folder(name, in_tmp_path):
+    configuration, experiment = read_shipped(name)
     assert experiment.is_shipped
     assert configuration.experiment_name.name == f"pretrained/{experiment.name}"
     assert [path.name for path in experiment.folder.glob("*.txt") if "_conf" in path.name] == [
@@ -77,6 +86,19 @@ def test_a_finished_training_is_complete(name, in_tmp_path):
     assert len(history) == configuration.training_settings.N_epochs
     with h5py.File(experiment.weights("last")) as file:
         assert "optimizer" not in file
+
+
+def test_an_experiment_without_weights_has_its_log_and_its_scores(in_tmp_path):
+    configuration, experiment = read_shipped(WITHOUT_WEIGHTS)
+    assert not list(experiment.folder.glob("*.h5"))
+    num_epochs = configuration.training_settings.N_epochs
+    assert experiment.file("log.csv").read_text().count("\n") == num_epochs + 1
+    scores = json.loads((experiment.folder / "performances.json").read_text())
+    matrix = np.array(scores["confusion_matrix"])
+    assert class_scores(matrix)["mean_iou"] == scores["mean_iou"]
+    assert list(scores["classes"]) == STREET.split()
+    with pytest.raises(UserError, match="holds no weights"):
+        experiment.find_weights("last")
 
 
 def test_the_faithful_experiment_can_resume(in_tmp_path):
