@@ -485,7 +485,7 @@ def loss_curve(history):
 
 
 def number_words(value):
-    """Words a score: 4 decimals up to 1, then 4 digits; None undefined, whole numbers as they are."""
+    """Words a score: 4 decimals up to 1, else 4 digits; "undefined" for None, whole numbers whole."""
     if value is None:
         return "undefined"
     if isinstance(value, str | int):
