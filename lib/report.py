@@ -485,7 +485,7 @@ def loss_curve(history):
 
 
 def number_words(value):
-    """Words a score: 4 decimals up to 1, else 4 digits; "undefined" for None, whole numbers whole."""
+    """Words a score: 4 decimals up to 1, else 4 digits; "undefined" for None."""
     if value is None:
         return "undefined"
     if isinstance(value, str | int):
