@@ -387,9 +387,9 @@ def two_values(place, grey):
     """
     values = np.unique(grey)
     if len(values) == 2 and np.isfinite(values).all():
-        return np.where(grey == values[1], 255, 0).astype(np.uint8)
+        return (grey == values[1]).astype(np.uint8) * np.uint8(255)
     if len(values) == 1 and values[0] in (0, 1, 255, _highest(grey.dtype)):
-        return np.where(grey > 0, 255, 0).astype(np.uint8)
+        return (grey > 0).astype(np.uint8) * np.uint8(255)
     raise ImageError(
         f"{place} must have two values only, the lower for background (0 and 255, 0 and 1, ...). "
         f"Received: {_list_values(values)}. {_advice(grey, values)}"

@@ -216,8 +216,12 @@ def _whole_numbers(path, grey):
 
 def packed(colours):
     """Packs colours (3, ...) from 0 to 255 into numbers 0xRRGGBB, int32."""
-    red, green, blue = np.asarray(colours).astype(np.int32)
-    return red << 16 | green << 8 | blue
+    red, green, blue = np.asarray(colours)
+    numbers = red.astype(np.int32)
+    for channel in (green, blue):  # in place: images may fill the memory
+        numbers <<= 8
+        numbers |= channel.astype(np.int32, copy=False)
+    return numbers
 
 
 def unpacked(colour):
@@ -264,6 +268,8 @@ def read_classes(path):
         place = f"{path}, line {number}"
         if not name:
             problems.append(f"{place} has a colour without a name: {line}. Write: name {line}")
+        if not name.isprintable():
+            problems.append(f"{place} holds signs that cannot be shown: {name!r}. Remove them.")
         if name and "#" in name:
             problems.append(f"{place} must end with a colour like #80ff00. Received: {line}")
         names.append(name)

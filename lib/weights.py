@@ -154,7 +154,7 @@ class TrainedWeights:
         Raises:
             UserError: if the ids differ.
         """
-        trained_with = self.record.get("images", {})
+        trained_with = self.record.get("images") or {}
         for use, ids in image_ids.items():
             then = trained_with.get(use, ids)
             if then != list(ids):
@@ -363,19 +363,25 @@ def save_weights(model, path, record=None, with_optimizer=False):
         with_optimizer: whether a training shall resume from the file; with Adam it is then three
             times as large.
     """
+    content = _Memory()
+    with this_host_alone():
+        model.save_weights(content)
+        _help_keras_remember()
+    with h5py.File(content, "a") as file:
+        file[RECORD] = json.dumps(record or {})
+        if not with_optimizer and "optimizer" in file:
+            del file["optimizer"]
+    if not with_optimizer:
+        content = _repacked(content)
     with atomic_write(path) as beside:
-        # Keras demands the ending; the name beside the place keeps it.
-        with this_host_alone():
-            model.save_weights(beside)
-            _help_keras_remember()
-        content = io.BytesIO(beside.read_bytes())
-        with h5py.File(content, "a") as file:
-            file[RECORD] = json.dumps(record or {})
-            if not with_optimizer and "optimizer" in file:
-                del file["optimizer"]
-        if not with_optimizer:
-            content = _repacked(content)
         beside.write_bytes(content.getbuffer())
+
+
+class _Memory(io.BytesIO):
+    """A file in memory that Keras takes for weights: HDF5 itself does not withstand a full disk."""
+
+    def __str__(self):
+        return "memory.weights.h5"
 
 
 def _help_keras_remember():

@@ -122,6 +122,7 @@ def test_missing_backend_may_be_replaced(name):
 
 def test_package_that_is_missed_later_ends_the_script_with_status_1(capsys):
     assert run_script(raising(ModuleNotFoundError(name="jax"))) == 1
+    assert run_script(raising(MemoryError("Unable to allocate 9 TiB"))) == 1
     assert " lacks jax. Start the scripts" in capsys.readouterr().err
 
 

@@ -83,6 +83,7 @@ def test_names_and_colours_are_read(classes_of):
     "lines, messages",
     [
         (["a", "b", "a"], ["lists the class a twice"]),
+        (["a", "b\0"], ["line 2 holds signs that cannot be shown: 'b\\x00'"]),
         (["a #ffffff", "b #ffffff", "c #12"], ["#ffffff twice", "line 3 must end with a colour"]),
         (["a #ffffff", "b"], ["colours to some classes only; without: b"]),
         (["#ffffff", "b #000000"], ["line 1 has a colour without a name"]),

@@ -1,5 +1,6 @@
 """Tests of weights files: what they hold, what they tell, and what is refused."""
 
+import io
 import json
 import os
 
@@ -115,13 +116,26 @@ def test_full_disk_leaves_the_old_weights_and_nothing_beside_them(
     def full(*arguments, **options):
         raise OSError(28, "No space left on device")
 
-    # While the record is written, or the file without the optimiser.
-    monkeypatch.setattr(h5py.Group, "__setitem__" if with_optimizer else "copy", full)
+    monkeypatch.setattr(type(path), "write_bytes", full)
     problem = problem_of(save_weights, model, path, {}, with_optimizer)
     assert problem.startswith(f"Cannot write {path}")
     assert "the disk is full" in problem
     assert os.listdir(path.parent) == [path.name]
     assert path.read_bytes() == before
+
+
+def test_keras_writes_to_memory_alone(model, path, monkeypatch):
+    """HDF5 crashes, or complains at length, when it closes what does not fit on the disk."""
+    opened = []
+
+    class File(h5py.File):
+        def __init__(self, name, *arguments, **options):
+            opened.append(name)
+            super().__init__(name, *arguments, **options)
+
+    monkeypatch.setattr(h5py, "File", File)
+    save_weights(model, path, {"history": []}, with_optimizer=True)
+    assert opened and all(isinstance(file, io.BytesIO) for file in opened)
 
 
 # ---------------------------------------------------------------- what is refused
@@ -306,6 +320,7 @@ def test_weights_trained_with_other_images_are_refused():
     weights = TrainedWeights("run_last.weights.h5", b"", {"images": IMAGE_IDS})
     weights.require_images(IMAGE_IDS)
     weights.require_images({"validation": ["23"]})
+    TrainedWeights("run_last.weights.h5", b"", {"images": None}).require_images(IMAGE_IDS)
     three = {"training": ["21", "22", "23"]}
     problem = problem_of(weights.require_images, three)
     assert "For training then: 21, 22. Now: 21, 22, 23." in problem
