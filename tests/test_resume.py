@@ -58,6 +58,8 @@ def stop_training(folder, number, wait):
     process = train(folder)
     latest = time.monotonic() + 120
     while not (weights.exists() and weights.stat().st_mtime_ns > before):
+        if process.poll() == 1 and "is complete" in read_output(folder):
+            return 0, read_output(folder)  # the kill before came after the last saving
         assert time.monotonic() < latest and process.poll() in (None, 0), read_output(folder)
         time.sleep(0.005)
     time.sleep(wait)
