@@ -5,7 +5,7 @@
 ISBI holds train-volume.tif and train-labels.tif. Their slices become images of 256 x 256, the last
 five of them test images; benchmarks/padded_membranes.txt has the settings. Expected result: the
 folder padded_membranes/ in the current one, with a report for the slices that trained and one for
-those held out, and their accuracies; some 30 minutes on one CPU core with bfloat16.
+those held out, and their accuracies; 52 minutes on a busy CPU core with bfloat16.
 Started again it goes on where it was.
 
 The well-known Keras U-Net for these slices scales them to 256 x 256, ends in a sigmoid, trains for

@@ -11,7 +11,6 @@ import sys
 
 _PACKAGES = tuple("numpy h5py keras PIL cv2 scipy skimage tifffile jinja2 roifile".split())
 _OWN = ("lib", "src", "benchmarks", "demo")
-FREE = "Close other programs, or take smaller images, tiles or batches."
 _BACKENDS = ("tensorflow", "jax", "torch", "openvino")
 
 
@@ -113,9 +112,9 @@ def run_script(main):
         print_problems(missing_package(error).problems)
         return 1
     except MemoryError as error:
-        print_problems(
-            [f"The memory that is free is too small: {error or 'out of memory'}. {FREE}"]
-        )
+        advice = "Close other programs, or take smaller images, tiles or batches."
+        words = f"The memory that is free is too small: {error or 'out of memory'}. {advice}"
+        print_problems([words])
         return 1
     except Stopped as error:
         print(f"\n{error}", flush=True)
