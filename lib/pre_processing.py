@@ -96,6 +96,16 @@ def estimate_fov(photograph):
     return ndimage.binary_fill_holes(bright)
 
 
+def without_rim(fov):
+    """Takes the outermost pixels off a field of view (height, width) bool that was found.
+
+    They lie half in the surround, and the edge to it looks like a vessel. The sides of the image
+    are no edge.
+    """
+    cross = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
+    return cv2.erode(fov.view(np.uint8), cross).view(bool)
+
+
 def largest_part(mask):
     """Keeps the largest connected part of a mask (height, width) bool."""
     number, parts, sizes, _ = cv2.connectedComponentsWithStats(mask.view(np.uint8), connectivity=4)

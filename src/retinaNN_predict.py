@@ -48,6 +48,7 @@ from lib.pre_processing import (
     resized_mask,
     size_for_fov,
     unlike_training,
+    without_rim,
 )
 from lib.predictions import ImagePredictor, Prediction
 from lib.progress import Progress
@@ -618,6 +619,7 @@ def predict_photograph(configuration, predictor, photograph, threshold, looks=No
         notes.append("No dark surround: all of it was taken as the field of view.")
     (look,) = look_of_photographs(images, resized_mask(masks, size))
     notes += unlike_training(look, looks)
+    inside = without_rim(inside)
     measurements = measure_vessels((probabilities[0] >= threshold) & inside, inside)
     return Prediction(probabilities, inside, None, measurements, tuple(notes))
 

@@ -224,6 +224,15 @@ def test_a_bright_label_beside_the_fov_is_not_part_of_it():
     assert np.count_nonzero(found != expected) <= 4 * 3  # the median rounds each corner
 
 
+def test_the_rim_that_is_taken_off_is_one_pixel_wide_and_no_side_of_the_image():
+    fov = np.zeros((8, 9), bool)
+    fov[:6, 2:] = True
+    expected = np.zeros((8, 9), bool)
+    expected[:5, 3:] = True
+    np.testing.assert_array_equal(pp.without_rim(fov), expected)
+    assert pp.without_rim(np.ones((4, 5), bool)).all()
+
+
 def test_labels_are_scaled_by_the_nearest_pixel(rng):
     labels = rng.integers(0, 2**31, (6, 9), dtype=np.int32)
     np.testing.assert_array_equal(pp.resized_labels(labels, (2, 3)), labels[1::3, 1::3])
