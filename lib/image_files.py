@@ -14,7 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
-from scipy import ndimage
+from skimage import measure
 
 from lib.pre_processing import image_limits
 from lib.tiff_files import (
@@ -38,7 +38,7 @@ OTHER_COLOURS = ("CMYK", "YCbCr", "LAB", "HSV")
 MOST_CLASSES = 20
 FOR_CLASSES = "`task = segmentation` takes them: prepare_datasets_folder.py"
 # Object numbers: nearly every number is one connected part, of more than a few pixels.
-LEAST_WHOLE_OBJECTS, LEAST_OBJECT_PIXELS = 0.9, 9
+LEAST_WHOLE_OBJECTS, LEAST_OBJECT_PIXELS, LARGEST_LOOKED_AT = 0.9, 9, 2048
 # What data sets add behind the id of a picture: 21_training.tif, 21_manual1.gif, ...
 ID_ENDINGS = re.compile(
     r"(?:[ _-]+|(?<=\d))"
@@ -414,18 +414,21 @@ def _advice(grey, values):
 
 
 def _are_objects(image):
-    """Tells whether numbers (H, W) count objects: each is one connected part, 0 aside."""
-    numbers, inverse, counts = np.unique(image, return_inverse=True, return_counts=True)
-    if image.dtype.kind not in "ui" or len(numbers) < 4 or len(numbers) > image.size // 99:
+    """Tells whether numbers (H, W) count objects: each is one connected part, 0 aside.
+
+    Of a large image, its middle tells.
+    """
+    top, left = (max(0, side - LARGEST_LOOKED_AT) // 2 for side in image.shape)
+    image = image[top : top + LARGEST_LOOKED_AT, left : left + LARGEST_LOOKED_AT]
+    numbers, inverse, sizes = np.unique(image, return_inverse=True, return_counts=True)
+    if image.dtype.kind not in "ui" or not 4 <= len(numbers) <= image.size // 99:
         return False
     inverse = inverse.reshape(image.shape)
-    places = ndimage.find_objects(inverse + 1)
-    whole = [
-        count >= LEAST_OBJECT_PIXELS and ndimage.label(inverse[place] == n, np.ones((3, 3)))[1] == 1
-        for n, (number, count, place) in enumerate(zip(numbers, counts, places))
-        if number
-    ]
-    return np.mean(whole) >= LEAST_WHOLE_OBJECTS
+    parts = measure.label(inverse, background=-1, connectivity=2)
+    number_of = np.zeros(parts.max() + 1, inverse.dtype)
+    number_of[parts] = inverse
+    is_whole = (np.bincount(number_of[1:]) == 1) & (sizes >= LEAST_OBJECT_PIXELS)
+    return np.mean(is_whole[numbers != 0]) >= LEAST_WHOLE_OBJECTS
 
 
 def read_picture(path, most_pixels=MOST_PIXELS):
@@ -546,13 +549,13 @@ def _as_grey(path, picture):
     if (colours == colours[:1]).all():
         return colours[0]
     if len(colours) == 3 and colours.dtype == np.uint8:
-        numbers = _colour_numbers(colours)
-        num_colours = len(np.unique(numbers))
-        if num_colours == 2:
-            return (numbers == numbers.max()).astype(np.uint8)
-        if num_colours <= MOST_CLASSES:
+        numbers = packed(colours)
+        in_use = np.unique(numbers)
+        if len(in_use) == 2:
+            return (numbers == max(in_use, key=_luma)).astype(np.uint8)
+        if len(in_use) <= MOST_CLASSES:
             raise ImageError(
-                f"{path} must be a mask in black and white. Received: {num_colours} colours. If "
+                f"{path} must be a mask in black and white. Received: {len(in_use)} colours. If "
                 f"they are classes, {FOR_CLASSES}."
             )
     raise ImageError(
@@ -561,10 +564,25 @@ def _as_grey(path, picture):
     )
 
 
-def _colour_numbers(colours):
-    """Numbers colours (3, H, W) uint8 by their luma (ITU-R BT.601), the darker the lower."""
-    red, green, blue = colours.astype(np.int64)
-    return (299 * red + 587 * green + 114 * blue) << 24 | red << 16 | green << 8 | blue
+def packed(colours):
+    """Packs colours (3, ...) from 0 to 255 into numbers 0xRRGGBB, int32."""
+    red, green, blue = np.asarray(colours)
+    numbers = red.astype(np.int32)
+    for channel in (green, blue):  # in place: images may fill the memory
+        numbers <<= 8
+        numbers |= channel.astype(np.int32, copy=False)
+    return numbers
+
+
+def unpacked(colour):
+    """Gives red, green and blue of 0xRRGGBB."""
+    return colour >> 16, colour >> 8 & 255, colour & 255
+
+
+def _luma(colour):
+    """Weighs 0xRRGGBB by ITU-R BT.601, thousandfold; colours of the same weight by their number."""
+    red, green, blue = unpacked(int(colour))
+    return 299 * red + 587 * green + 114 * blue, colour
 
 
 def kind_of(picture):

@@ -15,7 +15,7 @@ from PIL import Image
 
 from lib.class_metrics import IGNORE
 from lib.errors import UserError, raise_if_any
-from lib.image_files import MOST_CLASSES, kind_of, read_picture, shortened
+from lib.image_files import MOST_CLASSES, kind_of, packed, read_picture, shortened, unpacked
 from lib.tiff_files import ImageError, is_tiff
 
 LARGEST_CLASS = IGNORE - 1
@@ -212,21 +212,6 @@ def _whole_numbers(path, grey):
 
 
 # ---------------------------------------------------------------- classes and their colours
-
-
-def packed(colours):
-    """Packs colours (3, ...) from 0 to 255 into numbers 0xRRGGBB, int32."""
-    red, green, blue = np.asarray(colours)
-    numbers = red.astype(np.int32)
-    for channel in (green, blue):  # in place: images may fill the memory
-        numbers <<= 8
-        numbers |= channel.astype(np.int32, copy=False)
-    return numbers
-
-
-def unpacked(colour):
-    """Gives red, green and blue of 0xRRGGBB."""
-    return colour >> 16, colour >> 8 & 255, colour & 255
 
 
 def default_colours(number):

@@ -620,3 +620,16 @@ def test_folder_of_grey_images_of_several_sizes(tmp_path, mask):
     with pytest.raises(ValueError, match="2.png must have the size of the first image") as error:
         read_grey_images(tmp_path)
     assert "9 x 6 pixels. Received: 9 x 4." in str(error.value)
+
+
+@pytest.mark.parametrize("grid", [12, 0])
+def test_of_a_large_mask_the_middle_tells_whether_it_counts_objects(grid, rng, monkeypatch):
+    """Noise of 255 values once took a pass over the whole image for each of them."""
+    monkeypatch.setattr(image_files, "LARGEST_LOOKED_AT", 60)
+    image = rng.integers(0, 255, (90, 200)).astype(np.uint8)
+    if grid:
+        numbers = np.arange(1, 1 + 25, dtype=np.uint8).reshape(5, 5)
+        image[15:75, 70:130] = numbers.repeat(grid, 0).repeat(grid, 1)
+    with pytest.raises(ValueError) as refused:
+        image_files.two_values("a.png", image)
+    assert ("They look like the numbers of objects" in str(refused.value)) == bool(grid)
