@@ -132,11 +132,11 @@ class PredictionFolder:
     def __init__(self, folder, origin, overwrite=False):
         self.folder = Path(folder)
         self.origin = json.loads(json.dumps(origin))
+        remove_left_overs(self.folder, *(f"*{ending}" for ending in ENDINGS.values()), *OWN)
         self._require_folder()
         if overwrite and self._state() is not None:
             self._remove()
         self._require_same_origin()
-        remove_left_overs(self.folder, *(f"*{ending}" for ending in ENDINGS.values()), *OWN)
         self.rows = _read_rows(self.folder / TABLE)
         self._versions = {}  # of the files that were asked for
 

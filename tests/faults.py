@@ -76,6 +76,16 @@ def _send(number):
     os.kill(os.getpid(), number)
 
 
+def halt(sign):
+    """Gives what halts the process until a signal ends it, and makes a file as a sign of it."""
+    return partial(_halt, sign)
+
+
+def _halt(sign):
+    Path(sign).touch()
+    signal.pause()
+
+
 def fill_disk(folder):
     """Gives what fills the disk of a folder."""
     return partial(_fill_disk, folder)

@@ -201,12 +201,8 @@ def test_a_signal_ends_a_step_with_its_status_and_leaves_nothing_half_written(
     status = runs.start(faults.at_moment(middle, faults.send(number))).wait()
     assert status == {signal.SIGTERM: 143, signal.SIGINT: 130}[number], runs.told()
     assert "Traceback" not in runs.told()
-    assert left_overs(work) == []
+    assert list(work.rglob(".[0-9]*_*")) == []
     runs.require_same_end()
-
-
-def left_overs(folder):
-    return [path for path in folder.rglob(".[0-9]*_*")]
 
 
 @pytest.mark.parametrize("step", ["training", "prediction"])
@@ -288,9 +284,9 @@ def test_two_trainings_and_a_test_in_one_folder(base, work):
 def test_two_of_one_kind_in_one_folder(step, base, work):
     runs = Runs(step, base, work)
     runs.renew()
-    # At the first flush there is a file that is not in its place yet.
-    first = runs.start(faults.at_moment(1, signal.pause, [faults.FLUSH]))
-    wait_until(lambda: left_overs(work), first)
+    halted = work.with_name("halted")
+    first = runs.start(faults.at_moment(1, faults.halt(halted), [faults.FLUSH]))
+    wait_until(halted.exists, first)
     other = work.with_name("second")
     second = fork(runs.script, *runs.words, cwd=work, output=other)
     assert second.wait() == 1 and f"Another {step} writes to" in other.read_text()

@@ -234,6 +234,12 @@ def test_rows_that_no_prediction_wrote_are_predicted_anew(tmp_path, row, capsys)
     assert "measurements.csv is not as it was written" in capsys.readouterr().out
 
 
+def test_a_kill_in_the_first_file_of_all_leaves_no_file_of_somebody_else(tmp_path):
+    (tmp_path / ".123_.prediction.json").touch()
+    PredictionFolder(tmp_path, {})
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("state", ["[1]", "{", "[" * 100_000, "1"])
 def test_a_record_of_a_prediction_that_is_damaged_needs_overwrite(tmp_path, state):
     with pytest.raises(UserError, match="--overwrite"):
