@@ -9,6 +9,7 @@ import time
 
 import keras
 
+from lib.devices import return_free_memory
 from lib.errors import Stopped, UserError
 from lib.files import atomic_write
 from lib.history import best_value, is_better, is_complete, plateau_rate
@@ -124,6 +125,7 @@ class TrainingRecorder(keras.callbacks.Callback):
             gc.freeze()
             self.is_frozen = True
         gc.collect()
+        return_free_memory()
 
     def on_train_end(self, logs=None):
         """Looks through all of the memory again from now on."""

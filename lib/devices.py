@@ -1,6 +1,7 @@
 """What the networks compute on: the backend, its devices, and what to do when no GPU is seen."""
 
 import contextlib
+import ctypes
 import functools
 import importlib
 import os
@@ -215,3 +216,13 @@ def inner_data_format(data_format="auto"):
 def num_cores():
     """Counts the processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def return_free_memory():
+    """Returns to the system what is free in the heap of glibc; does nothing where there is none.
+
+    The heap of a long training would grow by some 10 kB an epoch, as files are made in memory.
+    """
+    library = ctypes.CDLL(None) if os.name == "posix" else None
+    if hasattr(library, "malloc_trim"):
+        library.malloc_trim(0)
