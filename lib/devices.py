@@ -221,7 +221,7 @@ def num_cores():
 def return_free_memory():
     """Returns to the system what is free in the heap of glibc; does nothing where there is none.
 
-    The heap of a long training would grow by some 10 kB an epoch, as files are made in memory.
+    The heap of a long training would grow by some 15 kB an epoch, as files are made in memory.
     """
     library = ctypes.CDLL(None) if os.name == "posix" else None
     if hasattr(library, "malloc_trim"):

@@ -20,6 +20,8 @@ EPOCHS = int(os.environ.get("FAULT_EPOCHS", 1500))
 MOST_GROWTH = 5 * 10**6  # bytes
 
 
+# pytest keeps every warning: 13,500 of them would be the growth.
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 @pytest.mark.faults
 def test_memory_is_flat_and_no_file_stays_open(in_tmp_path, monkeypatch):
     process, noted = psutil.Process(), []
