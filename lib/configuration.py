@@ -130,6 +130,14 @@ def number_or_none(parse):
     return parse_or_none
 
 
+def factors(text):
+    """Parses factors, separated by commas: 0.67, 1, 1.33."""
+    try:
+        return tuple(real(0, 4, above=True)(part) for part in text.split(","))
+    except ValueError as error:
+        raise ValueError(f"{error}, or several of them: 0.67, 1, 1.33") from None
+
+
 def boolean(text):
     """Parses True or False, in any case; also yes, no, on, off, 1 and 0, as configparser does."""
     value = configparser.ConfigParser.BOOLEAN_STATES.get(text.lower())

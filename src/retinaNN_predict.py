@@ -43,10 +43,12 @@ from lib.pre_processing import (
     NUM_CHANNELS,
     estimate_fov,
     look_of_photographs,
+    power_mean,
     preprocess,
     resized,
     resized_mask,
     size_for_fov,
+    sizes_for_fov,
     unlike_training,
     without_rim,
 )
@@ -159,23 +161,61 @@ def predict_images(configuration, weights, data):
     settings, number = configuration.testing_settings, len(data["images"])
     print(f"Testing {weights.path} on {number} {settings.images} images, {settings.inference}.")
     own_size = data["images"].shape[2:]
-    attributes = configuration.data_attributes
-    size = size_for_fov(data["fov_masks"], attributes.fov_width)
-    if size != own_size:
-        print(f"Predicting at {size[1]} x {size[0]} pixels: fov_width = {attributes.fov_width}.")
-    photographs = resized(data["images"], size)
-    images = preprocess(photographs, attributes.equalization, attributes.channels)
+    sizes = _sizes(configuration, data["fov_masks"])
+    if sizes != [own_size]:
+        wide = " and ".join(f"{width} x {height}" for height, width in sizes)
+        fov_width = configuration.data_attributes.fov_width
+        print(f"Predicting at {wide} pixels: fov_width = {fov_width}.")
     predictor = load_predictor(configuration, weights)
-    predict, per_image, words = WAYS[settings.inference](configuration, predictor, size)
-    if words:
-        print(words)
-    given = with_fov(images, data["fov_masks"], size) if settings.inside_FOV else images
-    probabilities = _predict_each(predict, given, per_image, settings.average_flips)
-    probabilities = resized(probabilities, own_size)
+    given = data["images"], data["fov_masks"]
+    probabilities = power_mean(
+        _predict_at(configuration, predictor, *given, size, has_progress=True) for size in sizes
+    )
     if settings.inside_FOV:
         probabilities[data["fov_masks"] == 0] = 0
     _tell_constant(probabilities[data["fov_masks"] > 0], weights)
-    return resized(images, own_size), probabilities
+    return resized(_prepared(configuration, data["images"], sizes[-1]), own_size), probabilities
+
+
+def _prepared(configuration, photographs, size):
+    """Scales and pre-processes photographs: (num_images, channels, *size) float32."""
+    attributes = configuration.data_attributes
+    return preprocess(resized(photographs, size), attributes.equalization, attributes.channels)
+
+
+def _sizes(configuration, fov_masks):
+    """Lists the sizes at which the network sees photographs, by camera_scales."""
+    fov_width = configuration.data_attributes.fov_width
+    return sizes_for_fov(fov_masks, fov_width, configuration.testing_settings.camera_scales)
+
+
+def _predict_at(configuration, predictor, photographs, fov_masks, size, has_progress=False):
+    """Predicts photographs as the network sees them at one size.
+
+    Args:
+        configuration: lib.configuration.Configuration.
+        predictor: as load_predictor gives it.
+        photographs: (num_images, 3, H, W) RGB.
+        fov_masks: (num_images, 1, H, W), 0 outside.
+        size: (height, width).
+        has_progress: whether to tell the time left.
+    Returns:
+        (num_images, 1, H, W) float32, the probability of vessel.
+    """
+    settings = configuration.testing_settings
+    images = _prepared(configuration, photographs, size)
+    if settings.inside_FOV:
+        images = with_fov(images, fov_masks, size)
+    predict, per_image, words = WAYS[settings.inference](configuration, predictor, size)
+    if has_progress:
+        if words:
+            print(words)
+        progress = Progress(per_image * len(images) * settings.average_flips)
+        predict = partial(predict, on_part=progress.add)
+    predicted = [average_orientations(predict, image, settings.average_flips) for image in images]
+    if has_progress:
+        progress.finish()
+    return resized(np.stack(predicted), photographs.shape[2:])
 
 
 def with_fov(images, fov_masks, size):
@@ -211,10 +251,10 @@ def by_patches(configuration, predictor, size):
 
     num_channels = NUM_CHANNELS[attributes.channels]
 
-    def predict(image, on_patches=None):
+    def predict(image, on_part=None):
         fov = image[num_channels] > 0 if len(image) > num_channels else None
         image = image[:num_channels]
-        return predict_overlap(predictor, image, patch_size, stride, on_patches, fov)
+        return predict_overlap(predictor, image, patch_size, stride, on_part, fov)
 
     number = num_overlap_patches(size, patch_size, stride)
     return predict, number, f"{number:,} patches an image."
@@ -236,11 +276,11 @@ def by_full_image(configuration, predictor, size):
         tile_size = full_image_tile(size, network.reach, network.multiple)
         return tile_size, full_image_places(size, tile_size, network.reach, network.multiple)
 
-    def predict(image, on_tile=None):
+    def predict(image, on_part=None):
         padded = pad_to_multiple(image, multiple)
         tile_size, _ = places(padded.shape[1:])
         predicted = predict_full_image(
-            predictor, padded, tile_size, network.reach, network.multiple, on_tile
+            predictor, padded, tile_size, network.reach, network.multiple, on_part
         )
         return predicted[:, : image.shape[1], : image.shape[2]]
 
@@ -270,27 +310,6 @@ def load_predictor(configuration, weights):
         return vessel.reshape(-1, 1, *size)
 
     return predictor
-
-
-def _predict_each(predict, images, per_image, orientations):
-    """Predicts image by image, with the time left.
-
-    Args:
-        predict: (channels, height, width), function called with progress -> (1, height, width).
-        images: (num_images, channels, height, width) float32 in [0, 1].
-        per_image: what `predict` counts for one image.
-        orientations: over how many the prediction is averaged: 1, 2, 4 or 8.
-    Returns:
-        (num_images, 1, height, width) float32.
-    """
-    progress = Progress(per_image * len(images) * orientations)
-
-    def predict_one(image):
-        return predict(image, progress.add)
-
-    predicted = [average_orientations(predict_one, image, orientations) for image in images]
-    progress.finish()
-    return np.stack(predicted)
 
 
 # ---------------------------------------------------------------- pictures and scores
@@ -411,7 +430,11 @@ def _way(settings):
     way = {"patches": "overlapping patches", "full_image": "one pass over each image"}
     turns = settings.average_flips
     averaged = f", averaged over {turns} orientations" if turns > 1 else ""
-    return f"Predicted by {way[settings.inference]}{averaged}."
+    words = f"Predicted by {way[settings.inference]}{averaged}."
+    if len(settings.camera_scales) > 1:
+        factors = " and ".join(f"{factor:g}" for factor in settings.camera_scales)
+        words += f" Photographs that are scaled to fov_width: seen at {factors} times of it."
+    return words
 
 
 def scores_to_show(performances):
@@ -603,22 +626,15 @@ def predict_photograph(configuration, predictor, photograph, threshold, looks=No
     Returns:
         lib.predictions.Prediction.
     """
-    settings, attributes = configuration.testing_settings, configuration.data_attributes
     inside = estimate_fov(photograph)
-    masks, images = inside[np.newaxis, np.newaxis], photograph[np.newaxis]
-    size = size_for_fov(masks, attributes.fov_width)
-    images = resized(images, size)
-    prepared = preprocess(images, attributes.equalization, attributes.channels)
-    if settings.inside_FOV and settings.inference == "patches":
-        prepared = with_fov(prepared, masks, size)
-    predict, *_ = WAYS[settings.inference](configuration, predictor, size)
-    predicted = average_orientations(predict, prepared[0], settings.average_flips)
-    probabilities = resized(predicted[np.newaxis], inside.shape)[0]
+    given = photograph[np.newaxis], inside[np.newaxis, np.newaxis]
+    sizes = _sizes(configuration, given[1])
+    predictions = (_predict_at(configuration, predictor, *given, size) for size in sizes)
+    probabilities = power_mean(predictions)[0]
     notes = []
     if inside.mean() > WHOLE_FOV:
         notes.append("No dark surround: all of it was taken as the field of view.")
-    (look,) = look_of_photographs(images, resized_mask(masks, size))
-    notes += unlike_training(look, looks)
+    notes += unlike_training(look_at(configuration, photograph, inside), looks)
     inside = without_rim(inside)
     measurements = measure_vessels((probabilities[0] >= threshold) & inside, inside)
     return Prediction(probabilities, inside, None, measurements, tuple(notes))

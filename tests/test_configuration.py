@@ -121,6 +121,7 @@ def test_file_with_the_originals_keys_alone_reads_with_defaults(write_configurat
             "inference": "patches",
             "inside_FOV": False,
             "average_flips": 1,
+            "camera_scales": (1.0,),
             "images": "test",
             "threshold": 0.5,
             "accuracy_threshold": None,
@@ -221,6 +222,8 @@ def test_byte_order_mark_of_windows_editors_is_skipped(write_configuration):
         ("average_flips", "True", 4),
         ("average_flips", "4", 4),
         ("average_flips", "8", 8),
+        ("camera_scales", "1", (1.0,)),
+        ("camera_scales", "0.67, 1,1.33", (0.67, 1.0, 1.33)),
         ("initial_weights", "None", None),
         ("initial_weights", "./pretrained/a b.weights.h5", "./pretrained/a b.weights.h5"),
         # A comment behind a number or a word.
@@ -326,6 +329,15 @@ NAME = (
         ("training settings", "learning_rate", "0,01", "a number above 0"),
         ("training settings", "saving_interval", "0", "a number above 0"),
         ("training settings", "time_limit", "-1", "a number of at least 0"),
+        *(
+            (
+                "testing settings",
+                "camera_scales",
+                bad,
+                "a number above 0 and at most 4, or several of them: 0.67, 1, 1.33",
+            )
+            for bad in ("0", "1, x", "0.67 1", "1,", "5")
+        ),
         ("training settings", "zoom", "0.5", "a number of at least 1 and at most 4"),
         ("training settings", "momentum", "1", "a number of at least 0 and at most 0.9999"),
         ("training settings", "optimizer", "rmsprop", "sgd or adam or adamw"),

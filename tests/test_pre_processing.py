@@ -48,6 +48,24 @@ def test_size_at_which_the_fov_fits(seen, wanted, size):
     assert pp.size_for_fov(fov_of(seen), wanted) == size
 
 
+def test_photographs_of_other_cameras_are_seen_at_several_sizes():
+    assert pp.sizes_for_fov(fov_of(100), 50, (0.5, 1, 1.5)) == [(25, 30), (50, 60), (75, 90)]
+    assert pp.sizes_for_fov(fov_of(100), 95, (0.5, 1, 1.5)) == [(100, 120)]  # as in the training
+    assert pp.sizes_for_fov(fov_of(100), 1, (0.1,)) == [(1, 1)]
+
+
+def test_the_mean_over_sizes_is_near_the_highest(rng):
+    several = [rng.random((2, 1, 5, 6)).astype(np.float32) for _ in range(3)]
+    kept = [one.copy() for one in several]
+    expected = np.mean([one.astype(float) ** 4 for one in several], axis=0) ** 0.25
+    mean = pp.power_mean(iter(several))
+    assert mean.dtype == np.float32
+    np.testing.assert_allclose(mean, expected, rtol=1e-5)
+    assert (mean > np.mean(several, axis=0)).all() and (mean <= np.max(several, axis=0)).all()
+    np.testing.assert_array_equal(several, kept)
+    assert pp.power_mean(several[:1]) is several[0]
+
+
 def test_a_mask_without_fov_decides_no_size():
     assert pp.size_for_fov(fov_of(0), 50) == (100, 120)
     assert pp.size_for_fov(np.concatenate([fov_of(0), fov_of(100)]), 50) == (50, 60)

@@ -11,6 +11,7 @@ import pytest
 from lib.configuration import read_configuration
 from lib.evaluation import binary_scores
 from lib.experiment import Experiment
+from lib.pre_processing import power_mean
 from lib.weights import read_weights as read_trained
 from src.tasks import TASKS
 from tests.processes import require_quiet, require_refusal, require_success, run
@@ -228,10 +229,20 @@ def test_patches_side_by_side_of_the_first_image_with_the_last_weights(workspace
 
 
 def test_images_of_another_camera_are_predicted_at_the_size_of_the_training(workspace, call):
-    configure(workspace, fov_width=40, inference="full_image")
-    output = require_success(call("testing", workspace))
-    assert "Predicting at 54 x 43 pixels: fov_width = 40" in output
-    assert read_predictions(workspace / "small")[0].shape == (2, HEIGHT, WIDTH)
+    predicted = []
+    for factors, sizes in (
+        ("1", ["54 x 43"]),
+        ("1.5", ["81 x 64"]),
+        ("1, 1.5", ["54 x 43", "81 x 64"]),
+    ):
+        configure(workspace, fov_width=40, inference="full_image", camera_scales=factors)
+        output = require_success(call("testing", workspace))
+        assert f"Predicting at {' and '.join(sizes)} pixels: fov_width = 40" in output
+        predicted.append(read_predictions(workspace / "small")[0])
+    assert predicted[0].shape == (2, HEIGHT, WIDTH)
+    first, second, both = predicted
+    np.testing.assert_allclose(both, power_mean([first, second]), atol=1e-6)
+    assert np.abs(first - second).max() > 0.01
 
 
 @pytest.mark.slow
