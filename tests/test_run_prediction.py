@@ -193,7 +193,7 @@ def test_a_photograph_that_was_changed_is_done_again(in_tmp_path, call, eye):
     assert len(rows_of(in_tmp_path / "segmented")) == 1
 
 
-def test_other_settings_need_overwrite(in_tmp_path, call, eye):
+def test_other_settings_need_overwrite(in_tmp_path, call, eye, experiment):
     write(in_tmp_path / "eye.png", eye)
     call("eye.png")
     kept = hashes(in_tmp_path / "segmented")
@@ -203,7 +203,9 @@ def test_other_settings_need_overwrite(in_tmp_path, call, eye):
     assert hashes(in_tmp_path / "segmented") == kept
     replaced = call("eye.png", "--threshold", "0.9", "--overwrite")
     assert replaced.returncode == 0
-    assert "far from 0.413" in (in_tmp_path / "segmented" / "report.html").read_text()
+    recorded = read_configuration(experiment / "quick_configuration.txt", TASKS)
+    far = f"far from {recorded.testing_settings.threshold:g}"
+    assert far in (in_tmp_path / "segmented" / "report.html").read_text()
 
 
 def beside(tmp_path, table, state='{"weights": 1}'):
