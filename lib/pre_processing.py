@@ -317,12 +317,11 @@ def resized(images, size):
         return images
     is_smaller = size[0] < images.shape[2]
     interpolation = cv2.INTER_AREA if is_smaller else cv2.INTER_LINEAR
-    return np.stack(
-        [
-            [cv2.resize(channel, size[::-1], interpolation=interpolation) for channel in image]
-            for image in images
-        ]
-    )
+    scaled = np.empty((*images.shape[:2], *size), images.dtype)
+    for image, planes in zip(images, scaled):
+        for channel, plane in zip(image, planes):
+            cv2.resize(channel, size[::-1], dst=plane, interpolation=interpolation)
+    return scaled
 
 
 def resized_labels(labels, size):

@@ -168,9 +168,7 @@ def predict_images(configuration, weights, data):
         print(f"Predicting at {wide} pixels: fov_width = {fov_width}.")
     predictor = load_predictor(configuration, weights)
     given = data["images"], data["fov_masks"]
-    probabilities = power_mean(
-        _predict_at(configuration, predictor, *given, size, has_progress=True) for size in sizes
-    )
+    probabilities = _predict_at_sizes(configuration, predictor, *given, has_progress=True)
     if settings.inside_FOV:
         probabilities[data["fov_masks"] == 0] = 0
     _tell_constant(probabilities[data["fov_masks"] > 0], weights)
@@ -189,7 +187,26 @@ def _sizes(configuration, fov_masks):
     return sizes_for_fov(fov_masks, fov_width, configuration.testing_settings.camera_scales)
 
 
-def _predict_at(configuration, predictor, photographs, fov_masks, size, has_progress=False):
+def _predict_at_sizes(configuration, predictor, photographs, fov_masks, has_progress=False):
+    """Predicts photographs at each size at which the network sees them.
+
+    Args:
+        configuration: lib.configuration.Configuration.
+        predictor: as load_predictor gives it.
+        photographs: (num_images, 3, H, W) RGB.
+        fov_masks: (num_images, 1, H, W), 0 outside.
+        has_progress: whether to tell the time left.
+    Returns:
+        (num_images, 1, H, W) float32, the probability of vessel.
+    """
+    own_size, sizes = photographs.shape[2:], _sizes(configuration, fov_masks)
+    largest = min(own_size, max(sizes))  # at their own size photographs may fill the memory
+    given = configuration, predictor, photographs, fov_masks
+    predictions = (resized(_predict_at(*given, size, has_progress), largest) for size in sizes)
+    return resized(power_mean(predictions), own_size)
+
+
+def _predict_at(configuration, predictor, photographs, fov_masks, size, has_progress):
     """Predicts photographs as the network sees them at one size.
 
     Args:
@@ -200,7 +217,7 @@ def _predict_at(configuration, predictor, photographs, fov_masks, size, has_prog
         size: (height, width).
         has_progress: whether to tell the time left.
     Returns:
-        (num_images, 1, H, W) float32, the probability of vessel.
+        (num_images, 1, *size) float32, the probability of vessel.
     """
     settings = configuration.testing_settings
     images = _prepared(configuration, photographs, size)
@@ -215,7 +232,7 @@ def _predict_at(configuration, predictor, photographs, fov_masks, size, has_prog
     predicted = [average_orientations(predict, image, settings.average_flips) for image in images]
     if has_progress:
         progress.finish()
-    return resized(np.stack(predicted), photographs.shape[2:])
+    return np.stack(predicted)
 
 
 def with_fov(images, fov_masks, size):
@@ -627,16 +644,17 @@ def predict_photograph(configuration, predictor, photograph, threshold, looks=No
         lib.predictions.Prediction.
     """
     inside = estimate_fov(photograph)
-    given = photograph[np.newaxis], inside[np.newaxis, np.newaxis]
-    sizes = _sizes(configuration, given[1])
-    predictions = (_predict_at(configuration, predictor, *given, size) for size in sizes)
-    probabilities = power_mean(predictions)[0]
+    (probabilities,) = _predict_at_sizes(
+        configuration, predictor, photograph[np.newaxis], inside[np.newaxis, np.newaxis]
+    )
     notes = []
     if inside.mean() > WHOLE_FOV:
         notes.append("No dark surround: all of it was taken as the field of view.")
     notes += unlike_training(look_at(configuration, photograph, inside), looks)
     inside = without_rim(inside)
-    measurements = measure_vessels((probabilities[0] >= threshold) & inside, inside)
+    vessels = probabilities[0] >= threshold
+    vessels &= inside  # in place: a photograph may fill the memory
+    measurements = measure_vessels(vessels, inside)
     return Prediction(probabilities, inside, None, measurements, tuple(notes))
 
 
