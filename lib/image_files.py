@@ -489,7 +489,8 @@ def _page_of(path, image, page, convert=False):
     if has_16_bits:
         channels = turned(colours_of_16_bits(path).transpose(2, 0, 1), orientation)
         return Picture(channels[:3], channels[3] if len(channels) > 3 else None)
-    image = ImageOps.exif_transpose(image)  # turned as every viewer shows it
+    if orientation != 1:  # else Pillow copies it
+        image = ImageOps.exif_transpose(image)  # turned as every viewer shows it
     if convert and image.mode in OTHER_COLOURS:
         image = image.convert("RGB")
     return _from_pillow(path, image)

@@ -644,13 +644,13 @@ def predict_photograph(configuration, predictor, photograph, threshold, looks=No
         lib.predictions.Prediction.
     """
     inside = estimate_fov(photograph)
-    (probabilities,) = _predict_at_sizes(
-        configuration, predictor, photograph[np.newaxis], inside[np.newaxis, np.newaxis]
-    )
     notes = []
     if inside.mean() > WHOLE_FOV:
         notes.append("No dark surround: all of it was taken as the field of view.")
     notes += unlike_training(look_at(configuration, photograph, inside), looks)
+    (probabilities,) = _predict_at_sizes(
+        configuration, predictor, photograph[np.newaxis], inside[np.newaxis, np.newaxis]
+    )
     inside = without_rim(inside)
     vessels = probabilities[0] >= threshold
     vessels &= inside  # in place: a photograph may fill the memory
