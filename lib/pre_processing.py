@@ -161,8 +161,8 @@ def power_mean(predictions):
     """Averages probabilities that were found at several sizes, near the highest of each pixel.
 
     As in the filter of Frangi et al. (1998), a vessel is seen best at one of them. The highest
-    ranks pixels no better than this mean, and more of it lies above a threshold that was chosen at
-    one size.
+    ranks pixels hardly better than this mean, and more of it lies above a threshold that was chosen
+    at one size (docs/RESULTS.md).
 
     Args:
         predictions: arrays of one shape, or what makes them one after the other.
