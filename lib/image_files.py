@@ -32,6 +32,7 @@ from lib.tiff_files import (
 )
 
 IMAGE_ENDINGS = tuple(".tif .tiff .png .gif .jpg .jpeg .bmp .ppm .pgm .webp .jp2".split())
+ROWS_AT_ONCE = 256
 # What Pillow converts to RGB where that is asked for: print, and others.
 OTHER_COLOURS = ("CMYK", "YCbCr", "LAB", "HSV")
 # More values than these are greys or object numbers rather than classes.
@@ -496,15 +497,27 @@ def _page_of(path, image, page, convert=False):
     return _from_pillow(path, image)
 
 
+def _array_of(image):
+    """Gives np.asarray(image), to be written to; row by row, as Pillow holds its bytes twice."""
+    pixels = None
+    for top in range(0, image.height, ROWS_AT_ONCE):
+        bottom = min(top + ROWS_AT_ONCE, image.height)
+        rows = np.asarray(image.crop((0, top, image.width, bottom)))
+        if pixels is None:
+            pixels = np.empty((image.height, *rows.shape[1:]), rows.dtype.newbyteorder("="))
+        pixels[top:bottom] = rows
+    return pixels
+
+
 def _from_pillow(path, image):
     """Makes a Picture of Pillow's modes."""
-    indices = np.asarray(image) if image.mode == "P" else None
+    indices = _array_of(image) if image.mode == "P" else None
     alpha = None
     if image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or (
         image.mode in ("L", "P", "RGB") and image.has_transparency_data
     ):
         image = image.convert("LA" if image.mode in ("L", "LA", "La") else "RGBA")
-        alpha = np.asarray(image)[..., -1]
+        alpha = _array_of(image)[..., -1]
     if image.mode == "P":
         palette = np.array(image.getpalette("RGB")).reshape(-1, 3).T
         return Picture(coloured(palette, indices), None, indices)
@@ -513,10 +526,9 @@ def _from_pillow(path, image):
             f"{path} must be grey or RGB. Received: an image of the mode {image.mode} (CMYK: the "
             "colours of print). Convert it to RGB."
         )
-    pixels = np.asarray(image.convert("L") if image.mode == "1" else image)
+    pixels = _array_of(image.convert("L") if image.mode == "1" else image)
     pixels = pixels.reshape(*pixels.shape[:2], -1).transpose(2, 0, 1)
-    pixels = pixels if alpha is None else pixels[:-1]
-    return Picture(pixels.astype(pixels.dtype.newbyteorder("=")), alpha, indices)
+    return Picture(pixels if alpha is None else pixels[:-1], alpha, indices)
 
 
 def _grey_slices(places, pictures, is_label):

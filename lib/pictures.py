@@ -126,14 +126,15 @@ def as_picture(image):
         image: (C, H, W) uint8, floats in [0, 1], or uint16, of which the 0.1 and the 99.9
             percentile become black and white; of more than 3 channels, the first is shown.
     Returns:
-        (H, W, 3) uint8.
+        (H, W, 3) uint8; where the image's memory is laid out so, a view of it.
     """
     shown = image if len(image) == 3 else image[:1]
     if shown.dtype == np.uint16:
         low, high = image_limits(shown)
         shown = (shown - np.float32(low)) / max(high - low, 1)
-    grey = as_grey_levels(shown)
-    return np.broadcast_to(grey, (3, *grey.shape[1:])).transpose(1, 2, 0).copy("C")
+    levels = as_grey_levels(shown)
+    colours = levels if len(levels) == 3 else np.repeat(levels, 3, axis=0)
+    return np.ascontiguousarray(colours.transpose(1, 2, 0))
 
 
 def visualize(image, path):

@@ -4,6 +4,7 @@ A task says how one image is predicted (ImagePredictor). The folder of the resul
 done, so that a prediction that was stopped goes on with the images that are missing.
 """
 
+import contextlib
 import csv
 import hashlib
 import io
@@ -159,7 +160,7 @@ class PredictionFolder:
 
         Args:
             row: id, file, page, width and height.
-            picture: (H, W, 3) uint8, is drawn on.
+            picture: (H, W, 3) uint8, is drawn on where it can be.
             prediction: Prediction.
             predictor: ImagePredictor.
         """
@@ -174,6 +175,7 @@ class PredictionFolder:
             save_png(self.file(row["id"], "segmentation"), image)
         if prediction.objects is not None:
             self._save_objects(row["id"], prediction.objects)
+        picture = np.require(picture, requirements="W")
         if prediction.objects is None:
             draw_outlines(picture, segmentation, predictor.classes)
         else:
@@ -233,8 +235,8 @@ class PredictionFolder:
         """Reads the image again -> (H, W, 3) uint8; where that fails, with its outlines."""
         number = max(0, int(row["page"] or 1) - 1)
         try:
-            pages = predictor.images_of(Path(row["file"]))
-            pixels, _ = next(itertools.islice(pages, number, None))
+            with contextlib.closing(predictor.images_of(Path(row["file"]))) as pages:
+                pixels, _ = next(itertools.islice(pages, number, None))
         except (ValueError, StopIteration):
             return _read(self.file(row["id"], "overlay"))
         return as_picture(pixels)
