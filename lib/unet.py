@@ -36,8 +36,8 @@ def get_unet(
 
     Args:
         num_channels: channels of the input, 1 for grey images.
-        patch_height: height of the input in pixels, a multiple of 4.
-        patch_width: width of the input in pixels, a multiple of 4.
+        patch_height: height of the input in pixels, a multiple of 4; None for any of them.
+        patch_width: width of the input in pixels, alike.
         num_classes: channels of the output.
         output_activation: "relu" or "linear", before the softmax.
         data_format: what the layers compute in; the input stays (N, C, H, W).
@@ -173,7 +173,8 @@ def get_padded_unet(
 
     Args:
         num_channels: channels of the input.
-        height: height of the input in pixels, a multiple of 2^depth (32 with an encoder).
+        height: height of the input in pixels, a multiple of 2^depth (32 with an encoder); None for
+            any of them.
         width: width of the input in pixels, alike.
         num_classes: channels of the output.
         base_filters: filters of the first level; doubled at each level below.
@@ -342,7 +343,7 @@ class _Network(_Layers):
 
     def input(self, num_channels, height, width):
         for name, size in (("patch_height", height), ("patch_width", width)):
-            if size <= 0 or size % 4:
+            if size is not None and (size <= 0 or size % 4):
                 lower = max(4, size // 4 * 4)
                 raise ValueError(
                     f"{name} must be a multiple of 4, because the network pools twice. "
@@ -386,7 +387,7 @@ class _PaddedNetwork(_Layers):
         """
         multiple = encoder.multiple if encoder else 2**depth
         for name, size in (("height", height), ("width", width)):
-            if size <= 0 or size % multiple:
+            if size is not None and (size <= 0 or size % multiple):
                 lower = max(multiple, size // multiple * multiple)
                 raise ValueError(
                     f"The {name} of the input must be a multiple of {multiple}. Received: {size}. "

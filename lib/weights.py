@@ -9,7 +9,7 @@ import io
 import json
 import math
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 
 import h5py
@@ -21,8 +21,6 @@ from lib.files import atomic_write, check_dataset
 from lib.legacy_weights import explain_not_weights, is_legacy, load_legacy_weights
 
 RECORD = "training_state"
-# So many networks are kept, one for each size of input.
-MOST_NETWORKS = 8
 # What h5py and Keras raise when a file is damaged inside.
 DAMAGED = (
     *(OSError, RuntimeError, KeyError, ValueError, TypeError),
@@ -274,25 +272,6 @@ class TrainedWeights:
             ) from error
         except DAMAGED as error:
             raise _not_whole(self.path, error) from error
-
-    def network_by_size(self, build, skip_order="auto"):
-        """Gives a function (height, width) -> network for inputs of that size, with these weights.
-
-        Networks are kept, the last MOST_NETWORKS of them: photographs of one camera and their turns
-        need few, and building takes longer than predicting.
-
-        Args:
-            build: function (height, width) -> keras.Model.
-            skip_order: as load_into takes it.
-        """
-
-        @lru_cache(MOST_NETWORKS)
-        def network_for(height, width):
-            network = build(height, width)
-            self.load_into(network, skip_order)
-            return network
-
-        return network_for
 
     def _architecture(self):
         """Reads the network's JSON beside the weights, as retina-unet writes it; None without."""

@@ -311,20 +311,18 @@ WAYS = {"patches": by_patches, "full_image": by_full_image}
 
 
 def load_predictor(configuration, weights):
-    """Builds the network for inputs of every size that comes, and loads its weights.
+    """Builds the network for inputs of any size, and loads its weights.
 
     Returns:
         function (N, channels, height, width) float32 -> (N, 1, height, width) float32, probability
         of vessel.
     """
-    network_for = weights.network_by_size(
-        partial(build_network, configuration), configuration.testing_settings.skip_order
-    )
+    network = build_network(configuration, None, None)
+    weights.load_into(network, configuration.testing_settings.skip_order)
 
     def predictor(inputs):
-        size = inputs.shape[2:]
-        vessel = np.asarray(network_for(*size).predict_on_batch(inputs))[..., 1]
-        return vessel.reshape(-1, 1, *size)
+        vessel = np.asarray(network.predict_on_batch(inputs))[..., 1]
+        return vessel.reshape(-1, 1, *inputs.shape[2:])
 
     return predictor
 

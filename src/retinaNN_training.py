@@ -123,7 +123,7 @@ def split_patches(configuration, images, ground_truth, positions, devices=ONE_DE
 
 
 def build_network(configuration, height, width):
-    """Builds the configured network for inputs of height x width pixels, for this device."""
+    """Builds the configured network for inputs of height x width pixels (None: any)."""
     settings = configuration.training_settings
     return NETWORKS[settings.network].build(
         NUM_CHANNELS[configuration.data_attributes.channels],

@@ -10,7 +10,6 @@ performances.txt and .json; with numbered objects objects/<id>.png too.
 
 import math
 import sys
-from functools import partial
 
 import numpy as np
 
@@ -135,7 +134,7 @@ def count_passes(configuration, shapes):
 
 
 def load_predictor(configuration, weights, on_pass=None):
-    """Builds the network for tiles of every size that comes, and loads its weights.
+    """Builds the network for tiles of any size, and loads its weights.
 
     Args:
         configuration: lib.configuration.Configuration.
@@ -146,13 +145,10 @@ def load_predictor(configuration, weights, on_pass=None):
         float32, probabilities of the classes.
     """
     settings = configuration.testing_settings
-
-    network_for = weights.network_by_size(
-        partial(build_network, configuration, weights.data), settings.skip_order
-    )
+    network = build_network(configuration, weights.data, None, None)
+    weights.load_into(network, settings.skip_order)
 
     def predict_tile(tile):
-        network = network_for(*tile.shape[1:])
         (predicted,) = np.asarray(network.predict_on_batch(tile[np.newaxis]))  # (H*W, K)
         if on_pass:
             on_pass(1)

@@ -74,7 +74,7 @@ def build_network(configuration, data, height, width, is_new=False):
     Args:
         configuration: lib.configuration.Configuration of the segmentation task.
         data: what the network knows of its data: src.segmentation_task.describe_data.
-        height: of the input in pixels.
+        height: of the input in pixels; None for any.
         width: of the input in pixels.
         is_new: whether it starts a new training, with encoder_weights in its encoder.
     Returns:

@@ -13,7 +13,7 @@ import roifile
 import tifffile
 from PIL import Image
 
-from lib import phantom, weights
+from lib import phantom
 from lib.configuration import read_configuration
 from lib.errors import UserError
 from lib.experiment import PRETRAINED, Experiment
@@ -302,8 +302,7 @@ def test_a_folder_of_somebody_else_is_left_alone(in_tmp_path, call, eye):
     assert [path.name for path in (in_tmp_path / "segmented").iterdir()] == ["holiday.png"]
 
 
-def test_a_prediction_does_not_depend_on_the_sizes_that_came_before(monkeypatch, rng):
-    monkeypatch.setattr(weights, "MOST_NETWORKS", 2)
+def test_a_prediction_does_not_depend_on_the_sizes_that_came_before(rng):
     arguments = SimpleNamespace(experiment="pretrained/vessels", threshold=None, angle=None)
     configuration, shipped = predict_folder.open_experiment(arguments)
     _, predictor = predict_folder.load_predictor(retinaNN_predict, configuration, shipped)
