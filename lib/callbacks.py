@@ -20,6 +20,8 @@ from lib.weights import can_resume, dropout_states, save_weights
 
 # Exit status of a training that ended at its time_limit: that of the program `timeout`.
 TIME_LIMIT_STATUS = 124
+# The curves are drawn where that takes less than this share of the time since they were.
+MOST_DRAWING = 0.1
 
 
 class TrainingRecorder(keras.callbacks.Callback):
@@ -29,7 +31,8 @@ class TrainingRecorder(keras.callbacks.Callback):
     (SIGTERM, Ctrl-C), and at the time limit. Their record says how many batches of the epoch are
     done, and the sums of the metrics so far: the batches that follow are those that would have
     followed, so that a resumed training ends as an undisturbed one. The record carries the history,
-    from which log and curves are made: whenever the process is killed, the files tell one story.
+    from which log and curves are made: whenever the process is killed, the files tell one story,
+    but for the curves of epochs that are shorter than their drawing.
     Where weights are averaged, the averages validate and are saved as the weights; the file with
     the optimiser holds the weights in their place there.
 
@@ -49,6 +52,7 @@ class TrainingRecorder(keras.callbacks.Callback):
         self.stop = StopRequest(self.settings.time_limit)
         self.interval = self.settings.saving_interval
         self.is_frozen = False
+        self.drawn, self.drawing = 0.0, 0.0  # when the curves were drawn last; how long it took
 
     def on_epoch_begin(self, epoch, logs=None):
         """Starts the data of the epoch and the clock, or takes up an epoch that was begun."""
@@ -105,7 +109,7 @@ class TrainingRecorder(keras.callbacks.Callback):
                 with averages_as_weights(self.model):
                     save_weights(self.model, experiment.weights("best"), record)
             write_log(self.history, experiment.file("log.csv"))
-            draw_loss_curves(self.history, experiment.file("loss_curves.png"))
+            self._draw_curves(experiment.file("loss_curves.png"))
             # Last, because a training whose weights are complete is never started again.
             self._save_last(can_resume(self.run.configuration, len(self.history)))
         if is_complete(self.history, self.settings):
@@ -114,6 +118,15 @@ class TrainingRecorder(keras.callbacks.Callback):
         reason = self.stop.reason()
         if reason:
             self.stop.leave(f"{reason}: epoch {epoch + 1} is saved. Start again to resume.")
+
+    def _draw_curves(self, path):
+        """Draws the curves; after short epochs only now and then, and always before an end."""
+        start = time.monotonic()
+        is_end = is_complete(self.history, self.settings) or self.stop.reason()
+        if is_end or self.drawing <= MOST_DRAWING * (start - self.drawn):
+            draw_loss_curves(self.history, path)
+            self.drawn = time.monotonic()
+            self.drawing = self.drawn - start
 
     def _collect_garbage(self):
         """Gives memory back after each epoch; Python alone would wait for hundreds of figures.

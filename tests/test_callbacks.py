@@ -128,6 +128,24 @@ def test_of_several_hosts_only_the_first_writes(record, experiment):
     assert [name for name in os.listdir("run") if name != ".training.lock"] == []
 
 
+@pytest.mark.parametrize(("epoch_takes", "drawn"), [(1, [1, 3]), (60, [1, 2, 3])])
+def test_curves_are_not_drawn_for_longer_than_is_trained(
+    record, monkeypatch, clock, epoch_takes, drawn
+):
+    lengths = []
+
+    def draw(history, path):
+        lengths.append(len(history))
+        clock.now += 5
+
+    monkeypatch.setattr(callbacks, "draw_loss_curves", draw)
+    recorder = record()
+    for epoch in range(3):
+        clock.now += epoch_takes
+        end_epoch(recorder, epoch)
+    assert lengths == drawn
+
+
 @pytest.mark.parametrize(
     ("decay", "kept"), [("none", [True, True, True]), ("cosine", [True, True, False])]
 )
