@@ -133,6 +133,12 @@ def _configuration(folder, output):
     read_configuration(folder / "configuration.txt", TASKS)
 
 
+def _pages(path, channels):
+    """Reads one page after the other, as a prediction does, and keeps none."""
+    for _ in image_files.iterate_images(path, channels):
+        pass
+
+
 def _ways_to_read():
     return {
         "photograph": image_files.read_photograph,
@@ -143,8 +149,8 @@ def _ways_to_read():
         "label stack": functools.partial(image_files.read_stack, is_label=True),
         "label": lambda path: label_images.content_of(path, label_images.read_label(path)),
         "instances": label_images.read_instances,
-        "grey": lambda path: list(image_files.iterate_images(path, 1)),
-        "colours": lambda path: list(image_files.iterate_images(path, 3)),
+        "grey": functools.partial(_pages, channels=1),
+        "colours": functools.partial(_pages, channels=3),
     }
 
 
