@@ -101,7 +101,6 @@ class TrainingRecorder(keras.callbacks.Callback):
         row = {"epoch": epoch + 1, **{name: float(value) for name, value in logs.items()}}
         row["seconds"] = round(time.monotonic() - self.start, 2)
         self.history.append(row)
-        self._collect_garbage()
         experiment = self.run.experiment
         if experiment.is_first_host:
             if is_better(best_by, row.get(best_by, math.nan), best):
@@ -112,6 +111,7 @@ class TrainingRecorder(keras.callbacks.Callback):
             self._draw_curves(experiment.file("loss_curves.png"))
             # Last, because a training whose weights are complete is never started again.
             self._save_last(can_resume(self.run.configuration, len(self.history)))
+        self._collect_garbage()
         if is_complete(self.history, self.settings):
             self.model.stop_training = True
             return
