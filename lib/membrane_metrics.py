@@ -7,7 +7,7 @@ Trainable_Segmentation plug-in of Fiji and tested against values it gave.
 Common to all: 1 is cell, 0 is membrane. A pixel of the proposal is cell if its float32 probability
 is above the threshold, strictly. Objects are the 4-connected components of cell. A metric of the
 challenge is the best over its thresholds; a threshold chosen on the images that are scored
-flatters, so membrane_metrics also gives the value at 0.5.
+flatters, so membrane_metrics also gives the value at one that was chosen before.
 """
 
 from functools import lru_cache
@@ -48,18 +48,19 @@ class Overlap(NamedTuple):
     lost: int
 
 
-def membrane_metrics(ground_truth, probability, thresholds=None):
-    """Computes all five metrics over all thresholds.
+def membrane_metrics(ground_truth, probability, thresholds=None, threshold=0.5):
+    """Computes all five metrics over all thresholds, and at one.
 
     Args:
         ground_truth: (num_slices, height, width) uint8 in {0, 1}, 1 is cell.
         probability: (num_slices, height, width) float32 in [0, 1], probability of cell.
         thresholds: thresholds to try; None takes the challenge's: 0, 0.1, ... 0.9 and
             0.9999999999999999 (the warping error without the last).
+        threshold: the one that was chosen before, on other slices.
     Returns:
         dict from 'pixel_error', 'rand_error', 'warping_error' (least is best), 'v_rand_thin' and
         'v_info_thin' (most is best) to a dict with 'best', 'threshold' (the first that gives the
-        best), 'at_half' (the value at 0.5, whether or not 0.5 is among the thresholds),
+        best), 'at_threshold' (the value at threshold, whether or not it is among the thresholds),
         'thresholds' and 'curve' (the values at them), all floats or lists of floats. A threshold
         at which nothing is a cell is never the best, though it has no warping error: best and
         threshold are None where no other is left.
@@ -70,15 +71,19 @@ def membrane_metrics(ground_truth, probability, thresholds=None):
     tried = THRESHOLDS if thresholds is None else _require_thresholds(thresholds)
     tried_warping = WARPING_THRESHOLDS if thresholds is None else tried
     cells = [instances(image) for image in ground_truth]
+    (chosen,) = _require_thresholds([threshold])
     values = {
-        threshold: _metrics_but_warping(ground_truth, cells, probability, threshold)
-        for threshold in dict.fromkeys((*tried, 0.5))
+        one: _metrics_but_warping(ground_truth, cells, probability, one)
+        for one in dict.fromkeys((*tried, chosen))
     }
-    for threshold in dict.fromkeys((*tried_warping, 0.5)):
-        values[threshold]["warping_error"] = _warping_error(ground_truth, probability, threshold)
+    for one in dict.fromkeys((*tried_warping, chosen)):
+        values[one]["warping_error"] = _warping_error(ground_truth, probability, one)
     highest = probability.max()
     return {
-        name: _summary(name, values, tried_warping if name == "warping_error" else tried, highest)
+        name: {
+            **_summary(name, values, tried_warping if name == "warping_error" else tried, highest),
+            "at_threshold": values[chosen][name],
+        }
         for name in (*_ERRORS, *_SCORES)
     }
 
@@ -463,7 +468,7 @@ def _cuts_object(warped, row, column, radius):
 
 
 def _summary(name, values, thresholds, highest):
-    """Collects one metric's curve, its best value and its value at 0.5."""
+    """Collects one metric's curve and its best value."""
     curve = [values[threshold][name] for threshold in thresholds]
     has_cells = [
         (threshold, value) for threshold, value in zip(thresholds, curve) if highest > threshold
@@ -472,7 +477,6 @@ def _summary(name, values, thresholds, highest):
     return {
         "best": best,
         "threshold": next((threshold for threshold, value in has_cells if value == best), None),
-        "at_half": values[0.5][name],
         "thresholds": list(thresholds),
         "curve": curve,
     }

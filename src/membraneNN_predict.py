@@ -43,8 +43,6 @@ METRICS = {
     "v_rand_thin": "V_Rand(thin)",
     "v_info_thin": "V_Info(thin)",
 }
-THRESHOLD = 0.5
-V_RAND = "V_Rand(thin) at 0.5"
 # What the report shows at its top, the first in its verdict.
 SHOWN = ("v_rand_thin", "v_info_thin", "rand_error", "warping_error", "pixel_error")
 PROTOCOL = (
@@ -125,7 +123,7 @@ def make_predictor(configuration, weights, threshold=None):
     A slice is scaled by itself, by the rule that the weights record.
     """
     predict_image = load_image_predictor(configuration, weights)
-    threshold = THRESHOLD if threshold is None else threshold
+    threshold = configuration.testing_settings.threshold if threshold is None else threshold
 
     def predict(image):
         scaled, probabilities = predict_image(image)
@@ -167,18 +165,16 @@ def save_labelled(results, configuration, labelled, probabilities, weights):
     ids = labelled["ids"]
     results.save_predictions(probabilities[:, np.newaxis], ids, configuration)
     truth = labelled["labels"][:, np.newaxis].astype(np.float32)
-    stacks = _pictures(labelled["images"], probabilities, {"groundTruths": truth})
-    num_in_row = configuration.testing_settings.N_group_visual
+    settings = configuration.testing_settings
+    threshold, num_in_row = settings.threshold, settings.N_group_visual
+    stacks = _pictures(labelled["images"], probabilities, threshold, {"groundTruths": truth})
     results.save_grids(stacks, num_in_row)
     results.save_comparisons(stacks, num_in_row, "Original_GroundTruth_Prediction_Segmentation")
-    metrics = membrane_metrics(labelled["labels"], probabilities)
+    metrics = membrane_metrics(labelled["labels"], probabilities, threshold=threshold)
     truth = labelled["labels"].ravel() > 0
-    metrics["accuracy"] = confusion_scores(truth, probabilities.ravel() > 0.5)["accuracy"]
-    wanted = configuration.testing_settings.labelled_slices
-    note = weights.describe_origin(ids)
-    results.save_performances(
-        performances_text(metrics, ids, wanted, note), {"slices": ids, **metrics}
-    )
+    metrics["accuracy"] = confusion_scores(truth, probabilities.ravel() > threshold)["accuracy"]
+    text = performances_text(metrics, ids, settings, weights.describe_origin(ids))
+    results.save_performances(text, {"slices": ids, "threshold": threshold, **metrics})
     save_report(results, configuration, labelled, probabilities, weights, metrics)
 
 
@@ -193,11 +189,12 @@ def save_test(results, configuration, test, probabilities, weights):
         weights: lib.weights.TrainedWeights, for the report.
     """
     ids, planes = test["ids"], probabilities[:, np.newaxis]
+    settings = configuration.testing_settings
     results.save_predictions(planes, ids, configuration, "predictions_test.hdf5")
     results.save_pictures("probabilities", ids, planes)
-    results.save_pictures("segmentations", ids, (planes > 0.5) * np.uint8(255))
-    stacks = _pictures(test["images"], probabilities)
-    results.save_grids(stacks, configuration.testing_settings.N_group_visual, "all_test")
+    results.save_pictures("segmentations", ids, (planes > settings.threshold) * np.uint8(255))
+    stacks = _pictures(test["images"], probabilities, settings.threshold)
+    results.save_grids(stacks, settings.N_group_visual, "all_test")
     path = results.file("submission.tif")
     save_submission(probabilities, path)
     print(f"{path}: {len(ids)} pages of 32-bit probabilities of cell, as the challenge asks.")
@@ -219,12 +216,15 @@ def save_report(results, configuration, slices, probabilities, weights, metrics=
     ids, labels = slices["ids"], slices.get("labels", [None] * len(probabilities))
     kind = "slices without labels" if metrics is None else "labelled slices"
     title = f"Membranes: {results.name}, {len(ids)} {kind}"
-    score = V_RAND if metrics else None
-    report = Report(title, positive="cell", threshold=THRESHOLD, sort_by=score)
+    threshold = configuration.testing_settings.threshold
+    score = f"V_Rand(thin) at {threshold:g}" if metrics else None
+    report = Report(title, positive="cell", threshold=threshold, sort_by=score)
     for name, image, probability, label in zip(ids, slices["images"], probabilities, labels):
         scores = {}
         if metrics:
-            scores[score] = float(v_rand_thin(label[np.newaxis], probability[np.newaxis]))
+            scores[score] = float(
+                v_rand_thin(label[np.newaxis], probability[np.newaxis], threshold)
+            )
         picture = as_picture(image[np.newaxis])
         flags = unlike_training(look_of(image), weights.looks)
         report.add(ReportImage(name, picture, probability, label, scores=scores, flags=flags))
@@ -238,29 +238,31 @@ def save_report(results, configuration, slices, probabilities, weights, metrics=
     )
 
 
-def performances_text(metrics, ids, labelled_slices, note=""):
+def performances_text(metrics, ids, settings, note=""):
     """Words the scores as performances.txt has them.
 
     Args:
         metrics: as membrane_metrics gives them, and accuracy.
         ids: of the slices.
-        labelled_slices: the setting: held_out or all.
+        settings: the testing settings: labelled_slices (held_out or all) and threshold.
         note: a sentence about the weights that readers of the scores must know.
     """
-    title = "Held-out slices" if labelled_slices == "held_out" else "All labelled slices"
+    is_held_out = settings.labelled_slices == "held_out"
+    title = "Held-out slices" if is_held_out else "All labelled slices"
+    at = f"at {settings.threshold:g}"
     lines = [f"{title}: {', '.join(ids)}", ""]
-    lines.append(f"{'':16}{'best':>12}{'threshold':>12}{'at 0.5':>12}")
+    lines.append(f"{'':16}{'best':>12}{'threshold':>12}{at:>12}")
     for name, words in METRICS.items():
         row = metrics[name]
         best = f"{'-':>12}{'-':>12}"
         if row["best"] is not None:
             best = f"{row['best']:12.6f}{row['threshold']:12.1f}"
-        lines.append(f"{words:16}{best}{row['at_half']:12.6f}")
+        lines.append(f"{words:16}{best}{row['at_threshold']:12.6f}")
     lines += [
         "",
         "Errors: lower is better; V_Rand(thin), V_Info(thin): higher is better. Each best is taken",
         "over the thresholds of the challenge, on these slices, as the challenge does.",
-        f"Accuracy at 0.5: {metrics['accuracy']:.6f} of all pixels. The weight map favours",
+        f"Accuracy {at}: {metrics['accuracy']:.6f} of all pixels. The weight map favours",
         "membranes, which moves probabilities away from the highest accuracy.",
         *([note] if note else []),
     ]
@@ -279,20 +281,20 @@ def save_submission(probabilities, path):
         first.save(beside, "TIFF", save_all=True, append_images=others)
 
 
-def _pictures(slices, probabilities, truth=None):
+def _pictures(slices, probabilities, threshold, truth=None):
     """Gives stacks of slices, ground truths, probabilities, and segmentations in colours.
 
     The segmentation shows the objects that V_Rand(thin) compares: 4-connected cells at a
-    probability above 0.5, their membranes thinned to one pixel.
+    probability above the threshold, their membranes thinned to one pixel.
     """
-    coloured = np.stack([_coloured(p, s) for p, s in zip(probabilities, slices)])
+    coloured = np.stack([_coloured(p > threshold, s) for p, s in zip(probabilities, slices)])
     stacks = {"originals": slices[:, np.newaxis], **(truth or {})}
     return {**stacks, "predictions": probabilities[:, np.newaxis], "segmentations": coloured}
 
 
-def _coloured(probability, image):
-    """Colours the objects of a probability map over the slice: (3, H, W) float32 in [0, 1]."""
-    objects = thin_membrane(probability > 0.5)
+def _coloured(cells, image):
+    """Colours cells (H, W) as objects over the slice: (3, H, W) float32 in [0, 1]."""
+    objects = thin_membrane(cells)
     return label2rgb(objects, image, bg_label=0, alpha=0.5).transpose(2, 0, 1).astype(np.float32)
 
 

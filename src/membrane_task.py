@@ -4,6 +4,7 @@ from lib.configuration import (
     Key,
     choice,
     data_keys,
+    real,
 )
 from lib.errors import raise_if_any
 from lib.experiment import locate
@@ -19,6 +20,7 @@ KEYS = (
     ),
     *UNPADDED_KEYS,
     Key("testing settings", "labelled_slices", choice("held_out", "all", "none"), "held_out"),
+    Key("testing settings", "threshold", real(0, 1), 0.5),
 )
 
 

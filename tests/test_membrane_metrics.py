@@ -119,7 +119,7 @@ def test_small_cases_equal_fiji(case):
     for name, figure in zip(NAMES, expected):
         assert value(metrics, name) == pytest.approx(figure, abs=1e-9), name
         single = getattr(mm, name)(ground_truth, proposal)
-        assert single == value(metrics, name) == metrics[name]["at_half"]
+        assert single == value(metrics, name) == metrics[name]["at_threshold"]
     assert mm.splits_and_mergers(ground_truth[0], proposal[0], 0.5) == splits_and_mergers
 
 
@@ -186,17 +186,18 @@ def test_membrane_metrics_collects_curves_and_best_values():
         choose = min if name.endswith("error") else max
         assert result["best"] == choose(result["curve"])
         assert result["threshold"] == mm.THRESHOLDS[result["curve"].index(result["best"])]
-        assert result["at_half"] == result["curve"][5]
+        assert result["at_threshold"] == result["curve"][5]
         assert result["curve"][8] == getattr(mm, name)(ground_truth, probability, mm.THRESHOLDS[8])
         assert all(type(figure) is float for figure in result["curve"])
 
 
-def test_value_at_half_needs_no_half_among_the_thresholds():
+@pytest.mark.parametrize("chosen", [0.5, 0.38])
+def test_the_value_at_a_chosen_threshold_needs_it_not_among_those_tried(chosen):
     ground_truth, probability = drawn_stack()
-    metrics = mm.membrane_metrics(ground_truth, probability, thresholds=[0.25, 0.75])
+    metrics = mm.membrane_metrics(ground_truth, probability, [0.25, 0.75], chosen)
     for name, result in metrics.items():
         assert result["thresholds"] == [0.25, 0.75] and len(result["curve"]) == 2
-        assert result["at_half"] == getattr(mm, name)(ground_truth, probability, 0.5)
+        assert result["at_threshold"] == getattr(mm, name)(ground_truth, probability, chosen)
 
 
 @settings(max_examples=40, deadline=None)
@@ -357,7 +358,7 @@ def test_empty_proposal():
     # Two cells of 2 pixels; 4 lost pixels are clusters of one: P = 4 / 4, R = 4 / 8, F = 2/3.
     # Thinned, the empty proposal is one object of 4: P = 8 / 16, R = 8 / 8, F = 2/3 again.
     metrics = mm.membrane_metrics(stack(["11011"]), np.zeros((1, 1, 5), np.float32))
-    scores = [metrics[name]["at_half"] for name in NAMES]
+    scores = [metrics[name]["at_threshold"] for name in NAMES]
     assert scores == pytest.approx([1.0, 1 / 3, 0.0, 2 / 3, 0.0])
     # Nothing is a cell at any threshold: a perfect warping error is not the best of anything.
     assert {metrics[name]["best"] for name in NAMES} == {None}
@@ -385,7 +386,7 @@ def test_slice_without_membrane():
 def test_slice_without_cells():
     zeros = np.zeros((1, 4, 6), np.uint8)
     metrics = mm.membrane_metrics(zeros, zeros.astype(np.float32))
-    assert [metrics[name]["at_half"] for name in NAMES] == [0.0, 0.0, 0.0, 1.0, 0.0]
+    assert [metrics[name]["at_threshold"] for name in NAMES] == [0.0, 0.0, 0.0, 1.0, 0.0]
 
 
 def test_pooled_and_mean_figures_differ():

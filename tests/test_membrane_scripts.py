@@ -38,6 +38,7 @@ SETTINGS = {
     "best_last": "last",
     "testing_settings__tile_size": 60,
     "N_group_visual": 2,
+    "threshold": 0.4,
 }
 METRICS = ("pixel_error", "rand_error", "warping_error", "v_rand_thin", "v_info_thin")
 OF_LABELLED = {"predictions.hdf5", "performances.txt", "all_predictions.png"}
@@ -163,10 +164,12 @@ def test_predictions_pictures_and_scores_of_the_held_out_slice(finished):
     assert scores["slices"] == ["03"]
     assert all(0 <= scores[name]["best"] <= 1 for name in METRICS)
     with h5py.File(data_file(finished.folder, "groundTruth")) as file:
-        accuracy = np.mean((probabilities > 0.5) == (file["image"][3:] > 0))
+        accuracy = np.mean((probabilities > 0.4) == (file["image"][3:] > 0))
     assert scores["accuracy"] == pytest.approx(accuracy)
+    for name in METRICS[:2]:
+        assert scores[name]["at_threshold"] == scores[name]["curve"][4]
     text = (folder / "performances.txt").read_text()
-    assert f"Accuracy at 0.5: {accuracy:.6f} of all pixels." in text
+    assert f"Accuracy at 0.4: {accuracy:.6f} of all pixels." in text
     assert "V_Rand(thin)" in text
 
 
@@ -179,7 +182,7 @@ def test_slices_without_labels_give_probabilities_pictures_and_a_submission(fini
         grey = picture(folder / "probabilities" / f"{name}.png")
         np.testing.assert_array_equal(grey, np.rint(plane * 255))
         segmentation = picture(folder / "segmentations" / f"{name}.png")
-        np.testing.assert_array_equal(segmentation, (plane > 0.5) * 255)
+        np.testing.assert_array_equal(segmentation, (plane > np.float32(0.4)) * 255)
     for name in ("originals", "predictions"):
         assert picture(folder / f"all_test_{name}.png").shape == (SIDE, 2 * SIDE)
     assert picture(folder / "all_test_segmentations.png").shape == (SIDE, 2 * SIDE, 3)
@@ -194,7 +197,7 @@ def test_slices_without_labels_give_probabilities_pictures_and_a_submission(fini
 def test_the_module_runs_by_itself_without_a_log(workspace, call):
     configure(workspace, testing_settings__nohup=True)
     output = require_success(call("src.membraneNN_predict", workspace, "configuration.txt"))
-    assert "Accuracy at 0.5" in output
+    assert "Accuracy at 0.4" in output
     assert "nohup" not in output
 
 
