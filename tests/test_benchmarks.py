@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 
-from benchmarks import backends, cameras, tables, variants
+from benchmarks import backends, cameras, side_by_side, tables, variants
 from benchmarks.note_looks import note
 from benchmarks.pack_weights import pack
 from lib.configuration import read_configuration
@@ -54,6 +54,26 @@ def test_backends_are_compared_with_tensorflow_and_missing_ones_are_named():
         "torch": "",
         "openvino": "0.1000%, MORE THAN 0.05%",
     }
+
+
+def test_networks_are_compared_at_their_best_and_with_ours_in_the_same_precision():
+    def answers(*pairs):
+        return [{"parameters": 1000, "image": i, "patches": p} for i, p in pairs]
+
+    measured = {
+        ("ours", "float32"): answers((2.0, 10), (1.0, 8)),
+        ("unet", "float32"): answers((1.5, 5), (3.0, 4)),
+    }
+    assert list(side_by_side.rows(measured)) == [
+        (side_by_side.WAYS["ours"], "1,000", "float32", "1.000", "10"),
+        (
+            side_by_side.WAYS["unet"],
+            "1,000",
+            "float32",
+            "1.500 (1.50 of ours)",
+            "5 (0.50 of ours)",
+        ),
+    ]
 
 
 # What a configuration says and what is read, where they differ: one orientation, not none.
