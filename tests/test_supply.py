@@ -2,17 +2,20 @@
 
 import ast
 import importlib.metadata
+import json
 import re
 import subprocess
 import sys
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 from lib.experiment import PROJECT
 
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 # Parts of other packages, which pin their versions.
-OF_OTHERS = {"ml_dtypes", "efficientnet_lite_pytorch"}
+OF_OTHERS = {"ml_dtypes", "efficientnet_lite_pytorch", "packaging"}
 OWN = {"lib", "src", "tests", "benchmarks", "demo"}
 
 
@@ -93,15 +96,45 @@ def test_licences_are_those_of_the_installed_packages():
         assert word in told, name
 
 
+def constraints_of(python):
+    """Lists the constraints that hold for a Python: pip asks the one that it runs on itself."""
+    text = (PROJECT / "constraints.txt").read_text(encoding="utf-8")
+    lines = [line.partition("#")[0].strip() for line in text.splitlines()]
+    found = [Requirement(line) for line in lines if line]
+    environment = {"python_version": python, "python_full_version": f"{python}.0"}
+    return [f"{one.name}{one.specifier}" for one in found if holds(one.marker, environment)]
+
+
+def holds(marker, environment):
+    return marker is None or marker.evaluate(environment)
+
+
+def test_constraints_name_a_package_once_for_every_python():
+    for python in PYTHONS:
+        names = [re.match(r"[\w.-]+", line)[0] for line in constraints_of(python)]
+        assert len(names) == len(set(names)) > 50
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("python", PYTHONS)
 def test_constraints_can_be_had_for_every_python(python, tmp_path):
-    """Asks pip which files it would install on Linux; nothing is downloaded or installed."""
+    """Asks pip which files it would install on Linux; nothing is installed.
+
+    It finds wheels for another Python, but asks itself what they require of Python.
+    """
+    constraints = tmp_path / "constraints.txt"
+    constraints.write_text("\n".join(constraints_of(python)))
+    report = tmp_path / "report.json"
     options = ["--dry-run", "--quiet", "--only-binary=:all:", "--python-version", python]
-    options += ["--target", str(tmp_path), "--constraint", str(PROJECT / "constraints.txt")]
+    options += ["--ignore-requires-python", "--report", str(report)]
+    options += ["--target", str(tmp_path), "--constraint", str(constraints)]
     packages = [name for name, extras in wanted().items() if extras & {"", "dev"}]
     command = [sys.executable, "-m", "pip", "install", *options, *packages]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     if "Could not find a version" not in done.stderr and "Connection" in done.stderr:
         pytest.skip("no index of packages can be reached")
     assert done.returncode == 0, done.stderr
+    metadata = [found["metadata"] for found in json.loads(report.read_text())["install"]]
+    assert len(metadata) > 40
+    for one in metadata:
+        assert SpecifierSet(one.get("requires_python", "")).contains(f"{python}.9"), one["name"]
