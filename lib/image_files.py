@@ -7,6 +7,7 @@ import contextlib
 import gzip
 import io
 import re
+import struct
 import unicodedata
 import warnings
 from pathlib import Path
@@ -33,6 +34,8 @@ from lib.tiff_files import (
 
 IMAGE_ENDINGS = tuple(".tif .tiff .png .gif .jpg .jpeg .bmp .ppm .pgm .webp .jp2".split())
 ROWS_AT_ONCE = 256
+# An image in a GIF may have as many pixels, however small the whole claims to be.
+MOST_FRAME_PIXELS = 2**24
 # What Pillow converts to RGB where that is asked for: print, and others.
 OTHER_COLOURS = ("CMYK", "YCbCr", "LAB", "HSV")
 # More values than these are greys or object numbers rather than classes.
@@ -219,7 +222,7 @@ def _has_ink(path):
 
 def _pillow_pages(path):
     """Decodes the pages of a file one after the other, colours of print as RGB."""
-    with Image.open(path) as image:
+    with open_image(path) as image:
         check_size(path, image.height, image.width, None)
         for page in range(_num_pages(image)):
             yield _page_of(path, image, page, convert=True)
@@ -460,7 +463,7 @@ def _pictures(path, most_pixels=MOST_PIXELS):
     with _readable(path):
         if is_tiff(path):
             return read_tiff(path, most_pixels)
-        with Image.open(_unpacked(path)) as image:
+        with open_image(path) as image:
             check_size(path, image.height, image.width, most_pixels)
             num_pages = _num_pages(image)
             check_total(path, num_pages, 4 * image.height * image.width * num_pages)
@@ -482,7 +485,7 @@ def _num_pages(image):
 
 def _page_of(path, image, page, convert=False):
     """Decodes one page of an open image -> Picture; convert: colours of print become RGB."""
-    image.seek(page)
+    _seek(path, image, page)
     # Pillow reads the upper 8 of 16 bits a colour: of 12-bit photographs 16 levels are left.
     has_16_bits = ";16" in str([tile[3] for tile in image.tile]) and image.mode[0] != "I"
     orientation = image.getexif().get(0x0112, 1)
@@ -495,6 +498,51 @@ def _page_of(path, image, page, convert=False):
     if convert and image.mode in OTHER_COLOURS:
         image = image.convert("RGB")
     return _from_pillow(path, image)
+
+
+def open_image(path):
+    """Opens a file with Pillow, which makes room at once for what a GIF says of its first image.
+
+    Args:
+        path: the file; it may be packed (.gz).
+    Returns:
+        PIL.Image.Image, not loaded.
+    Raises:
+        ImageError: for a GIF in which an image is far larger than the whole.
+    """
+    file = _unpacked(path)
+    if file is path:
+        with open(path, "rb") as opened:
+            start = opened.read(10)
+    else:
+        start = file.getvalue()[:10]
+    if not start.startswith(b"GIF"):
+        return Image.open(file)
+    width, height = struct.unpack("<HH", start[6:].ljust(4, b"\0"))
+    with _no_large_frames(path, width * height):
+        return Image.open(file)
+
+
+def _seek(path, image, page):
+    """Goes to a page of an open image."""
+    is_gif = image.format == "GIF"
+    with _no_large_frames(path, image.width * image.height) if is_gif else contextlib.nullcontext():
+        image.seek(page)
+
+
+@contextlib.contextmanager
+def _no_large_frames(path, num_pixels):
+    """Has Pillow refuse images in a GIF that claim to be far larger than the whole, num_pixels."""
+    Image.MAX_IMAGE_PIXELS = max(num_pixels, MOST_FRAME_PIXELS)  # twice as many are refused
+    try:
+        yield
+    except Image.DecompressionBombError as error:
+        raise ImageError(
+            f"{path}: an image in it claims to be far larger than the whole ({error}). The file is "
+            "damaged. Download it again."
+        ) from None
+    finally:
+        Image.MAX_IMAGE_PIXELS = None
 
 
 def _array_of(image):

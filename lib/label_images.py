@@ -11,11 +11,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from lib.class_metrics import IGNORE
 from lib.errors import UserError, raise_if_any
-from lib.image_files import MOST_CLASSES, kind_of, packed, read_picture, shortened, unpacked
+from lib.image_files import (
+    MOST_CLASSES,
+    kind_of,
+    open_image,
+    packed,
+    read_picture,
+    shortened,
+    unpacked,
+)
 from lib.tiff_files import ImageError, is_tiff
 
 LARGEST_CLASS = IGNORE - 1
@@ -181,7 +188,7 @@ def _require_lossless(path):
     """Refuses JPEG: it blurs borders into values between those of the classes."""
     if is_tiff(path):
         return
-    with Image.open(path) as image:
+    with open_image(path) as image:
         if image.format in ("JPEG", "MPO", "JPEG2000"):
             raise ImageError(
                 f"{path} must be a label image saved without loss. Received: a {image.format} "

@@ -73,6 +73,8 @@ def send(number):
 
 
 def _send(number):
+    if signal.getsignal(number) is signal.SIG_IGN:  # so a shell starts tests in the background
+        signal.signal(number, signal.default_int_handler)
     os.kill(os.getpid(), number)
 
 

@@ -1,5 +1,7 @@
 """Tests of reading photographs, masks and stacks, and of what is said about unreadable ones."""
 
+import resource
+import struct
 import unicodedata
 
 import cv2
@@ -417,6 +419,29 @@ def test_a_bomb_is_refused_before_it_is_read(tmp_path, monkeypatch):
     monkeypatch.setattr(tiff_files, "MOST_BYTES", 50_000)
     with pytest.raises(ValueError, match="holds 50 images, together"):
         read_binary_mask(tmp_path / "a.gif")
+
+
+@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("disposal", [0, 2])
+def test_an_image_in_a_gif_that_claims_to_be_huge_is_refused_before_there_is_room_for_it(
+    tmp_path, number, disposal
+):
+    """Found by fuzzing: 7.5 GB for one of 65,535 x 65,535 in a file of 14 x 12 pixels."""
+    path = tmp_path / "a.gif"
+    frames = [Image.fromarray(np.full((12, 14), n, np.uint8)) for n in (0, 255)]
+    frames[0].save(path, save_all=True, append_images=frames[1:], disposal=disposal)
+    start, *images = path.read_bytes().split(b"\x2c\0\0\0\0\x0e\0\x0c\0")
+    assert len(images) == 2
+    sizes = [(14, 12), (14, 12)]
+    sizes[number] = (65535, 65535)
+    for size, image in zip(sizes, images):
+        start += b"\x2c\0\0\0\0" + struct.pack("<HH", *size) + image
+    path.write_bytes(start)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for read in (read_photograph, read_labels, lambda path: list(iterate_images(path, 3))):
+        with pytest.raises(ValueError, match="an image in it claims to be far larger"):
+            read(path)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000
 
 
 def test_pillows_limit_is_worded(tmp_path):
