@@ -23,6 +23,7 @@ from src.tasks import TASKS
 
 FINISHED = (
     "vessels",
+    "vessels_chase",
     "vessels_held_out",
     "membranes",
     "membranes_held_out",
@@ -131,7 +132,7 @@ def test_weights_tell_their_images_and_those_of_their_ancestors(shipped):
     assert f"trained on images with the ids {seen[0]}" in weights.describe_origin(seen)
 
 
-@pytest.mark.parametrize("name", ["vessels", "vessels_held_out"])
+@pytest.mark.parametrize("name", ["vessels", "vessels_chase", "vessels_held_out"])
 def test_shipped_weights_find_the_vessels_of_phantoms(name, in_tmp_path):
     configuration, experiment = read_shipped(name)
     configuration = configuration.with_values("testing_settings", average_flips=1)

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 ADDRESSES = 8 * 2**30  # bytes: what a case may ask for before it fails
+MOST_HELD = 2**30  # bytes that a process may hold between two cases
 KEPT = 3  # inputs of one kind
 EXAMPLES = 500  # of hypothesis at a time: it remembers all that it has drawn
 
@@ -66,6 +67,8 @@ def work(target, folder, seconds, seed, has_atheris, started, cases):
             key = finding.partition(":")[0]
             known[key] += 1
             note(folder, target, finding, place.inputs if known[key] <= KEPT else None)
+        if _status("VmRSS") > MOST_HELD:
+            os._exit(0)  # and is started anew: atheris keeps arrays that the project compares
 
     options = settings(
         max_examples=EXAMPLES,
@@ -97,12 +100,14 @@ def work(target, folder, seconds, seed, has_atheris, started, cases):
 
 
 def _limit_addresses():
-    used = next(
-        1024 * int(line.split()[1])
-        for line in Path("/proc/self/status").read_text().splitlines()
-        if line.startswith("VmSize")
-    )
-    resource.setrlimit(resource.RLIMIT_AS, (used + ADDRESSES, resource.RLIM_INFINITY))
+    limit = _status("VmSize") + ADDRESSES
+    resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
+
+
+def _status(name):
+    """Gives a number of bytes from what Linux tells of this process."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(name))
 
 
 def note(folder, target, finding, files):
