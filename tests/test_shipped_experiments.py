@@ -184,6 +184,7 @@ def test_no_data_set_and_no_path_of_a_machine_ships(shipped):
     [
         ("vessels", {"auc_roc": 6, "auc_pr": 6, "f1": 4, "accuracy": 4}),
         ("vessels_faithful", {"auc_roc": 6, "auc_pr": 6, "f1": 4, "accuracy": 4}),
+        ("vessels_chase", {"auc_roc": 5, "auc_pr": 4, "f1": 4, "accuracy": 4}),
         ("membranes_held_out", {"v_rand_thin": 4, "v_info_thin": 4, "pixel_error": 4}),
         ("nuclei", {"foreground_iou": 4}),
     ],
