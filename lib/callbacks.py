@@ -20,7 +20,7 @@ from lib.weights import can_resume, dropout_states, save_weights
 
 # Exit status of a training that ended at its time_limit: that of the program `timeout`.
 TIME_LIMIT_STATUS = 124
-# The curves are drawn where that takes less than this share of the time since they were.
+# The curves are drawn again when the last drawing took less than this share of the time since.
 MOST_DRAWING = 0.1
 
 
@@ -31,8 +31,8 @@ class TrainingRecorder(keras.callbacks.Callback):
     (SIGTERM, Ctrl-C), and at the time limit. Their record says how many batches of the epoch are
     done, and the sums of the metrics so far: the batches that follow are those that would have
     followed, so that a resumed training ends as an undisturbed one. The record carries the history,
-    from which log and curves are made: whenever the process is killed, the files tell one story,
-    but for the curves of epochs that are shorter than their drawing.
+    from which log and curves are made: whenever the process is killed, the files tell one story;
+    only the curves may be some seconds behind.
     Where weights are averaged, the averages validate and are saved as the weights; the file with
     the optimiser holds the weights in their place there.
 
@@ -101,6 +101,7 @@ class TrainingRecorder(keras.callbacks.Callback):
         row = {"epoch": epoch + 1, **{name: float(value) for name, value in logs.items()}}
         row["seconds"] = round(time.monotonic() - self.start, 2)
         self.history.append(row)
+        is_last = is_complete(self.history, self.settings)
         experiment = self.run.experiment
         if experiment.is_first_host:
             if is_better(best_by, row.get(best_by, math.nan), best):
@@ -108,23 +109,22 @@ class TrainingRecorder(keras.callbacks.Callback):
                 with averages_as_weights(self.model):
                     save_weights(self.model, experiment.weights("best"), record)
             write_log(self.history, experiment.file("log.csv"))
-            self._draw_curves(experiment.file("loss_curves.png"))
+            self._draw_curves(is_last or self.stop.reason())
             # Last, because a training whose weights are complete is never started again.
             self._save_last(can_resume(self.run.configuration, len(self.history)))
         self._collect_garbage()
-        if is_complete(self.history, self.settings):
+        if is_last:
             self.model.stop_training = True
             return
         reason = self.stop.reason()
         if reason:
             self.stop.leave(f"{reason}: epoch {epoch + 1} is saved. Start again to resume.")
 
-    def _draw_curves(self, path):
+    def _draw_curves(self, is_end):
         """Draws the curves; after short epochs only now and then, and always before an end."""
         start = time.monotonic()
-        is_end = is_complete(self.history, self.settings) or self.stop.reason()
         if is_end or self.drawing <= MOST_DRAWING * (start - self.drawn):
-            draw_loss_curves(self.history, path)
+            draw_loss_curves(self.history, self.run.experiment.file("loss_curves.png"))
             self.drawn = time.monotonic()
             self.drawing = self.drawn - start
 
