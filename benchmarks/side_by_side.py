@@ -6,7 +6,7 @@
 One forward pass over an image of DRIVE's size (584 x 568), and training steps on 8 patches of 128 x
 128 with Adam, all fed from memory, in float32 and in bfloat16. Each measurement is a process of its
 own; they take turns, and the table gives the best of the rounds. Speed only: nothing is trained to
-its end. Expected result: benchmarks/side_by_side.md, in about 4 minutes on two CPU cores.
+its end. Expected result: benchmarks/side_by_side.md, in about 3 minutes on two CPU cores.
 """
 
 import argparse
