@@ -129,8 +129,9 @@ def _read_drive(folder, subsets, has_masks, test):
             f"and test say which images test; --layout is one of {', '.join(LAYOUTS)}."
         )
     read = {name: read_subset(folder / name, has_masks) for name in subsets}
-    sentence = hint(folder, DRIVE)
-    if sentence and not any((folder / name).is_dir() for name in subsets):
+    is_there = any((folder / name).is_dir() for name in subsets)
+    sentence = "" if is_there else hint(folder, DRIVE)
+    if sentence:
         # Nothing of DRIVE lies there, but another data set does: that is the problem.
         raise UserError(f"{folder} must hold the folders {' and '.join(subsets)}. {sentence}")
     return read

@@ -179,14 +179,14 @@ def mirroring(text):
 
 def orientations(text):
     """Parses over how many orientations is averaged: 1, 2, 4 or 8."""
-    if text in ("2", "4", "8"):
+    if text in ("1", "2", "4", "8"):
         return int(text)
     try:
         return {False: 1, "horizontal": 2, True: 4}[mirroring(text)]
     except ValueError:
         raise ValueError(
-            "False, horizontal (2: and mirrored left-right), True (4 mirrorings) or 8 (and turned "
-            "by 90 degrees)"
+            "False (1), horizontal (2: and mirrored left-right), True (4 mirrorings) or 8 (and "
+            "turned by 90 degrees)"
         ) from None
 
 

@@ -192,9 +192,12 @@ def hint(folder, name):
 
 def _looks_like(folder, name):
     """Tells whether a folder holds photographs of a data set at their places."""
-    if name == DRIVE:
-        return any((folder / half / "images").is_dir() for half in ("training", "test"))
-    return bool(_matching(folder, LAYOUTS[name].files["images"]))
+    try:
+        if name == DRIVE:
+            return any((folder / half / "images").is_dir() for half in ("training", "test"))
+        return bool(_matching(folder, LAYOUTS[name].files["images"]))
+    except OSError:  # somebody else's folder, which may not be looked into
+        return False
 
 
 def _matching(folder, files):

@@ -187,7 +187,8 @@ def iterate_images(path, channels, keeps_16_bits=False):
     RGB of 8 bits; any number of pixels is read.
 
     Args:
-        path: an image file; each page of it is an image.
+        path: an image file; each page of it is an image. Slices that a library wrote as the colours
+            of one page are images too where they are to be grey.
         channels: 1 for grey images, 3 for RGB; of other numbers a file holds one image, with
             exactly these channels, as read_channels reads it.
         keeps_16_bits: whether images of 16 bits stay as they are.
@@ -208,7 +209,12 @@ def iterate_images(path, channels, keeps_16_bits=False):
             return
         pictures = iterate_tiff(path, None) if is_tiff(path) and not _has_ink(path) else None
         for picture in pictures or _pillow_pages(path):
-            yield _as_wanted(path, picture.pixels, channels, keeps_16_bits)
+            if channels == 1 and picture.is_array:
+                for image in _slices_of(picture):
+                    pixels, notes = _as_wanted(path, image.pixels, channels, keeps_16_bits)
+                    yield pixels, ["A slice of several written as one page in colours.", *notes]
+            else:
+                yield _as_wanted(path, picture.pixels, channels, keeps_16_bits)
 
 
 def _has_ink(path):
@@ -340,10 +346,8 @@ def read_stack(path, is_label=False):
     """
     pictures = _pictures(path)
     if len(pictures) == 1 and pictures[0].is_array:
-        pixels, alpha, *_ = pictures[0]
-        planes = [*pixels, *([] if alpha is None else [alpha])]
-        print(f"{path}: {len(planes)} slices that were written as one page in colours; read so.")
-        pictures = [Picture(plane[np.newaxis]) for plane in planes]
+        pictures = _slices_of(pictures[0])
+        print(f"{path}: {len(pictures)} slices that were written as one page in colours; read so.")
     slices = _grey_slices(
         [f"{path}, page {n + 1}" for n in range(len(pictures))], pictures, is_label
     )
@@ -352,6 +356,12 @@ def read_stack(path, is_label=False):
         received = ", ".join(f"{width} x {height}" for height, width in sorted(sizes))
         raise ImageError(f"{path} must hold pages of one size. Received: {received} pixels.")
     return np.stack(slices)
+
+
+def _slices_of(picture):
+    """Takes apart the slices that a library wrote as the colours of one page."""
+    alpha = [] if picture.alpha is None else [picture.alpha]
+    return [Picture(plane[np.newaxis]) for plane in (*picture.pixels, *alpha)]
 
 
 def read_grey_images(folder, is_label=False):

@@ -164,7 +164,7 @@ def content_of(path, label):
         return LabelContent(path, label.colours.shape, None, _counts(label.colours), {})
     numbers, colours = _counts(label.numbers), None
     if label.colours is not None:
-        colour_of = np.zeros(256, np.int32)
+        colour_of = np.zeros(int(label.numbers.max()) + 1, np.int32)
         colour_of[label.numbers] = label.colours
         palette = {number: int(colour_of[number]) for number in numbers}
         colours = dict.fromkeys(palette.values(), 0)

@@ -197,13 +197,13 @@ def predict_blended(predictor, image, tile_size, overlap, multiple=1, on_tile=No
             of `multiple`, at most tile_size.
         image: (C, height, width) float32, or an object with that shape that is cut alike.
         tile_size: longest side of a tile in pixels, a multiple of `multiple`.
-        overlap: pixels that neighbouring tiles share at least, below half the tile.
+        overlap: pixels that neighbouring tiles share at least; most_overlap limits it.
         multiple: of which a tile's sides and starts must be: 2^d for a network that pools d times.
         on_tile: called with 1 after each tile, for a progress bar.
     Returns:
         (K, height, width) float32.
     Raises:
-        ValueError: if a tile is no such multiple, or tiles would overlap by half or more.
+        ValueError: if a tile is no such multiple, or tiles would overlap by more than they can.
     """
     rows, columns = (blended_places(n, tile_size, overlap, multiple) for n in image.shape[1:])
     blended = None
@@ -240,10 +240,10 @@ def blended_places(length, tile_size, overlap, multiple=1):
     """
     if tile_size % multiple or tile_size < multiple:
         raise ValueError(f"a tile must be a multiple of {multiple} pixels. Received: {tile_size}")
-    if not 0 <= overlap < tile_size / 2:
+    most = most_overlap(tile_size, multiple)
+    if not 0 <= overlap <= most:
         raise ValueError(
-            f"tiles of {tile_size} pixels must overlap by 0 or more pixels, and less than half. "
-            f"Received: {overlap}"
+            f"tiles of {tile_size} pixels must overlap by 0 to {most} pixels. Received: {overlap}"
         )
     side = min(tile_size, -(-length // multiple) * multiple)
     spare = length - side
@@ -267,6 +267,14 @@ def blended_places(length, tile_size, overlap, multiple=1):
         )
         for i, start in enumerate(starts)
     ]
+
+
+def most_overlap(tile_size, multiple=1):
+    """Gives the pixels by which tiles of predict_blended may overlap at most.
+
+    It is less than half a tile, and the next tile starts at least one multiple further on.
+    """
+    return min((tile_size - 1) // 2, tile_size - multiple)
 
 
 def num_blended_tiles(image_size, tile_size, overlap, multiple=1):

@@ -54,10 +54,13 @@ def draw_roc(false_positive_rate, true_positive_rate, area, path, observer=None)
 
 
 def draw_precision_recall(recall, precision, area, path, observer=None):
-    """Draws the precision-recall curve; observer = (recall, precision) adds a point."""
+    """Draws the precision-recall curve; observer = (recall, precision) adds a point.
+
+    An observer who marked nothing has no precision, and no point.
+    """
     figure, axes = plt.subplots(figsize=(6, 6))
     axes.plot(*_thinned(recall, precision), label=f"area = {area:.4f}")
-    if observer:
+    if observer and observer[1] is not None:
         axes.plot(*observer, "r^", label="second human observer")
     _finish(
         figure, axes, path, title="Precision-recall curve", x="recall", y="precision", square=True

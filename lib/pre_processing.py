@@ -305,7 +305,7 @@ def _scaled(values, lowest, highest):
 
 
 def resized(images, size):
-    """Scales images: means of areas to make them smaller, linear interpolation to enlarge them.
+    """Scales images: means of areas to make sides smaller, linear interpolation to enlarge them.
 
     Args:
         images: (num_images, channels, height, width) uint8 or floating point.
@@ -313,10 +313,15 @@ def resized(images, size):
     Returns:
         (num_images, channels, *size) of the same type.
     """
+    # OpenCV takes means of areas only where no side grows.
+    smaller = tuple(map(min, size, images.shape[2:]))
+    return _interpolated(_interpolated(images, smaller, cv2.INTER_AREA), size, cv2.INTER_LINEAR)
+
+
+def _interpolated(images, size, interpolation):
+    """Scales (N, C, H, W) by one of OpenCV's ways; images of that size stay as they are."""
     if images.shape[2:] == tuple(size):
         return images
-    is_smaller = size[0] < images.shape[2]
-    interpolation = cv2.INTER_AREA if is_smaller else cv2.INTER_LINEAR
     scaled = np.empty((*images.shape[:2], *size), images.dtype)
     for image, planes in zip(images, scaled):
         for channel, plane in zip(image, planes):

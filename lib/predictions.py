@@ -155,6 +155,19 @@ class PredictionFolder:
             return {}
         return rows
 
+    def require_free(self, identity, path):
+        """Refuses a name of results that another file's have: a.tif, page 1, and a_page001.png.
+
+        Raises:
+            ValueError: that names both files.
+        """
+        for row in self.rows:
+            if row["id"].lower() == identity.lower() and row["file"] != text_of(path):
+                raise ValueError(
+                    f"{path}: its results would be called {identity}, as those of {row['file']} "
+                    "are. Rename one of the two files."
+                )
+
     def save(self, row, picture, prediction, predictor):
         """Saves the files of one image, then its row in the table.
 

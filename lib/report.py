@@ -37,6 +37,7 @@ MOST_BYTES = 28_000_000
 MOST_CURVE_POINTS = 400
 # A network whose answers differ by less than this learnt nothing.
 LEAST_RANGE = 1e-3
+NO_TRUTH = "There is no ground truth, so there are no scores."
 ONE_CLASS = "One class only: every pixel of every image is given the same one."
 # A threshold is far from the recorded one where it differs, or its F1 on these images, by more.
 FAR_THRESHOLD, FAR_F1 = 0.1, 0.02
@@ -168,7 +169,8 @@ class Report:
 
         Args:
             path: the file.
-            protocol: sentences: on which pixels of which images the scores were computed, and how.
+            protocol: sentences: how was predicted, and where there is a truth, on which pixels of
+                which images the scores were computed. That there is none is added.
             scores: {name: number or None} of all images together, as the test counts them.
             flags: sentences on what is to be looked at, besides those found here.
             curves: Curves.
@@ -184,7 +186,7 @@ class Report:
             layers=self._layer_names(),
             verdict=self._verdict(flags, scores or {}),
             flags=flags,
-            protocol=protocol,
+            protocol=protocol if self.has_truth else f"{protocol} {NO_TRUTH}".strip(),
             scores={name: number_words(value) for name, value in (scores or {}).items()},
             columns=list(dict.fromkeys(name for one in self.images for name in one["scores"])),
             curves=[_drawn(curve) for curve in curves],

@@ -146,13 +146,16 @@ def split_validation(configuration, num_slices, word="slice"):
     split = configuration.training_settings.validation_split
     held_out = int(split) if split >= 1 or not split else max(1, round(split * num_slices))
     if held_out >= num_slices:
+        expected = f"below {num_slices}, the number of labelled {word}s"
+        advice = f"Use {max(1, num_slices // 5)}."
+        if num_slices == 1:
+            expected = f"0 with one labelled {word}"
+            advice = "[testing settings] best_last = last goes with 0."
+        elif split < 1:
+            expected = f"a smaller share of {num_slices} labelled {word}s"
+        expected += ", or none is left to train on"
         raise UserError(
-            configuration.problem(
-                "training settings",
-                "validation_split",
-                f"below {num_slices}, the number of labelled {word}s, or none is left to train on",
-                f"Use {num_slices // 5}.",
-            )
+            configuration.problem("training settings", "validation_split", expected, advice)
         )
     first = num_slices - held_out
     return {"training": slice(0, first), "validation": slice(first, num_slices)}

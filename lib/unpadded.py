@@ -42,7 +42,7 @@ def train_on_tiles(run, slices, word="slice"):
     """
     # 1. Tiles for training and validation, and a look at what is fed.
     configuration, experiment = run.configuration, run.experiment
-    parts = split_validation(configuration, len(slices["ids"]))
+    parts = split_validation(configuration, len(slices["ids"]), word)
     run.require_images({use: slices["ids"][part] for use, part in parts.items()})
     run.note_looks([look_of(image) for image in slices["images"][parts["training"]]])
     training_data, validation_data = split_tiles(configuration, slices, parts, run.devices, word)

@@ -22,7 +22,7 @@ from lib.pictures import as_picture, draw_objects
 from lib.pre_processing import look_of, unlike_training
 from lib.predictions import ImagePredictor, Prediction, measure_objects
 from lib.report import Report, ReportImage
-from lib.results import open_results
+from lib.results import file_names, open_results
 from lib.tracks import link_tracks, save_sequence, split_id
 from lib.weights import open_weights
 from src.cells_task import load_tested
@@ -45,7 +45,7 @@ def main(configuration, experiment):
     predict = unpadded.load_predictor(configuration, weights)
     probabilities = predict("frames", frames["images"])
     objects = np.stack([find_objects(configuration, frame) for frame in probabilities])
-    sequences = follow(frames["ids"], objects)
+    sequences = follow(file_names(frames["ids"]), objects)
     results.remove()
 
     # 3. All frames in the challenge's form and as pictures; scores of those that are annotated.
@@ -110,7 +110,7 @@ def follow(ids, objects):
     """Sorts frames into sequences and links their objects.
 
     Args:
-        ids: N names such as 01_000, the frames of a sequence together and by number.
+        ids: N names for files such as 01_000, the frames of a sequence together and by number.
         objects: (N, H, W) whole numbers.
     Returns:
         list of what lib.tracks.save_sequence takes; frames in the order of the ids.

@@ -104,7 +104,7 @@ def _problems_of_objects(path, objects):
 
 
 def _held_out(configuration, num_frames):
-    part = split_validation(configuration, num_frames)["validation"]
+    part = split_validation(configuration, num_frames, "frame")["validation"]
     if part.start == part.stop:
         raise UserError(
             configuration.problem(

@@ -232,7 +232,7 @@ def save_report(results, configuration, slices, probabilities, weights, metrics=
         report,
         configuration,
         weights,
-        protocol=PROTOCOL + " " * bool(note := weights.describe_origin(ids)) + note,
+        protocol=f"{PROTOCOL} {weights.describe_origin(ids)}".strip() if metrics else "",
         scores=metrics and {METRICS[key]: metrics[key]["best"] for key in SHOWN},
         name="report" if metrics else "report_test",
     )

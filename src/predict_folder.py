@@ -287,6 +287,7 @@ def predict_file(path, name, predictor, results):
         page = SINGLE if is_single else str(number)
         if page not in done:
             identity = name if is_single else f"{name}_page{number:03d}"
+            results.require_free(identity, path)
             predict_image(path, page, identity, image, predictor, results)
         image, number = following, number + 1
 
@@ -369,7 +370,7 @@ def save_report(rows, predictor, results, configuration, weights, seconds, probl
     path = results.folder / REPORT
     report.write(
         path,
-        protocol=f"{predictor.protocol} There is no ground truth, so there are no scores.".strip(),
+        protocol=predictor.protocol,
         flags=flags,
         facts=facts_of(weights, seconds),
         settings=configuration.as_dict(),

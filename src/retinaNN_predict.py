@@ -108,8 +108,9 @@ def main(configuration, experiment):
     save_pictures(results, configuration, images, probabilities, data)
 
     # 4. The scores, where there is ground truth, and the page that shows it all.
-    scores = save_scores(results, configuration, probabilities, data, weights)
-    save_report(results, configuration, probabilities, data, weights, scores)
+    note = weights.describe_origin(data["ids"])
+    scores = save_scores(results, configuration, probabilities, data, note)
+    save_report(results, configuration, probabilities, data, weights, scores, note)
 
 
 def load_images(configuration, weights):
@@ -359,7 +360,7 @@ def save_segmentations(results, configuration, probabilities, data):
     results.save_pictures("segmentations", data["ids"], inside)
 
 
-def save_scores(results, configuration, probabilities, data, weights):
+def save_scores(results, configuration, probabilities, data, note):
     """Computes and saves performances.txt, performances.json and both curves.
 
     Args:
@@ -367,7 +368,7 @@ def save_scores(results, configuration, probabilities, data, weights):
         configuration: lib.configuration.Configuration.
         probabilities: (num_images, 1, height, width) float32.
         data: as load_images gives it.
-        weights: lib.weights.TrainedWeights, for a note on the images that trained them.
+        note: a sentence about the weights that readers of the scores must know.
     Returns:
         performances and curves as evaluate gives them; None for what there is not.
     """
@@ -379,7 +380,6 @@ def save_scores(results, configuration, probabilities, data, weights):
         return None, None
     settings = configuration.testing_settings
     performances, curves = evaluate(probabilities, data, settings)
-    note = "" if settings.images == "test" else weights.describe_origin(data["ids"])
     text = performances_text(performances) + (f"\n{note}\n" if note else "")
     results.save_performances(text, performances)
     if curves is None:
@@ -395,7 +395,7 @@ def save_scores(results, configuration, probabilities, data, weights):
     return performances, curves
 
 
-def save_report(results, configuration, probabilities, data, weights, scores):
+def save_report(results, configuration, probabilities, data, weights, scores, note):
     """Saves report.html.
 
     Args:
@@ -405,6 +405,7 @@ def save_report(results, configuration, probabilities, data, weights, scores):
         data: as load_images gives it.
         weights: lib.weights.TrainedWeights.
         scores: performances and curves as save_scores gives them.
+        note: a sentence about the weights that readers of the scores must know.
     """
     performances, curves = scores
     settings, number = configuration.testing_settings, len(data["ids"])
@@ -421,12 +422,11 @@ def save_report(results, configuration, probabilities, data, weights, scores):
         flags = unlike_training(look, weights.looks)
         probability = probabilities[index, 0]
         report.add(ReportImage(name, picture, probability, shown, inside, flags=flags))
-    note = weights.describe_origin(data["ids"]) if settings.images == "test" else ""
     results.save_report(
         report,
         configuration,
         weights,
-        protocol=f"{_protocol(settings)} {note}".strip(),
+        protocol=_way(settings) if truth is None else f"{_protocol(settings)} {note}".strip(),
         scores=performances and scores_to_show(performances),
         curves=[] if curves is None else curves_to_show(curves, performances),
     )

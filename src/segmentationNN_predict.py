@@ -19,7 +19,7 @@ from lib.extract_patches import average_orientations
 from lib.image_sets import channel_limits, scaled
 from lib.instance_metrics import count_overlaps, summarize
 from lib.instances import objects_from_borders
-from lib.overlap_tile import num_blended_tiles, predict_blended
+from lib.overlap_tile import most_overlap, num_blended_tiles, predict_blended
 from lib.pictures import (
     as_grey_levels,
     as_picture,
@@ -48,8 +48,8 @@ from src.segmentation_task import (
 )
 from src.segmentationNN_training import build_network
 
-# A tile that holds a whole image has sides of these multiples, so that images of many sizes need
-# few networks.
+# A tile that holds a whole image has sides of these multiples, so that images of many sizes are
+# computed in few.
 SIDE_MULTIPLE = 64
 PROTOCOL = (
     "All pixels of all images together, but those that nobody labelled. Mean IoU is the mean over "
@@ -83,12 +83,13 @@ def main(configuration, experiment):
     progress.finish()
 
     # 3. The scores, where there are labels.
-    note, scores = weights.describe_origin(tested["ids"]), {}
+    words = {"protocol": ""}
     if tested["labels"] is None:
         print(f"The images have no labels: no scores. Pictures are in {results.folder}.")
     else:
-        scores = save_scores(results, weights.data, counts, note)
-    words = {"protocol": f"{PROTOCOL} {note}".strip(), "scores": scores}
+        note = weights.describe_origin(tested["ids"])
+        words["scores"] = save_scores(results, weights.data, counts, note)
+        words["protocol"] = f"{PROTOCOL} {note}".strip()
     results.save_report(report, configuration, weights, **words)
 
 
@@ -99,8 +100,9 @@ def load_tested(configuration, weights):
         dictionary as src.segmentation_task.part_of gives it.
     Raises:
         UserError: if there are none, or they have other classes or channels than those that trained
-            the weights.
+            the weights; or if the weights do not tell these.
     """
+    _require_record(weights)
     wanted = configuration.testing_settings.images
     if wanted == "test":
         images = open_images(configuration, "test")
@@ -116,14 +118,24 @@ def load_tested(configuration, weights):
     return tested
 
 
+def _require_record(weights):
+    if not weights.data:
+        raise UserError(
+            f"{weights.path} does not tell the classes and channels that it was trained on, as the "
+            "weights of this task do. Choose weights that a training of this task has written."
+        )
+
+
 # ---------------------------------------------------------------- prediction
 
 
 def tiling(configuration):
     """Gives tile size, overlap and multiple, as lib.overlap_tile.predict_blended takes them."""
     settings = configuration.testing_settings
-    multiple = math.gcd(settings.tile_size, SIDE_MULTIPLE)
-    multiple = max(multiple, size_multiple(configuration.training_settings))
+    needed = size_multiple(configuration.training_settings)
+    multiple = max(math.gcd(settings.tile_size, SIDE_MULTIPLE), needed)
+    if settings.overlap > most_overlap(settings.tile_size, multiple):
+        multiple = needed  # a tile no larger than the multiple could not be moved on
     return settings.tile_size, settings.overlap, multiple
 
 
@@ -165,6 +177,7 @@ def make_predictor(configuration, weights, threshold=None):
 
     threshold: of two classes, from which probability a pixel is the second one; 0.5 for None.
     """
+    _require_record(weights)
     data, settings = weights.data, configuration.testing_settings
     names, colours = data["class_names"], map(tuple, data["class_colours"])
     predict_scaled = load_predictor(configuration, weights)
@@ -314,7 +327,7 @@ def show(identity, image, probabilities, found, truth, flags=()):
         identity,
         as_picture(image if len(image) == 3 else image[:1]),
         probabilities[1] if len(probabilities) == 2 else found["classes"],
-        None if labels is None else np.where(labels == IGNORE, 0, labels),
+        labels,
         inside=None if labels is None else labels != IGNORE,
         objects=found.get("objects"),
         true_objects=truth.get("objects"),

@@ -25,6 +25,7 @@ from lib.configuration import (
 from lib.errors import raise_if_any
 from lib.experiment import locate
 from lib.image_sets import ImageSet
+from lib.overlap_tile import most_overlap
 from lib.pre_processing import look_of
 from lib.slices import split_validation
 
@@ -80,7 +81,7 @@ KEYS = (
 
 def check(configuration):
     """Lists tiles that do not fit the network, and settings that exclude each other."""
-    problems = best_of_nothing(configuration)
+    problems = []
     settings = configuration.training_settings
     multiple = size_multiple(settings)
     for section in ("data attributes", "testing settings"):
@@ -93,8 +94,9 @@ def check(configuration):
             )
             problems.append(configuration.problem(section, "tile_size", expected))
     testing = configuration.testing_settings
-    if 2 * testing.overlap >= testing.tile_size:
-        expected = f"below half of the tile_size of {testing.tile_size}"
+    most = most_overlap(testing.tile_size, multiple)
+    if testing.tile_size % multiple == 0 and testing.overlap > most:
+        expected = f"at most {most} with a tile_size of {testing.tile_size}"
         problems.append(configuration.problem("testing settings", "overlap", expected))
     if settings.deep_supervision and settings.network != "unet_plus_plus":
         expected = "False with network = unet, which has one output"
@@ -156,9 +158,13 @@ def load_training(configuration):
     if configuration.training_settings.output_activation == "sigmoid" and not is_binary:
         expected = f"softmax, because there are {training.num_classes} classes; sigmoid is for 2"
         problems.append(configuration.problem("training settings", "output_activation", expected))
+    if configuration.training_settings.hue and training.num_channels != 3:
+        expected = f"0, because the images have {training.num_channels} channels; hue is of RGB"
+        problems.append(configuration.problem("training settings", "hue", expected))
     raise_if_any(problems)
     if validation is not None:
         return training, {"training": part_of(training), "validation": part_of(validation)}
+    raise_if_any(best_of_nothing(configuration))
     parts = split_validation(configuration, len(training), "image")
     return training, {use: part_of(training, part) for use, part in parts.items()}
 

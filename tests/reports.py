@@ -1,10 +1,13 @@
 """A report on drawn images, and what a test reads in a page."""
 
+import base64
+import io
 import json
 import re
 from html.parser import HTMLParser
 
 import numpy as np
+from PIL import Image
 
 from lib.report import Curve, Report, ReportImage
 
@@ -41,6 +44,14 @@ def write_report(path, images, threshold=RECORDED, **options):
 def embedded(page):
     """Reads the numbers that the script of a page has."""
     return json.loads(re.search(r'id="data">(.*?)</script>', page, re.DOTALL)[1])
+
+
+def pixels_of(address):
+    """Reads a picture of a page from its data address."""
+    kind, _, content = address.partition(",")
+    assert kind.startswith("data:image/")
+    with Image.open(io.BytesIO(base64.b64decode(content))) as image:
+        return np.asarray(image)
 
 
 def f1_of(images, threshold):

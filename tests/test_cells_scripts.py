@@ -157,6 +157,17 @@ def test_frames_without_any_annotation_are_predicted_without_scores(step):
     assert not (step.folder / "small/performances.txt").exists(), "old scores are removed"
 
 
+def test_no_id_leads_out_of_the_folder(step):
+    data = step.folder / "CTC_datasets_training_testing"
+    for path in data.glob("*_test.hdf5"):
+        with h5py.File(path, "r+") as file:
+            file["ids"][...] = [f"../../out_{number:03d}" for number in range(len(file["ids"]))]
+    assert step("testing").returncode == 0
+    assert not list(step.folder.glob("*_RES")) and not list(step.folder.parent.glob("*_RES"))
+    folder = step.folder / "small" / "out_RES"
+    assert {path.name for path in folder.iterdir()} >= {"mask000.tif", "res_track.txt"}
+
+
 def test_mistakes_in_data_and_settings_are_refused(step):
     path = step.folder / "CTC_datasets_training_testing/CTC_dataset_instances_test.hdf5"
     require_refusal(step("testing", divide=1.5), "divide must be a number of at least 0 and at")

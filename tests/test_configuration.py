@@ -220,6 +220,7 @@ def test_byte_order_mark_of_windows_editors_is_skipped(write_configuration):
         ("validation_split", "2", 2),
         ("average_flips", "False", 1),
         ("average_flips", "True", 4),
+        ("average_flips", "1", 1),
         ("average_flips", "4", 4),
         ("average_flips", "8", 8),
         ("camera_scales", "1", (1.0,)),
@@ -362,7 +363,7 @@ NAME = (
                 "testing settings",
                 "average_flips",
                 received,
-                "False, horizontal (2: and mirrored left-right), True (4 mirrorings) or 8 "
+                "False (1), horizontal (2: and mirrored left-right), True (4 mirrorings) or 8 "
                 "(and turned by 90 degrees)",
             )
             for received in ("3", "both")

@@ -3,6 +3,7 @@
 import gzip
 import io
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -208,6 +209,26 @@ def test_another_layout_is_recognised(tmp_path, output, rng, there, asked):
     (problem,) = problems_of(folder, output, layout=asked)
     words = f"{folder} looks like {there}: give it as the argument, with --layout {there}."
     assert problem.endswith(words)
+
+
+def test_folders_of_others_that_may_not_be_read_are_no_fault(tmp_path, output, monkeypatch):
+    (tmp_path / "data" / "others").mkdir(parents=True)
+    is_dir, iterdir = Path.is_dir, Path.iterdir
+
+    def refuse(ask):
+        def asked(path):
+            if path in (tmp_path, tmp_path / "data" / "others" / "images"):
+                raise PermissionError(path)
+            return ask(path)
+
+        return asked
+
+    monkeypatch.setattr(Path, "is_dir", refuse(is_dir))
+    monkeypatch.setattr(Path, "iterdir", refuse(iterdir))
+    (problem,) = problems_of(tmp_path / "data", output, layout="HRF")
+    assert "holds no photographs of HRF" in problem
+    write_drive(tmp_path / "data")
+    prepare(tmp_path / "data", output)
 
 
 def test_drive_is_recognised_and_so_is_a_folder_further_in_or_out(tmp_path, output, rng):

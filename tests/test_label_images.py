@@ -194,6 +194,15 @@ def test_numbers_of_a_palette_are_the_classes_and_its_colours_theirs(save):
     assert classes.colours == tuple(palette)
 
 
+def test_numbers_of_a_palette_of_16_bits(tmp_path):
+    colours = np.zeros((3, 2**16), np.uint16)
+    colours[0, 300] = 200 * 257
+    numbers = np.array([[0, 300]], np.uint16)
+    tifffile.imwrite(tmp_path / "a.tif", numbers, photometric="palette", colormap=colours)
+    content = content_of(tmp_path / "a.tif", read_label(tmp_path / "a.tif"))
+    assert (content.numbers, content.colours) == ({0: 1, 300: 1}, {0: 1, 200 << 16: 1})
+
+
 def test_palettes_that_disagree_are_read_by_their_colours(save):
     paths = [save("a.png", grey([0, 1]), [BLUE, RED]), save("b.png", grey([0, 1]), [RED, BLUE])]
     arrays, classes, _ = decoded(paths)

@@ -91,9 +91,17 @@ def test_last_slices_are_held_out(tmp_path, split, num_slices, first):
     assert parts == {"training": slice(0, first), "validation": slice(first, num_slices)}
 
 
-@pytest.mark.parametrize(("split", "num_slices"), [(5, 5), (6, 5), (0.5, 1)])
-def test_no_slice_left_to_train_on(tmp_path, split, num_slices):
+@pytest.mark.parametrize(
+    ("split", "num_slices", "expected", "advice"),
+    [
+        (5, 5, "below 5, the number of labelled slices", "Use 1."),
+        (2, 2, "below 2, the number of labelled slices", "Use 1."),
+        (0.9, 3, "a smaller share of 3 labelled slices", "Use 1."),
+        (0.5, 1, "0 with one labelled slice", "[testing settings] best_last = last goes with 0."),
+    ],
+)
+def test_no_slice_left_to_train_on(tmp_path, split, num_slices, expected, advice):
     path = write_configuration(tmp_path, task="membrane", validation_split=split)
     (problem,) = problems_of(split_validation, read_configuration(path, TASKS), num_slices)
-    assert f"validation_split must be below {num_slices}, the number of labelled slices" in problem
-    assert f"Received: {split}. Use {num_slices // 5}." in problem
+    assert f"validation_split must be {expected}, or none is left to train on" in problem
+    assert f"Received: {split}. {advice}" in problem

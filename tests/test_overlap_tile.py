@@ -260,7 +260,12 @@ SIDES = st.integers(1, 150)
 
 
 @settings(max_examples=60, deadline=None)
-@given(SIDES, SIDES, st.sampled_from([1, 4, 16]), st.sampled_from([(64, 0), (64, 20), (32, 15)]))
+@given(
+    SIDES,
+    SIDES,
+    st.sampled_from([1, 4, 16]),
+    st.sampled_from([(64, 0), (64, 20), (32, 15), (16, 0)]),
+)
 def test_blended_tiles_of_the_identity_are_the_image(height, width, multiple, tile):
     image = np.random.default_rng(height).random((2, height, width), np.float32)
     sides = set()
@@ -293,7 +298,7 @@ def test_blended_tiles_count_little_where_they_are_wrong():
     assert blended[0, 1:-1, 1:-1].max() < 0.1
 
 
-@pytest.mark.parametrize(("tile_size", "overlap"), [(60, 8), (64, 32), (64, -1)])
+@pytest.mark.parametrize(("tile_size", "overlap"), [(60, 8), (64, 32), (64, -1), (16, 4)])
 def test_blended_tiles_that_do_not_fit_are_refused(tile_size, overlap):
     with pytest.raises(ValueError, match=f"{tile_size}"):
         ot.predict_blended(np.negative, np.zeros((1, 99, 99)), tile_size, overlap, 16)

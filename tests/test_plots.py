@@ -106,8 +106,9 @@ def test_precision_recall_with_second_observer(tmp_path, drawn):
 
 def test_curves_without_observer_have_no_mark_for_one(tmp_path, drawn):
     plots.draw_roc([0, 1], [0, 1], 0.5, tmp_path / "ROC.png")
-    plots.draw_precision_recall([1, 0], [0, 1], 0.5, tmp_path / "PR.png", None)
-    assert [len(axes.lines) for axes in drawn] == [2, 1]
+    for without in (None, (0.0, None)):
+        plots.draw_precision_recall([1, 0], [0, 1], 0.5, tmp_path / "PR.png", without)
+    assert [len(axes.lines) for axes in drawn] == [2, 1, 1]
 
 
 def test_figures_are_closed(tmp_path):

@@ -81,6 +81,10 @@ def test_resized_images_keep_means_types_and_places(rng):
     ramp = np.tile(np.arange(12, dtype=np.float32), (1, 1, 8, 1))
     wide = pp.resized(ramp, (16, 24))[0, 0, 0]
     np.testing.assert_allclose(wide[1:-1], np.arange(24)[1:-1] / 2 - 0.25)
+    for height in (8, 16):
+        narrow = pp.resized(images.astype(np.float32), (height, 3))
+        np.testing.assert_allclose(narrow.mean((2, 3)), images.mean((2, 3)), rtol=1e-5)
+        np.testing.assert_allclose(narrow[:, :, 0], images[:, :, 0].reshape(2, 3, 3, 4).mean(3))
 
 
 @pytest.fixture

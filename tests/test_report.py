@@ -1,25 +1,24 @@
 """Tests of the page that shows a test or a prediction, without a browser."""
 
-import base64
-import io
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from lib import report as module
 from lib.pre_processing import look_of, range_of_looks, unlike_training
 from lib.report import Report, ReportImage, loss_curve, threshold_grid
-from tests.reports import BAD_ID, RECORDED, SIZE, Page, draw_images, embedded, f1_of, write_report
-
-
-def pixels_of(address):
-    kind, _, content = address.partition(",")
-    assert kind.startswith("data:image/")
-    with Image.open(io.BytesIO(base64.b64decode(content))) as image:
-        return np.asarray(image)
-
+from tests.reports import (
+    BAD_ID,
+    RECORDED,
+    SIZE,
+    Page,
+    draw_images,
+    embedded,
+    f1_of,
+    pixels_of,
+    write_report,
+)
 
 # ---------------------------------------------------------------- the page
 

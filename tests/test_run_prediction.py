@@ -163,6 +163,19 @@ def test_pages_equal_names_and_bad_names(in_tmp_path, call, eye):
     assert there == {"eyes", "eyes_segmented", "pages.tif", "..dots.png"}
 
 
+def test_a_page_and_a_file_of_its_name_do_not_replace_each_other(in_tmp_path, call, eye):
+    folder = in_tmp_path / "eyes"
+    write(folder / "a_page001.png", eye)
+    pages = [Image.fromarray(eye), Image.fromarray(eye[::-1].copy())]
+    pages[0].save(folder / "a.tif", save_all=True, append_images=pages[1:])
+    for _ in range(2):
+        done = call("eyes")
+        assert done.returncode == 1
+        assert "its results would be called a_page001, as those of" in done.output
+        names = [row["id"] for row in rows_of(in_tmp_path / "eyes_segmented")]
+        assert sorted(names) == ["a_page001", "a_page002"]
+
+
 # ---------------------------------------------------------------- going on
 
 

@@ -23,6 +23,7 @@ from lib.weights import read_weights as read_weights_of
 from src import segmentation_task, segmentationNN_predict
 from src.tasks import TASKS
 from tests.processes import require_refusal, require_success, run, run_forked
+from tests.reports import pixels_of
 from tests.small_data import mentions, picture, read_weights, write_configuration
 
 pytest_plugins = ["tests.finished"]
@@ -222,6 +223,8 @@ def test_validation_images_are_tested_and_a_network_may_have_a_sigmoid(step, wor
         "loss": "dice_cross_entropy",
         "class_weights": "balanced",
         "N_epochs": 1,
+        "validation_split": 0,  # a file of images validates
+        "best_last": "best",
         "images": "validation",
         "average_flips": 8,
     }
@@ -295,10 +298,35 @@ def test_16_bits_of_any_channels_and_mixed_sizes_are_tested_and_predicted_alike(
     np.testing.assert_array_equal(predicted, tested > 0)
 
 
+@pytest.mark.parametrize("num_classes", [2, 3])
+def test_the_report_takes_ignored_pixels_for_no_errors(num_classes):
+    labels = np.zeros((8, 8), np.uint8)
+    labels[1], labels[4:] = 1, 255
+    probabilities = np.eye(num_classes, dtype=np.float32)[labels % 255].transpose(2, 0, 1)
+    found = {"classes": probabilities.argmax(axis=0).astype(np.uint8)}
+    image = np.zeros((3, 8, 8), np.float32)
+    shown = segmentationNN_predict.show("a", image, probabilities, found, {"classes": labels})
+    names = NAMES[:num_classes]
+    data = {"class_names": names, "class_colours": np.zeros((num_classes, 3), int)}
+    report = segmentationNN_predict.begin_report(SimpleNamespace(name="small"), data)
+    report.add(shown)
+    errors = pixels_of(report.images[0]["large"]["errors"])
+    false, missed = 1, 2
+    assert not np.isin(errors, (false, missed)).any()
+    assert report.images[0]["scores"][report.sort_by] == 1
+
+
 def test_a_prediction_needs_the_channels_of_the_training(tmp_path):
     tifffile.imwrite(tmp_path / "four.tif", np.zeros((4, 9, 8), np.uint8))
     with pytest.raises(ValueError, match="must have 5 channels. Received: an image of 4 channels"):
         next(iterate_images(tmp_path / "four.tif", 5))
+
+
+@pytest.mark.parametrize(("overlap", "number"), [(0, 8 * 8), (16, 11 * 11), (31, 15 * 15)])
+def test_tiles_of_any_size_overlap_as_asked(tmp_path, overlap, number):
+    changes = {"depth": 4, "testing_settings__tile_size": 64, "overlap": overlap}
+    configuration = read_configuration(configure(tmp_path, **changes), TASKS)
+    assert segmentationNN_predict.count_passes(configuration, [(512, 512)]) == number
 
 
 def test_images_very_unlike_those_of_the_training_are_flagged(finished, step, workspace, prepare):
@@ -372,10 +400,16 @@ def stop_after(number):
     [
         ("training", {"data_attributes__tile_size": 30}, "tile_size must be a multiple of 4"),
         ("testing", {"testing_settings__tile_size": 34}, "32 or 36 would do"),
-        ("testing", {"overlap": 16}, "overlap must be below half of the tile_size of 32"),
+        ("testing", {"overlap": 16}, "overlap must be at most 15 with a tile_size of 32"),
+        (
+            "testing",
+            {"testing_settings__tile_size": 16, "depth": 4, "overlap": 4},
+            "overlap must be at most 0 with a tile_size of 16",
+        ),
         ("training", {"deep_supervision": True}, "deep_supervision must be False"),
         ("training", {"encoder_weights": "imagenet"}, "encoder_weights must be none"),
         ("training", {"name": "new", "validation_split": 4}, "must be below 4, the number of"),
+        ("training", {"name": "new", "validation_split": 0, "best_last": "best"}, "must be last"),
         ("training", {"name": "new", "output_activation": "sigmoid"}, "sigmoid is for 2"),
         ("testing", {"base_filters": 8}, "base_filters must be 4, with which"),
         ("testing", {"path_local": "./nothing/"}, "does not exist. Prepare"),
@@ -384,6 +418,21 @@ def stop_after(number):
 )
 def test_mistakes_are_named(step, name, changes, words):
     require_refusal(step(name, **changes), words)
+
+
+def test_the_hue_of_images_without_colours_is_refused(tmp_path, call, prepare):
+    write_pairs(tmp_path / "mine", [(image[..., :1], label) for image, label in stained(1, 3)])
+    prepare(tmp_path)
+    configure(tmp_path, hue=10)
+    done = call("training", tmp_path, "configuration.txt")
+    require_refusal(done, "hue must be 0, because the images have 1 channels")
+
+
+def test_weights_that_do_not_tell_their_classes_are_refused(step, workspace):
+    path = workspace / "small" / "small_last.weights.h5"
+    with h5py.File(path, "r+") as file:
+        del file["training_state"]
+    require_refusal(step("testing"), f"{path} does not tell the classes and channels")
 
 
 def test_training_images_without_labels_are_refused(step, workspace, prepare):

@@ -9,7 +9,7 @@ import tifffile
 from PIL import Image
 
 from lib import tiff_files
-from lib.image_files import read_image, read_pages, read_photograph, read_stack
+from lib.image_files import iterate_images, read_image, read_pages, read_photograph, read_stack
 
 HEIGHT, WIDTH = 6, 9
 
@@ -100,6 +100,9 @@ def test_slices_that_a_library_wrote_as_colours_are_slices(path, slices, number,
     np.testing.assert_array_equal(read_stack(path), slices[:number])
     said = f"{path}: {number} slices that were written as one page in colours; read so."
     assert said in capsys.readouterr().out
+    predicted = list(iterate_images(path, 1))
+    np.testing.assert_array_equal([image[0] for image, _ in predicted], slices[:number])
+    assert all("one page in colours" in notes[0] for _, notes in predicted)
 
 
 @pytest.mark.parametrize(
