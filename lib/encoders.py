@@ -32,9 +32,6 @@ class Source:
         offset: what is added then.
         bgr: whether its weights expect blue first.
         file: address of its ImageNet weights.
-        reach: how many pixels far the deepest features look, apart from the 32 pixels that one of
-            them stands for: the sum of (size - 1) / 2 * stride over all convolutions; None for the
-            whole image, which squeeze-and-excitation sees.
     """
 
     build: object
@@ -42,7 +39,6 @@ class Source:
     scale: object
     offset: object
     file: str
-    reach: int | None
     bgr: bool = False
 
 
@@ -76,7 +72,6 @@ SOURCES = {
         offset=(-103.939, -116.779, -123.68),
         bgr=True,
         file=f"{_HOST}vgg16/vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5",
-        reach=90,
     ),
     "resnet50v2": Source(
         _application("ResNet50V2"),
@@ -90,7 +85,6 @@ SOURCES = {
         ),
         **_WITHIN_1,
         file=f"{_HOST}resnet/resnet50v2_weights_tf_dim_ordering_tf_kernels_notop.h5",
-        reach=241,
     ),
     "mobilenetv2": Source(
         _application("MobileNetV2"),
@@ -105,14 +99,12 @@ SOURCES = {
         **_WITHIN_1,
         file=f"{_HOST}mobilenet_v2/"
         "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5",
-        reach=245,
     ),
     "densenet121": Source(
         _application("DenseNet121"),
         (None, "conv1_relu", "pool2_relu", "pool3_relu", "pool4_relu", "relu"),
         **_STANDARD,
         file=f"{_HOST}densenet/densenet121_weights_tf_dim_ordering_tf_kernels_notop.h5",
-        reach=1021,
     ),
     "efficientnetv2b0": Source(
         _application("EfficientNetV2B0", include_preprocessing=False),
@@ -126,7 +118,6 @@ SOURCES = {
         ),
         **_STANDARD,
         file=f"{_HOST}efficientnet_v2/efficientnetv2-b0_notop.h5",
-        reach=None,
     ),
     "efficientnet_lite0": Source(
         get_efficientnet_lite0,
@@ -142,7 +133,6 @@ SOURCES = {
         offset=-127 / 128,
         # What src/convert_efficientnet_lite0.py writes.
         file=str(Path(__file__).parents[1] / "encoders" / "efficientnet_lite0.weights.h5"),
-        reach=425,
     ),
 }
 
@@ -157,7 +147,6 @@ class Encoder:
 
     Attributes:
         multiple: of which height and width of its input must be.
-        reach: as of Source.
     """
 
     multiple = 32
@@ -168,7 +157,6 @@ class Encoder:
         self.name = name
         self.weights = weights
         self.source = SOURCES[name]
-        self.reach = self.source.reach
 
     def features(self, x):
         """Gives the features of strides 1, 2, 4, 8, 16 and 32 as outputs of one layer ENCODER.

@@ -179,7 +179,6 @@ class ImageSet:
         classes: lib.label_images.Classes; num_classes, class_names, class_colours are parts of it.
         image_class_counts: (N, K) int64, pixels of every class in every image; without labels
             (0, K).
-        class_counts: (K,) int64, their sum.
         has_instances: whether the classes are background, object and border of objects.
         scaling: the rule of channel_limits that the images are scaled by.
         size: (height, width) that all images were scaled to; None where they have their own.
@@ -311,8 +310,3 @@ class ImageSet:
     def class_colours(self):
         """K tuples of red, green and blue."""
         return self.classes.colours
-
-    @property
-    def class_counts(self):
-        """(K,) int64: pixels of every class in all images."""
-        return self.image_class_counts.sum(axis=0)

@@ -112,7 +112,6 @@ class Report:
         classes: {name: (red, green, blue)} of more than two classes; else None.
         sort_by: name of the score by which images are sorted, the lowest first: "F1", "accuracy" or
             one of ReportImage.scores. None keeps their order.
-        highest_first: whether the highest is the worst, as of an error.
     """
 
     MOST_LARGE = 20
@@ -126,14 +125,12 @@ class Report:
         threshold=0.5,
         classes=None,
         sort_by=None,
-        highest_first=False,
     ):
         self.title = title
         self.positive = positive
         self.classes = classes
         self.threshold = threshold
         self.sort_by = sort_by
-        self.highest_first = highest_first
         self.thresholds = threshold_grid(threshold)
         self.images = []  # entries, the worst first
         self.range = [math.inf, -math.inf]
@@ -264,9 +261,7 @@ class Report:
 
     def _badness(self, entry):
         value = entry["scores"].get(self.sort_by) if self.sort_by else 0
-        if value is None:
-            return -math.inf  # undefined: to be looked at first
-        return -value if self.highest_first else value
+        return -math.inf if value is None else value  # undefined: to be looked at first
 
     # ------------------------------------------------------------ what is said
 

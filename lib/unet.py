@@ -6,7 +6,6 @@ Every layer gets its data_format, so that the user's keras.json decides nothing.
 """
 
 from dataclasses import dataclass
-from functools import partial
 
 import keras
 from keras import layers
@@ -249,8 +248,7 @@ class Network:
     Args:
         build: function num_channels, height, width, options -> keras.Model.
         multiple: of which height and width of the input must be: 2 for each pooling.
-        reach: how many pixels far an output looks at most, rounded up to the multiple; None for as
-            far as the image reaches.
+        reach: how many pixels far an output looks at most, rounded up to the multiple.
     """
 
     build: object
@@ -264,34 +262,6 @@ NETWORKS = {"unet": Network(get_unet, 4, 24), "gnet": Network(get_gnet, 4, 32)}
 
 
 PADDED_NETWORKS = {"unet": get_padded_unet, "unet_plus_plus": get_unet_plus_plus}
-
-
-def padded_network(name, *, depth=4, encoder=None):
-    """Gives a network of PADDED_NETWORKS and what the code that cuts its input must know.
-
-    Two convolutions a level look 2 * 2^level pixels far, on the way down and up again, and features
-    of the lowest level stand for 2^depth pixels each: 7 * 2^depth - 5 (107 for depth 4). The
-    longest way through a U-Net++ is that of the U-Net.
-
-    Args:
-        name: "unet" or "unet_plus_plus".
-        depth: number of poolings, without an encoder.
-        encoder: lib.encoders.Encoder; None for none.
-    Returns:
-        Network, whose build takes no depth and no encoder any more.
-    """
-    build = partial(PADDED_NETWORKS[name], depth=depth, encoder=encoder)
-    if encoder is None:
-        return Network(build, 2**depth, _rounded_up(7 * 2**depth - 5, 2**depth))
-    if encoder.reach is None:
-        return Network(build, encoder.multiple, None)
-    # The way up has two convolutions on each of the levels 0 to 4.
-    reach = encoder.reach + 2 * (encoder.multiple - 1) + encoder.multiple - 1
-    return Network(build, encoder.multiple, _rounded_up(reach, encoder.multiple))
-
-
-def _rounded_up(number, multiple):
-    return -(-number // multiple) * multiple
 
 
 class _Layers:

@@ -16,7 +16,7 @@ from lib.losses import balanced_weights, get_loss, segmentation_metrics
 from lib.patch_dataset import TileDataset, covering_places, places_by_area
 from lib.pictures import as_grey_levels, colour_classes, group_images, visualize
 from lib.training import training_run
-from lib.unet import padded_network
+from lib.unet import PADDED_NETWORKS
 from src.segmentation_task import describe_data, load_training, look_at
 
 NUM_SAMPLES, SAMPLES_PER_ROW = 8, 4
@@ -89,10 +89,12 @@ def build_network(configuration, data, height, width, is_new=False):
         encoder = Encoder(settings.encoder, start)
     if settings.network == "unet_plus_plus":
         options["deep_supervision"] = settings.deep_supervision
-    return padded_network(settings.network, depth=settings.depth, encoder=encoder).build(
+    return PADDED_NETWORKS[settings.network](
         data["num_channels"],
         height,
         width,
+        depth=settings.depth,
+        encoder=encoder,
         num_classes=len(data["class_names"]),
         base_filters=settings.base_filters,
         batch_normalization=settings.batch_normalization,

@@ -1,6 +1,5 @@
 """Tests of encoders and of the padded networks that have one, or none."""
 
-import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from lib import encoders
 from lib.configuration import ENCODERS
 from lib.encoders import ENCODER, SOURCES, Encoder, find_encoder_weights
 from lib.errors import UserError
-from lib.unet import get_padded_unet, padded_network
+from lib.unet import PADDED_NETWORKS, get_padded_unet
 
 # What Keras's documentation of each model gives without its top.
 NUM_PARAMETERS = {
@@ -36,8 +35,8 @@ def networks():
     def build(name):
         if name not in built:
             keras.config.set_image_data_format("channels_first")  # as a user's keras.json may say
-            network = padded_network("unet", encoder=Encoder(name))
-            built[name] = network.build(1, 64, 96, num_classes=3, base_filters=2)
+            options = {"num_classes": 3, "base_filters": 2}
+            built[name] = get_padded_unet(1, 64, 96, encoder=Encoder(name), **options)
             assert keras.config.image_data_format() == "channels_first"
             keras.config.set_image_data_format("channels_last")
         return built[name]
@@ -84,28 +83,15 @@ def test_scaling_is_that_of_the_model(name):
     np.testing.assert_allclose(given, expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", [name for name in SOURCES if SOURCES[name].reach is not None])
-def test_reach_is_the_sum_over_all_convolutions(name):
-    base = SOURCES[name].build((512, 512, 3))
-    reach = 0
-    for layer in base.layers:
-        size = getattr(layer, "kernel_size", getattr(layer, "pool_size", (1,)))[0]
-        if size > 1:
-            stride = 2 ** round(math.log2(512 / layer.input.shape[1]))
-            reach += (size - 1) // 2 * stride
-    assert SOURCES[name].reach == reach
-
-
 @pytest.mark.parametrize("kind", ["unet", "unet_plus_plus"])
-@pytest.mark.parametrize(("depth", "reach"), [(1, 10), (2, 24), (4, 112)])
-def test_an_output_looks_no_further_than_the_reach(kind, depth, reach):
-    network = padded_network(kind, depth=depth)
-    # 7 * 2^depth - 5: 9, 23 and 107, rounded up to a multiple of 2^depth
-    assert (network.multiple, network.reach) == (2**depth, reach)
-    if depth == 4:
-        return
-    side = 4 * reach
-    model = network.build(1, side, side, base_filters=2, data_format="channels_last")
+@pytest.mark.parametrize("depth", [1, 2])
+def test_how_far_an_output_looks(kind, depth):
+    # Two convolutions a level look 2 * 2^level pixels far, on the way down and up again, and
+    # features of the lowest level stand for 2^depth pixels each.
+    reach = 7 * 2**depth - 5
+    side = 5 * reach // 2**depth * 2**depth
+    options = {"depth": depth, "base_filters": 2, "data_format": "channels_last"}
+    model = PADDED_NETWORKS[kind](1, side, side, **options)
     for layer in model.layers:  # no ReLU dies where all is positive
         layer.set_weights([np.abs(w) + 0.01 for w in layer.get_weights()])
     logits = keras.Model(model.input, model.layers[-4].output)
@@ -116,14 +102,7 @@ def test_an_output_looks_no_further_than_the_reach(kind, depth, reach):
         plain, changed = keras.ops.convert_to_numpy(logits(images)).reshape(2, side, side, -1)
         rows, columns, _ = np.nonzero(plain != changed)
         furthest = max(furthest, np.abs(rows - place).max(), np.abs(columns - place).max())
-    assert furthest == 7 * 2**depth - 5
-
-
-def test_reach_with_an_encoder():
-    # 90 + 2 * 31 + 31 = 183 -> 192
-    assert padded_network("unet_plus_plus", encoder=Encoder("vgg16")).reach == 192
-    network = padded_network("unet", encoder=Encoder("efficientnetv2b0"))
-    assert (network.multiple, network.reach) == (32, None)
+    assert furthest == reach
 
 
 def test_grey_is_shown_as_rgb_and_more_channels_are_for_random_weights(networks, tmp_path):

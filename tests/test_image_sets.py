@@ -52,7 +52,7 @@ def test_what_is_written_is_read(path, items):
             np.testing.assert_array_equal(images.instances[number], instances)
             counts = np.bincount(label.ravel(), minlength=256)[:3]
             np.testing.assert_array_equal(images.image_class_counts[number], counts)
-        assert images.class_counts.sum() == sum(a * b for a, b in SIZES) - 3
+        assert images.image_class_counts.sum() == sum(a * b for a, b in SIZES) - 3
 
 
 def test_a_part_is_read_without_the_rest(path, items):
@@ -129,7 +129,7 @@ def test_without_labels_there_are_none(tmp_path, items):
     write_image_sets({path: bare}, CLASSES, scaling="image")
     with ImageSet(path) as images:
         assert images.labels is images.instances is None
-        assert images.class_counts.tolist() == [0, 0, 0]
+        assert images.image_class_counts.sum(axis=0).tolist() == [0, 0, 0]
         assert images.scaling == "image"
 
 
