@@ -246,6 +246,11 @@ def multiple_of_4(value):
     return size
 
 
+def with_defaults(keys, **defaults):
+    """Gives keys with other defaults, by their names; those of a task stand in its template."""
+    return tuple(replace(key, default=defaults.get(key.name, key.default)) for key in keys)
+
+
 # ---------------------------------------------------------------- the keys that all tasks share
 
 

@@ -22,6 +22,7 @@ from lib.configuration import (
     orientations,
     real,
     share_or_number,
+    with_defaults,
 )
 from lib.errors import UserError, raise_if_any
 from lib.files import channels_problem, load_companion, load_hdf5, load_ids, load_masks, numbered
@@ -58,14 +59,14 @@ UNPADDED_KEYS = (
         "testing settings",
         "average_flips",
         orientations,
-        1,
+        8,
         old_names={"symmetries": eight_orientations},
     ),
-    *TRAINING_KEYS,
+    *with_defaults(TRAINING_KEYS, learning_rate=0.003),
     *augmentation_keys(
-        elastic_sigma=10.0, rotation_degrees=180.0, flip=True, brightness=0.05, contrast=0.2
+        elastic_sigma=10.0, rotation_degrees=180.0, flip=False, brightness=0.05, contrast=0.2
     ),
-    *TESTING_KEYS,
+    *with_defaults(TESTING_KEYS, best_last="last", N_group_visual=5),
 )
 
 

@@ -8,6 +8,7 @@ from lib.configuration import (
     data_keys,
     integer,
     real,
+    with_defaults,
 )
 from lib.errors import UserError, raise_if_any
 from lib.experiment import locate
@@ -31,7 +32,7 @@ KEYS = (
         test_imgs_original="CTC_dataset_imgs_test.hdf5",
         test_instances="CTC_dataset_instances_test.hdf5",
     ),
-    *UNPADDED_KEYS,
+    *with_defaults(UNPADDED_KEYS, validation_split=0.2),
     Key("testing settings", "images", choice("test", "validation", "training"), "test"),
     Key("testing settings", "threshold", real(0, 1), 0.5),
     Key("testing settings", "divide", real(0, 1), 0.0),

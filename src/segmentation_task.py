@@ -21,6 +21,7 @@ from lib.configuration import (
     real,
     share_or_number,
     shared_training_keys,
+    with_defaults,
 )
 from lib.errors import raise_if_any
 from lib.experiment import locate
@@ -46,7 +47,13 @@ KEYS = (
     Key("training settings", "N_subimgs", integer(1, 100_000_000), role=TRAINING),
     Key("training settings", "validation_split", share_or_number, 0.1, SPLIT),
     Key("training settings", "batch_size", integer(1), 8, TRAINING),
-    *shared_training_keys("val_mean_iou", "val_loss", "val_accuracy"),
+    *with_defaults(
+        shared_training_keys("val_mean_iou", "val_loss", "val_accuracy"),
+        optimizer="adam",
+        learning_rate=0.001,
+        learning_rate_decay="cosine",
+        mixed_precision=True,
+    ),
     Key("training settings", "momentum", real(0, 0.9999), 0.9, TRAINING),
     Key("training settings", "network", choice(*NETWORKS), "unet", NETWORK),
     Key("training settings", "base_filters", integer(1), 32, NETWORK),
@@ -64,12 +71,12 @@ KEYS = (
     *augmentation_keys(
         elastic_sigma=0.0,
         rotation_degrees=0.0,
-        flip=False,
-        brightness=0.0,
-        contrast=0.0,
+        flip=True,
+        brightness=0.1,
+        contrast=0.2,
         colour=True,
     ),
-    *TESTING_KEYS,
+    *with_defaults(TESTING_KEYS, N_group_visual=4),
     Key("testing settings", "images", choice("test", "validation", "training"), "test"),
     Key("testing settings", "tile_size", integer(8), 512),
     Key("testing settings", "overlap", integer(0), 64),

@@ -48,10 +48,15 @@ N_subimgs = 6
 validation_split = 1
 N_epochs = 2
 batch_size = 2
+learning_rate = 0.01
 base_filters = 2
 depth = 2
+flip = True
 [testing settings]
+best_last = best
 tile_size = 44
+average_flips = False
+N_group_visual = 1
 """,
 }
 CONFIGURATIONS["segmentation"] = """\
@@ -65,7 +70,15 @@ tile_size = 32
 [training settings]
 N_subimgs = 8
 N_epochs = 1
+optimizer = sgd
+learning_rate = 0.01
+learning_rate_decay = none
+mixed_precision = False
+flip = False
+brightness = 0
+contrast = 0
 [testing settings]
+N_group_visual = 1
 """
 CONFIGURATIONS["cells"] = (
     CONFIGURATIONS["membrane"].replace("ISBI_", "CTC_").replace("task = membrane", "task = cells")
