@@ -112,6 +112,6 @@ gpu: $(VENV)/installed
 	$(RUN) -m pip install --constraint constraints.txt ".[gpu]"
 
 clean:
-	rm -rf demo/phantom demo/vessels demo/membranes
+	rm -rf demo/phantom demo/vessels demo/membranes demo/cells demo/segmentation
 	rm -rf $(VENV) .venv-3.* .pytest_cache .ruff_cache .hypothesis build *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -312,8 +312,8 @@ def _estimated_masks(folder, arrays):
     if whole:
         print(
             f"{folder}: no dark surround was found in {', '.join(whole)}, so that nothing tells "
-            "how wide the camera's field of view is there. [testing settings] fov_width scales by "
-            "that width: see README.md."
+            "how wide the camera's field of view is there. [data attributes] fov_width scales by "
+            "that width: see docs/OWN_IMAGES.md."
         )
     return [fov * np.uint8(255) for fov in fovs]
 
