@@ -60,7 +60,7 @@ def trained(tmp_path_factory):
     """All experiments, trained and tested with TensorFlow; never changed."""
     folder = tmp_path_factory.mktemp("trained")
     write_retina(folder, testing="average_flips = True")
-    write_membrane(folder, testing="symmetries = True")
+    write_membrane(folder, testing="average_flips = 8")
     write_cells(folder, testing="average_flips = True")
     for script in ("run_training.py", "run_testing.py"):
         for configuration in CONFIGURATIONS:

@@ -210,10 +210,12 @@ def test_tile_size_does_not_change_the_prediction(finished, workspace, step):
     np.testing.assert_allclose(before, after, atol=1e-5)
 
 
-def test_eight_orientations_are_averaged_under_the_name_of_before_too(finished, workspace, step):
+def test_eight_orientations_are_averaged_under_the_name_of_before_too(finished, workspace, call):
     averaged = []
-    for setting in ({"average_flips": 8}, {"symmetries": True}):
-        require_success(step("testing", **setting))
+    for setting in ("average_flips = 8", "symmetries = True"):
+        path = configure(workspace)
+        path.write_text(path.read_text().replace("average_flips = False", setting))
+        require_success(call("testing", workspace, "configuration.txt"))
         averaged.append(read_predictions(workspace)[0])
     np.testing.assert_array_equal(*averaged)
     difference = np.abs(averaged[0] - read_predictions(finished.folder)[0])
