@@ -284,17 +284,19 @@ def by_full_image(configuration, predictor, size):
     The network is fully convolutional, so its weights fit inputs of any size. Not in the original;
     about 75 times less work than stride 5, at slightly lower scores (docs/RESULTS.md). Images that
     are much larger than DRIVE's go tile by tile, to the same result.
-    Arguments and result as in by_patches, without the channel of the FOV.
+    Arguments and result as in by_patches. With the channel of the FOV only the rectangle around it
+    is predicted, with as much more as its pixels see; the rest is 0.
     """
     network = NETWORKS[configuration.training_settings.network]
     multiple = max(FULL_IMAGE_MULTIPLE, network.multiple)
+    num_channels = NUM_CHANNELS[configuration.data_attributes.channels]
 
     def places(size):
         """The tiles of an image: it may be turned, so that height and width change places."""
         tile_size = full_image_tile(size, network.reach, network.multiple)
         return tile_size, full_image_places(size, tile_size, network.reach, network.multiple)
 
-    def predict(image, on_part=None):
+    def predict_all(image, on_part):
         padded = pad_to_multiple(image, multiple)
         tile_size, _ = places(padded.shape[1:])
         predicted = predict_full_image(
@@ -302,10 +304,34 @@ def by_full_image(configuration, predictor, size):
         )
         return predicted[:, : image.shape[1], : image.shape[2]]
 
+    def predict(image, on_part=None):
+        if len(image) == num_channels:
+            return predict_all(image, on_part)
+        predicted = np.zeros((1, *image.shape[1:]), np.float32)
+        window = _window_around(image[num_channels] > 0, network.reach, multiple)
+        if window:
+            predicted[window] = predict_all(image[:num_channels][window], on_part)
+        return predicted
+
     tile_size, (rows, columns) = places([side + -side % multiple for side in size])
     number = len(rows) * len(columns)
     words = f"{number} tiles of {tile_size[1]} x {tile_size[0]} pixels an image."
     return predict, number, words if number > 1 else ""
+
+
+def _window_around(fov, reach, multiple):
+    """Finds the rectangle around a FOV (H, W) with what its pixels see: a place in (C, H, W).
+
+    It starts at multiples, so that the same pixels are pooled together. None without a FOV.
+    """
+    window = [slice(None)]
+    for axis in (1, 0):
+        inside = np.flatnonzero(fov.any(axis=axis))
+        if not len(inside):
+            return None
+        first = max(0, inside[0] - reach) // multiple * multiple
+        window.append(slice(first, inside[-1] + 1 + reach))
+    return tuple(window)
 
 
 WAYS = {"patches": by_patches, "full_image": by_full_image}
@@ -595,6 +621,8 @@ def make_predictor(configuration, weights, threshold=None):
     Returns:
         lib.predictions.ImagePredictor.
     """
+    # What lies outside is not shown, so it is not predicted either.
+    configuration = configuration.with_values("testing_settings", inside_FOV=True)
     settings = configuration.testing_settings
     threshold = settings.threshold if threshold is None else threshold
     predictor = load_predictor(configuration, weights)

@@ -85,9 +85,9 @@ KEYS = (
 
 
 def check(configuration):
-    """Lists what does not go together: strides, patches to be turned, patches to be left out."""
+    """Lists what does not go together: strides, patches to be turned, best weights of nothing."""
     problems = best_of_nothing(configuration)
-    attributes, testing = configuration.data_attributes, configuration.testing_settings
+    attributes = configuration.data_attributes
     is_square = attributes.patch_height == attributes.patch_width
     if get_augmentation(configuration.training_settings) and not is_square:
         problems.append(
@@ -98,14 +98,6 @@ def check(configuration):
                 "varied",
                 "Or switch off elastic_sigma, rotation_degrees, shear, quarter_turns, flip, zoom, "
                 "shift, brightness, contrast, gamma, noise and cutout in [training settings].",
-            )
-        )
-    if testing.inside_FOV and testing.inference != "patches":
-        problems.append(
-            configuration.problem(
-                "testing settings",
-                "inside_FOV",
-                "False with inference = full_image, which leaves no patch out",
             )
         )
     return problems + _stride_problems(configuration)

@@ -413,11 +413,6 @@ def test_one_problem_is_worded_with_what_was_expected_and_received(
             "cutout in [training settings].",
         ),
         (
-            {"inference": "full_image", "testing_settings__inside_FOV": True},
-            "[testing settings] inside_FOV must be False with inference = full_image, which leaves "
-            "no patch out. Received: True.",
-        ),
-        (
             {"validation_split": 0},
             "[testing settings] best_last must be last where validation_split = 0, because nothing "
             "tells which epoch was best. Received: best.",

@@ -1,9 +1,11 @@
 """Whole images in one pass, by tiles where they are large, and averaged over flips."""
 
+import math
 import resource
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -18,6 +20,7 @@ from lib.extract_patches import (
     predict_full_image,
 )
 from lib.unet import NETWORKS
+from src.retinaNN_predict import by_full_image
 
 multiples_of_4 = st.integers(1, 60).map(lambda number: 4 * number)
 
@@ -155,6 +158,39 @@ assert predict_full_image(predict, image, tile, reach).shape == (1, 2336, 3504)
     subprocess.run([sys.executable, "-c", code], cwd=root, check=True)
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     assert before < peak < 4 * 2**20  # in kilobytes
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(
+    ("rows", "columns", "most"),
+    [((70, 90), (100, 130), 96 * 112), ((0, 30), (190, 201), 80 * 64), ((3, 3), (0, 1), 0)],
+)
+def test_a_window_around_the_fov_is_predicted_as_the_whole_image(name, rows, columns, most):
+    image = random_image(1, 150, 201)
+    fov = np.zeros((1, 150, 201), np.float32)
+    fov[0, slice(*rows), slice(*columns)] = 1
+    seen, models = [], {}
+
+    def predictor(tiles):
+        size = tiles.shape[2:]
+        seen.append(math.prod(size))
+        if size not in models:
+            weights = next(iter(models.values()))[0].get_weights() if models else None
+            models[size] = predictor_of(name, weights, size)
+        return models[size][1](tiles)
+
+    configuration = SimpleNamespace(
+        training_settings=SimpleNamespace(network=name),
+        data_attributes=SimpleNamespace(channels="grey"),
+    )
+    predict, *_ = by_full_image(configuration, predictor, image.shape[1:])
+    expected = predict(image)
+    seen.clear()
+    predicted = predict(np.concatenate([image, fov]))
+    assert sum(seen) <= most
+    assert predicted.shape == expected.shape
+    inside = fov > 0
+    np.testing.assert_allclose(predicted[inside], expected[inside], rtol=0, atol=1e-6)
 
 
 # ---------------------------------------------------------------- averaging over orientations

@@ -246,12 +246,16 @@ def test_images_of_another_camera_are_predicted_at_the_size_of_the_training(work
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("inference", ["patches", "full_image"])
 @pytest.mark.parametrize("flips", [False, True])
-def test_leaving_patches_outside_the_fov_out_changes_nothing_inside(workspace, flips, call):
+def test_leaving_out_what_is_outside_the_fov_changes_nothing_inside(
+    workspace, flips, inference, call
+):
     fov = picture(workspace / "DRIVE/test/mask/01_test_mask.gif") > 0
     predicted, whole = [], []
     for inside_fov in (False, True):
-        configure(workspace, average_flips=flips, testing_settings__inside_FOV=inside_fov)
+        changes = {"inference": inference, "average_flips": flips}
+        configure(workspace, testing_settings__inside_FOV=inside_fov, **changes)
         require_success(call("testing", workspace))
         predicted.append(read_predictions(workspace / "small")[0][0])
         whole.append(read_scores(workspace / "small")["whole_image"])
