@@ -36,7 +36,7 @@ def experiment(tmp_path_factory):
         PRETRAINED / "vessels" / "vessels_last.weights.h5", folder / "quick_last.weights.h5"
     )
     text = (PRETRAINED / "vessels" / "vessels_configuration.txt").read_text()
-    text = text.replace("average_flips = True", "average_flips = False")
+    text = text.replace("average_flips = 8", "average_flips = False")
     text = text.replace("fov_width = 540", "fov_width = 136").replace("pretrained/vessels", "quick")
     (folder / "quick_configuration.txt").write_text(text)
     return folder
