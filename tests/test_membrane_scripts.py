@@ -232,10 +232,14 @@ def test_without_test_slices_there_is_no_submission(workspace, step):
     assert not list(workspace.glob("small/segmentations/*"))
 
 
-def test_all_labelled_slices_can_be_tested_and_are_called_so(step):
+def test_all_labelled_slices_can_be_tested_and_are_called_so(workspace, step):
     output = require_success(step("testing", labelled_slices="all"))
     assert "All labelled slices: 00, 01, 02, 03" in output
-    assert "trained on images with the ids 00, 01, 02." in output
+    words = "trained on images with the ids 00, 01, 02."
+    assert words in output and words in (workspace / "small" / "report.html").read_text()
+    # The slices without labels have ids of their own, though the same numbers.
+    unlabelled = (workspace / "small" / "report_test.html").read_text()
+    assert "There is no ground truth" in unlabelled and "trained on images" not in unlabelled
     assert "eld-out" not in output
 
 

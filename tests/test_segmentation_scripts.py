@@ -363,6 +363,7 @@ def test_images_without_labels_are_segmented_without_scores(step, workspace, pre
     assert "The images have no labels: no scores." in output
     files = {path.name for path in (workspace / "small").iterdir()}
     assert "small_Original_Prediction0.png" in files and "performances.txt" not in files
+    assert "There is no ground truth" in (workspace / "small" / "report.html").read_text()
 
 
 def test_a_killed_training_with_plateau_and_averages_resumes_as_undisturbed(
