@@ -15,7 +15,8 @@ HEIGHT, WIDTH = 64, 80
 IDS = {"training": ("21", "22", "23"), "test": ("01", "02")}
 DATA_FOLDER = "DRIVE_datasets_training_testing"
 
-# The one configuration of each task that tests vary: what has no default, and what makes it quick.
+# The one configuration of each task that tests vary: what has no default, what makes it quick, and
+# what its tests take for granted.
 CONFIGURATIONS = {
     "retina": f"""\
 [data paths]
