@@ -86,7 +86,9 @@ class SegmentationLoss(keras.losses.Loss):
             loss += self.dice_weight * dice_loss(labels, y_pred, weights)
         if self.cross_entropy_weight:
             if self.class_weights:
-                weights *= ops.take(ops.convert_to_tensor(self.class_weights, "float32"), labels)
+                balance = ops.convert_to_tensor(self.class_weights, "float32")
+                # Not in place: PyTorch still needs the weights that Dice took.
+                weights = weights * ops.take(balance, labels)
             # No reshape of y_pred: TensorFlow finds the logits behind it, which cannot saturate.
             entropies = ops.sparse_categorical_crossentropy(labels, y_pred)
             loss += self.cross_entropy_weight * _weighted_mean(entropies, weights)
@@ -115,7 +117,7 @@ def labels_and_weights(y_true, y_pred, sample_weight=None):
     counts = ops.not_equal(labels, IGNORE)
     weights = ops.cast(counts, "float32")
     if sample_weight is not None:
-        weights *= ops.cast(ops.reshape(sample_weight, shape), "float32")
+        weights = weights * ops.cast(ops.reshape(sample_weight, shape), "float32")
     return ops.where(counts, labels, 0), weights
 
 

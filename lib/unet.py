@@ -5,6 +5,7 @@ stored alike in both layouts, so the same weights serve both. On a CPU channels_
 Every layer gets its data_format, so that the user's keras.json decides nothing.
 """
 
+import random
 from dataclasses import dataclass
 
 import keras
@@ -287,9 +288,11 @@ class _Layers:
         return inputs, layers.Permute((2, 3, 1))(inputs)  # (B, H, W, C)
 
     def drop(self, x):
+        # As Keras draws it; but one that it drew itself PyTorch does not use, so it cannot resume.
+        seed = random.randint(1, 1_000_000_000) if self.dropout else None
         if self.dropout_kind == "plain":
-            return layers.Dropout(self.dropout)(x)
-        return layers.SpatialDropout2D(self.dropout, data_format=self.data_format)(x)
+            return layers.Dropout(self.dropout, seed=seed)(x)
+        return layers.SpatialDropout2D(self.dropout, data_format=self.data_format, seed=seed)(x)
 
     def pool(self, x):
         return layers.MaxPooling2D(2, data_format=self.data_format)(x)

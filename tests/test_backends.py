@@ -12,11 +12,33 @@ from lib.backends import BACKENDS, require_backend
 from lib.errors import UserError
 from lib.files import load_hdf5
 from tests.processes import require_success, run
+from tests.small_data import read_log, read_weights
 from tests.tiny_experiments import write_cells, write_membrane, write_retina
 
 CONFIGURATIONS = ("configuration.txt", "configuration_membrane.txt", "configuration_cells.txt")
 NAMES = ("tiny", "tiny_membrane", "tiny_cells")
 PREDICTIONS = tuple(f"{name}/predictions.hdf5" for name in NAMES)
+
+LOSSES = """
+import sys
+import keras
+import numpy as np
+from lib.devices import start_computing
+from lib.losses import LOSSES, get_loss
+from lib.unet import get_unet
+start_computing(seed=0, mixed_precision=False, distribute="none")
+rng = np.random.default_rng(0)
+images, values = rng.random((2, 1, 8, 8), np.float32), []
+labels, weights = rng.choice([0, 1, 255], (2, 64)), rng.random((2, 64), np.float32)
+for name in LOSSES:
+    for class_weights in (None, [0.5, 2.0]):
+        model = get_unet(1, 8, 8, dropout=0, output_activation="linear")
+        drawn = np.random.default_rng(1)
+        model.set_weights([drawn.normal(0, .1, w.shape) for w in model.get_weights()])
+        model.compile(keras.optimizers.SGD(0.01), get_loss(name, class_weights=class_weights))
+        values += [model.train_on_batch(images, labels, weights) for _ in range(3)]
+np.savez(sys.argv[1], values=np.asarray(values, float))
+"""
 
 NETWORKS = """
 import sys
@@ -115,6 +137,41 @@ def test_training_and_testing_with_the_weights_in_tensorflow(backend, tmp_path):
         require_success(
             run("run_testing.py", configuration, cwd=tmp_path, KERAS_BACKEND="tensorflow")
         )
+
+
+@trainers
+def test_losses_train_alike(backend, tmp_path):
+    require(backend)
+    paths = [tmp_path / f"{name}.npz" for name in ("tensorflow", backend)]
+    for path in paths:
+        require_success(run("-c", LOSSES, path, cwd=tmp_path, KERAS_BACKEND=path.stem))
+    expected, values = (np.load(path)["values"] for path in paths)
+    assert len(np.unique(expected.round(6))) == 15, "three steps of five; Dice is not balanced"
+    np.testing.assert_allclose(values, expected, rtol=1e-4)
+
+
+@pytest.mark.slow
+@trainers
+@pytest.mark.parametrize("kind", ["plain", "spatial"])
+def test_a_stopped_training_resumes_as_if_nothing_had_happened(backend, kind, tmp_path):
+    require(backend)
+    settings = f"dropout = 0.2\ndropout_kind = {kind}\nbatch_size = 4\nweight_averaging = 0.9"
+    logs = {}
+    for name in ("undisturbed", "stopped"):
+        folder = tmp_path / name
+        if name == "stopped":
+            write_retina(folder, f"{settings}\ntime_limit = 0.0000001", num_epochs=2)
+            stopped = run("run_training.py", cwd=folder, KERAS_BACKEND=backend)
+            assert stopped.returncode == 124, stopped.output
+        write_retina(folder, settings, num_epochs=2)
+        done = run("run_training.py", cwd=folder, KERAS_BACKEND=backend)
+        assert ("Resuming after" in require_success(done)) == (name == "stopped")
+        weights = read_weights(folder / "tiny" / "tiny_last.weights.h5")
+        logs[name] = read_log(folder / "tiny" / "tiny_log.csv"), weights
+    (log, weights), (other_log, others) = logs.values()
+    assert log == other_log and weights.keys() == others.keys()
+    for key, array in weights.items():
+        np.testing.assert_array_equal(array, others[key], err_msg=key)
 
 
 def test_training_with_openvino_is_refused(tmp_path):
