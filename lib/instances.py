@@ -4,7 +4,7 @@ import numpy as np
 from scipy import ndimage
 from skimage import graph
 from skimage.measure import regionprops
-from skimage.segmentation import expand_labels, watershed
+from skimage.segmentation import expand_labels, relabel_sequential, watershed
 
 from lib.weight_map import instances as four_connected
 
@@ -130,7 +130,8 @@ def _divided(probability, objects, divide):
 
     The watershed of the smoothed probability cuts them into too many parts. Then the two neighbours
     with the strongest line between them become one, again and again, as long as there are lines
-    whose mean probability is at least `divide`.
+    whose mean probability is at least `divide`. What the threshold keeps apart stays apart: a line
+    is a mean over the pixels of both sides, so that of a narrow gap may be strong.
     """
     # The lines between objects lie below the threshold; they belong to the parts on either side.
     area = ndimage.distance_transform_edt(objects == 0) <= LINE_REACH
@@ -151,7 +152,8 @@ def _divided(probability, objects, divide):
         merge_func=lambda graph, source, target: None,
         weight_func=_mean_of_both_lines,
     )
-    return np.where(objects > 0, merged + 1, 0)
+    pairs = (merged + 1).astype(np.int64) * (objects.max() + 1) + objects
+    return relabel_sequential(np.where(objects > 0, pairs, 0))[0]
 
 
 def _mean_of_both_lines(neighbours, source, target, other):

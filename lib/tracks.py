@@ -65,10 +65,10 @@ def _links(earlier, later):
     links = {}
     if not shared.size:
         return links
-    chosen, most = tracks[shared.argmax(axis=0)], shared.max(axis=0)
+    chosen, most = labels[shared.argmax(axis=1)], shared.max(axis=1)
     for index in np.argsort(-most, kind="stable"):
-        if most[index] and chosen[index] not in links.values():
-            links[int(labels[index])] = int(chosen[index])
+        if most[index]:
+            links.setdefault(int(chosen[index]), int(tracks[index]))
     return links
 
 

@@ -85,6 +85,18 @@ def test_objects_are_not_divided_along_a_strong_line():
     assert objects_from_probability(probability, 0.5, divide=0.95).max() >= 2
 
 
+def test_what_the_threshold_keeps_apart_stays_apart_when_objects_are_divided():
+    probability = np.full((120, 60), 0.02)
+    probability[5:115, 5:55] = 0.95
+    probability[5:115, 29] = 0.5  # the mean over it and its sides is above .65
+    whole = objects_from_probability(probability, 0.6)
+    assert whole.max() == 2
+    for divide in (0.3, 0.65):
+        divided = objects_from_probability(probability, 0.6, divide=divide)
+        np.testing.assert_array_equal(divided, whole)
+    assert objects_from_probability(probability, 0.4, divide=0.65).max() == 1, "no weak line"
+
+
 def test_every_component_stays_when_objects_are_divided():
     rng = np.random.default_rng(0)
     for _ in range(5):

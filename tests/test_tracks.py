@@ -38,6 +38,13 @@ def test_of_two_that_chose_one_the_larger_overlap_wins():
     assert tracks == [(1, 0, 1), (2, 1, 1)]
 
 
+def test_an_object_goes_on_in_its_best_even_if_that_shares_more_with_another():
+    # 1 goes on as 3, of which 2 has no pixel; 4 shares more with 1 than with 2.
+    tracked, tracks = link_tracks([0, 1], rows([1] * 7 + [2], [3] * 4 + [4] * 4))
+    assert tracked[1].tolist() == [[1] * 4 + [2] * 4]
+    assert tracks == [(1, 0, 1), (2, 0, 1)]
+
+
 def test_tracks_begin_anew_where_a_frame_is_missing_or_empty():
     frame = np.array([[1, 1, 0]])
     assert link_tracks([3, 5], [frame, frame])[1] == [(1, 3, 3), (2, 5, 5)]
