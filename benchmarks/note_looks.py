@@ -49,18 +49,21 @@ def looks_of_training(configuration, weights):
     Raises:
         UserError: if the data are those of other images.
     """
-    name = configuration.task.name
+    name, ids = configuration.task.name, weights.record["images"]["training"]
+    problem = f"--data must hold the images that trained {weights.path}: {ids}."
     if name in ("membrane", "cells"):
         task = importlib.import_module(f"src.{name}_task")
         slices = task.load_labelled(configuration, weights.scaling)
-        ids = weights.record["images"]["training"]
         images = dict(zip(slices["ids"], slices["images"]))
         if not set(ids) <= set(images):
-            raise UserError(f"--data must hold the images that trained {weights.path}: {ids}.")
+            raise UserError(problem)
         return [look_of(images[identity]) for identity in ids]
     training = importlib.import_module(configuration.task.training)
     if name == "retina":
-        return training.looks_of_training(configuration)
+        looks = training.looks_of_training(configuration, ids)
+        if len(looks) != len(ids):
+            raise UserError(problem)
+        return looks
     _, parts = training.load_training(configuration)
     weights.require_images({use: part["ids"] for use, part in parts.items()})
     return training.looks_of_training(parts["training"])

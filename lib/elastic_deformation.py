@@ -163,7 +163,7 @@ def tile_coordinates(tile, augmentation=None, rng=None):
     A pixel at q from the tile's centre shows centre + shift + R F S (q + D(q)) / z: its
     displacement D by the elastic field, shear S, flips F, rotation R and zoom z. The same number of
     random values is drawn whatever the settings, so that switching one part off leaves the others
-    as they are.
+    as they are (but not the hue, gamma and cutout of vary_grey_values, where shear is switched).
 
     Args:
         tile: Tile.

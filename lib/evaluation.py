@@ -8,7 +8,7 @@ pixels, and m and M pixels in all, inside and in the whole image:
     accuracy_inside = 1 - (1 - accuracy_whole) * M / m
 
 because each share of background that is scored above a vessel, and each share of errors, is
-thinned out by pixels that are never wrong. On DRIVE's test images N / n = 1 / 0.6577 and
+thinned out by pixels that are never wrong. On DRIVE's test images N / n = 1 / 0.6578 and
 M / m = 1.4542. F1, precision and sensitivity do not count background found, so they stay.
 """
 
@@ -179,6 +179,16 @@ def roc_and_pr_curves(ranking):
         "roc": (np.insert(fall_out, 0, 0), np.insert(recall, 0, 0)),
         "pr": (recall, precision),
     }
+
+
+def thinned(x, y, most):
+    """Takes at most so many points of a curve, evenly spaced along it; all of a short one."""
+    x, y = np.asarray(x), np.asarray(y)
+    if len(x) <= most:
+        return x, y
+    length = np.concatenate([[0], np.cumsum(np.abs(np.diff(x)) + np.abs(np.diff(y)))])
+    keep = np.unique(np.searchsorted(length, np.linspace(0, length[-1], most)))
+    return x[keep], y[keep]
 
 
 def areas_under_curves(curves):

@@ -623,7 +623,7 @@ def _as_grey(path, picture):
         numbers = packed(colours)
         in_use = np.unique(numbers)
         if len(in_use) == 2:
-            return (numbers == max(in_use, key=_luma)).astype(np.uint8)
+            return (numbers == max(in_use, key=luma)).astype(np.uint8)
         if len(in_use) <= MOST_CLASSES:
             raise ImageError(
                 f"{path} must be a mask in black and white. Received: {len(in_use)} colours. If "
@@ -650,7 +650,7 @@ def unpacked(colour):
     return colour >> 16, colour >> 8 & 255, colour & 255
 
 
-def _luma(colour):
+def luma(colour):
     """Weighs 0xRRGGBB by ITU-R BT.601, thousandfold; colours of the same weight by their number."""
     red, green, blue = unpacked(int(colour))
     return 299 * red + 587 * green + 114 * blue, colour
@@ -746,4 +746,4 @@ def shortened(items, most=8):
 def natural_key(name):
     """Sorts texts with their numbers by value; the text itself decides between 1 and 01."""
     parts = re.split(r"(\d+)", name)
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in parts], name
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts], name

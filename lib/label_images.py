@@ -17,6 +17,7 @@ from lib.errors import UserError, raise_if_any
 from lib.image_files import (
     MOST_CLASSES,
     kind_of,
+    luma,
     open_image,
     packed,
     read_picture,
@@ -371,7 +372,7 @@ def _used_colours(contents):
 
 def _classes_by_colour(contents, listed, ignored):
     """Gives classes, {colour: number} and remarks."""
-    used = sorted(_used_colours(contents) - {-1}, key=_luma)
+    used = sorted(_used_colours(contents) - {-1}, key=luma)
     if listed is None:
         if len(used) > MOST_UNLISTED:
             raise UserError(
@@ -521,11 +522,6 @@ def counted(problems, most=5):
     """Keeps the first problems of a kind and counts the others."""
     more = len(problems) - most
     return problems if more <= 0 else [*problems[:most], f"{more} more files have such problems."]
-
-
-def _luma(colour):
-    red, green, blue = unpacked(colour)
-    return 299 * red + 587 * green + 114 * blue, colour
 
 
 def _distance(first, second):

@@ -7,6 +7,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 import numpy as np  # noqa: E402
 
+from lib.evaluation import thinned  # noqa: E402
 from lib.files import atomic_write  # noqa: E402
 
 # A curve through every pixel has millions of points; more than these cannot be told apart.
@@ -43,7 +44,8 @@ def draw_roc(false_positive_rate, true_positive_rate, area, path, observer=None)
         observer: (specificity, sensitivity) of a second human observer, drawn as a point.
     """
     figure, axes = plt.subplots(figsize=(6, 6))
-    axes.plot(*_thinned(false_positive_rate, true_positive_rate), label=f"AUC = {area:.4f}")
+    rates = thinned(false_positive_rate, true_positive_rate, MOST_POINTS)
+    axes.plot(*rates, label=f"AUC = {area:.4f}")
     axes.plot([0, 1], [0, 1], color="0.7", linewidth=1, linestyle="--", label="chance")
     if observer:
         specificity, sensitivity = observer
@@ -59,7 +61,7 @@ def draw_precision_recall(recall, precision, area, path, observer=None):
     An observer who marked nothing has no precision, and no point.
     """
     figure, axes = plt.subplots(figsize=(6, 6))
-    axes.plot(*_thinned(recall, precision), label=f"area = {area:.4f}")
+    axes.plot(*thinned(recall, precision, MOST_POINTS), label=f"area = {area:.4f}")
     if observer and observer[1] is not None:
         axes.plot(*observer, "r^", label="second human observer")
     _finish(
@@ -89,16 +91,6 @@ def draw_confusion_matrix(matrix, names, path):
     axes.set_yticks(range(len(names)), names)
     axes.set(title="Share of each true class", xlabel="predicted", ylabel="true")
     _save(figure, path)
-
-
-def _thinned(x, y):
-    """Takes points that are evenly spaced along the curve."""
-    x, y = np.asarray(x), np.asarray(y)
-    if len(x) <= MOST_POINTS:
-        return x, y
-    length = np.concatenate([[0], np.cumsum(np.abs(np.diff(x)) + np.abs(np.diff(y)))])
-    keep = np.unique(np.searchsorted(length, np.linspace(0, length[-1], MOST_POINTS)))
-    return x[keep], y[keep]
 
 
 def _finish(figure, axes, path, *, title, x, y, square=False):

@@ -25,6 +25,7 @@ import numpy as np
 from PIL import Image
 
 from lib.devices import describe_devices
+from lib.evaluation import thinned
 from lib.files import atomic_write
 from lib.progress import duration
 
@@ -659,7 +660,7 @@ def _drawn(curve):
 
     lines = {}
     for name, (xs, ys) in curve.lines.items():
-        xs, ys = _thinned(np.asarray(xs, float), np.asarray(ys, float))
+        xs, ys = thinned(xs, ys, MOST_CURVE_POINTS)
         lines[name] = " ".join("{:.2f},{:.2f}".format(*place(x, y)) for x, y in zip(xs, ys))
     return {
         "title": curve.title,
@@ -680,13 +681,3 @@ def _limits(values):
 
 def _tick(value):
     return f"{value:.3g}"
-
-
-def _thinned(xs, ys):
-    """Takes points that are evenly spaced along the curve."""
-    if len(xs) <= MOST_CURVE_POINTS:
-        return xs, ys
-    length = np.concatenate([[0], np.cumsum(np.abs(np.diff(xs)) + np.abs(np.diff(ys)))])
-    wanted = np.linspace(0, length[-1], MOST_CURVE_POINTS)
-    keep = np.unique(np.minimum(np.searchsorted(length, wanted), len(xs) - 1))
-    return xs[keep], ys[keep]

@@ -119,7 +119,7 @@ def follow(ids, objects):
     for sequence, group in groupby(map(split_id, ids), key=lambda parts: parts[0]):
         names = [name for _, name in group]
         frames, tracks = list(objects[first : first + len(names)]), None
-        if all(name.isdigit() for name in names):
+        if all(name.isdecimal() for name in names):
             frames, tracks = link_tracks(list(map(int, names)), frames)
         sequences.append({"sequence": sequence, "names": names, "frames": frames, "tracks": tracks})
         first += len(names)

@@ -17,8 +17,10 @@ from lib.image_files import IMAGE_ENDINGS, image_stem, natural_key
 from src.launch import at_angle, find_configuration
 
 DEFAULT_EXPERIMENT = "pretrained/vessels"
-# Only these settings besides the weights decide what an image becomes.
+# Only these settings besides the weights and how they compute decide what an image becomes; and of
+# these not what a test shows of which images.
 DECIDING = ("data_attributes", "testing_settings")
+OF_TESTS = ("nohup", "images", "N_group_visual")
 FAR_THRESHOLD = 0.1
 # The page of a file that holds one image.
 SINGLE = ""
@@ -207,9 +209,12 @@ def origin_of(configuration, weights, predictor):
     from lib.predictions import weights_sum
 
     settings = {name: dict(vars(configuration.sections[name])) for name in DECIDING}
-    settings["testing_settings"].pop("nohup")
+    for name in OF_TESTS:
+        settings["testing_settings"].pop(name, None)
     settings["training_settings"] = {
-        key.name: configuration.value(key) for key in configuration.task.keys if key.role == NETWORK
+        key.name: configuration.value(key)
+        for key in configuration.task.keys
+        if key.role == NETWORK or key.name == "mixed_precision"
     }
     settings["threshold"] = predictor.threshold
     return {"weights": weights_sum(weights), "settings": settings}

@@ -47,7 +47,7 @@ def main(configuration, experiment, overwrite=False):
         images, ground_truth, positions, image_ids = load_patches(configuration)
         run.require_images(image_ids)
         run.require_data({"fov_width": configuration.data_attributes.fov_width})
-        run.note_looks(looks_of_training(configuration))
+        run.note_looks(looks_of_training(configuration, image_ids["training"]))
         parts = split_patches(configuration, images, ground_truth, positions, run.devices)
         if experiment.is_first_host:
             save_samples(experiment, parts[0])
@@ -85,12 +85,13 @@ def load_patches(configuration):
     return images, ground_truth[:, 0], positions, image_ids
 
 
-def looks_of_training(configuration):
-    """Measures how the training photographs look, at the size at which the network sees them."""
+def looks_of_training(configuration, ids):
+    """Measures how the photographs that train look, at the size at which the network sees them."""
     data = load_subset(configuration, "train")
     size = size_for_fov(data["fov_masks"], configuration.data_attributes.fov_width)
-    masks = resized_mask(data["fov_masks"], size)
-    return look_of_photographs(resized(data["images"], size), masks)
+    photographs, masks = resized(data["images"], size), resized_mask(data["fov_masks"], size)
+    trains = np.isin(data["ids"], ids)
+    return look_of_photographs(photographs[trains], masks[trains])
 
 
 def split_patches(configuration, images, ground_truth, positions, devices=ONE_DEVICE):

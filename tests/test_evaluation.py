@@ -360,3 +360,29 @@ def test_undefined_figures_are_worded():
     assert "Area under the ROC curve: undefined (0/0)\n" in text
     assert "SENSITIVITY: undefined (0/0)\n" in text
     assert "ACCURACY: 1\n" in text
+
+
+def test_long_curve_is_thinned_to_points_of_itself_and_keeps_its_ends():
+    rng = np.random.default_rng(0)
+    x = np.sort(rng.random(50000)).astype(np.float32)
+    y = x**2
+    thin_x, thin_y = ev.thinned(x, y, 5000)
+    assert 1000 < len(thin_x) <= 5000
+    np.testing.assert_array_equal(thin_y, thin_x**2)
+    assert (thin_x[0], thin_x[-1]) == (x[0], x[-1])
+    # The length along axes is about 2, so no step is much above 2 / 5000.
+    assert np.max(np.diff(thin_x) + np.diff(thin_y)) < 0.002
+
+
+def test_steep_part_of_a_curve_is_kept():
+    # Nearly all points lie in the last 1 % of the curve; the steep part keeps what it has.
+    x = np.concatenate([np.zeros(10), np.linspace(0, 1, 20000)])
+    y = np.concatenate([np.linspace(0, 0.99, 10), np.linspace(0.99, 1, 20000)])
+    thin_x, thin_y = ev.thinned(x, y, 5000)
+    assert {*np.linspace(0, 0.99, 10)} <= {*thin_y}
+    assert len(thin_x) <= 5000
+
+
+def test_short_curve_is_left_as_it_is():
+    x, y = ev.thinned([0, 1], [1, 0], 2)
+    assert (x.tolist(), y.tolist()) == ([0, 1], [1, 0])

@@ -562,9 +562,9 @@ def test_images_are_sorted_by_number_and_other_files_left_out(tmp_path):
 
 
 def test_numbers_within_names_are_sorted_by_value(tmp_path):
-    for name in ("eye10.png", "eye9.png", "eye09b.png"):
+    for name in ("eye10.png", "eye9.png", "eye09b.png", "eye10².png", "eye9⑤.png"):
         (tmp_path / name).touch()
-    assert list(list_images(tmp_path)) == ["eye9", "eye09b", "eye10"]
+    assert list(list_images(tmp_path)) == ["eye9", "eye09b", "eye9⑤", "eye10", "eye10²"]
 
 
 def test_two_files_with_one_id(tmp_path):

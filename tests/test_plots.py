@@ -114,28 +114,3 @@ def test_curves_without_observer_have_no_mark_for_one(tmp_path, drawn):
 def test_figures_are_closed(tmp_path):
     plots.draw_roc([0, 1], [0, 1], 0.5, tmp_path / "ROC.png")
     assert plots.plt.get_fignums() == []
-
-
-def test_long_curve_is_thinned_to_points_of_itself_and_keeps_its_ends(rng):
-    x = np.sort(rng.random(50000)).astype(np.float32)
-    y = x**2
-    thin_x, thin_y = plots._thinned(x, y)
-    assert 1000 < len(thin_x) <= plots.MOST_POINTS
-    np.testing.assert_array_equal(thin_y, thin_x**2)
-    assert (thin_x[0], thin_x[-1]) == (x[0], x[-1])
-    # The length along axes is about 2, so no step is much above 2 / 5000.
-    assert np.max(np.diff(thin_x) + np.diff(thin_y)) < 0.002
-
-
-def test_steep_part_of_a_curve_is_kept(rng):
-    # Nearly all points lie in the last 1 % of the curve; the steep part keeps what it has.
-    x = np.concatenate([np.zeros(10), np.linspace(0, 1, 20000)])
-    y = np.concatenate([np.linspace(0, 0.99, 10), np.linspace(0.99, 1, 20000)])
-    thin_x, thin_y = plots._thinned(x, y)
-    assert {*np.linspace(0, 0.99, 10)} <= {*thin_y}
-    assert len(thin_x) <= plots.MOST_POINTS
-
-
-def test_short_curve_is_left_as_it_is():
-    x, y = plots._thinned([0, 1], [1, 0])
-    assert (x.tolist(), y.tolist()) == ([0, 1], [1, 0])

@@ -221,6 +221,25 @@ def test_other_settings_need_overwrite(in_tmp_path, call, eye, experiment):
     assert far in (in_tmp_path / "segmented" / "report.html").read_text()
 
 
+def test_what_decides_the_results_is_remembered_and_no_more(experiment):
+    configuration = read_configuration(experiment / "quick_configuration.txt", TASKS)
+    weights = read_weights(Experiment(experiment).find_weights("last"))
+
+    def origin(section, **changes):
+        changed = configuration.with_values(section, **changes)
+        return predict_folder.origin_of(changed, weights, SimpleNamespace(threshold=0.5))
+
+    kept = origin("testing_settings")
+    assert origin("testing_settings", N_group_visual=7, images="training", nohup=True) == kept
+    settings, trained = configuration.testing_settings, configuration.training_settings
+    for section, changes in (
+        ("testing_settings", {"average_flips": 3 - settings.average_flips}),
+        ("data_attributes", {"fov_width": 123}),
+        ("training_settings", {"mixed_precision": not trained.mixed_precision}),
+    ):
+        assert origin(section, **changes) != kept
+
+
 def beside(tmp_path, table, state='{"weights": 1}'):
     """Writes a folder of results as somebody may have left it, and opens it."""
     folder = tmp_path / "results"

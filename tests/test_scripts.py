@@ -107,6 +107,18 @@ def test_best_weights_are_of_the_lowest_validation_loss_and_last_ones_of_the_las
     assert list(found) == pytest.approx([min(losses), losses[-1]], rel=1e-4)
 
 
+def test_looks_are_those_of_the_photographs_that_train(finished, monkeypatch):
+    from src.retina_task import load_subset
+    from src.retinaNN_training import looks_of_training
+
+    monkeypatch.chdir(finished.folder)
+    configuration = read_configuration("configuration.txt", TASKS)
+    ids = load_subset(configuration, "train")["ids"]
+    looks = looks_of_training(configuration, ids)
+    assert len(looks) == len(ids) > 1
+    assert looks_of_training(configuration, ids[1:]) == looks[1:]
+
+
 BEST_LAST = ("best", "last")
 
 
