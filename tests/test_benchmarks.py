@@ -12,7 +12,9 @@ from benchmarks.note_looks import note
 from benchmarks.pack_weights import pack
 from lib.configuration import read_configuration
 from lib.errors import UserError
+from lib.files import load_hdf5, load_hdf5_extra, write_hdf5
 from lib.unet import get_unet, get_unpadded_unet
+from lib.weight_map import class_weights, weight_map
 from lib.weights import read_weights, save_weights
 from src.tasks import TASKS
 from tests.processes import REPOSITORY, run
@@ -232,6 +234,42 @@ def test_looks_are_noted_and_the_weights_stay(tmp_path):
     noted.load_into(other)
     for one, same in zip(before, other.get_weights(), strict=True):
         np.testing.assert_array_equal(one, same)
+
+
+def test_slices_without_labels_are_added_with_those_of_a_network(tmp_path):
+    rng = np.random.default_rng(0)
+    shape = (3, 1, 40, 48)
+    images = rng.integers(0, 255, shape, dtype=np.uint8)
+    cells = np.full(shape, 255, np.uint8)
+    cells[..., ::10, :] = cells[..., ::10] = 0
+    weights = rng.random(shape, np.float32)
+    for kind, stack in {"imgs": images, "groundTruth": cells, "weightMaps": weights}.items():
+        path = tmp_path / "data" / f"ISBI_dataset_{kind}_train.hdf5"
+        write_hdf5(path, stack, ids=["a", "b", "c"], w0=10, sigma=5)
+    tests = rng.integers(0, 255, (2, 1, 40, 48), dtype=np.uint8)
+    write_hdf5(tmp_path / "data" / "ISBI_dataset_imgs_test.hdf5", tests, ids=["00", "01"])
+    probabilities = np.where(cells[:2] > 0, 0.9, 0.1).astype(np.float32)
+    probabilities[0, 0, 15, 15] = 0.2  # a speck of membrane
+    write_hdf5(tmp_path / "test" / "predictions_test.hdf5", probabilities)
+    words = ("test", "--data", "data", "--output", "more", "--held-out", "1")
+    done = run("-m", "benchmarks.pseudo_labels", *words, cwd=tmp_path, PYTHONPATH=str(REPOSITORY))
+    assert done.returncode == 0, done.output
+
+    def written(kind):
+        return load_hdf5(tmp_path / "more" / f"ISBI_dataset_{kind}_train.hdf5")
+
+    order = [0, 1, 0, 1]
+    np.testing.assert_array_equal(written("imgs"), [*images[order], *tests, images[2]])
+    np.testing.assert_array_equal(written("groundTruth"), cells[[*order, 0, 0, 2]])
+    found = written("weightMaps")
+    np.testing.assert_array_equal(found[[0, 1, 2, 3, 6]], weights[[*order, 2]])
+    balance = class_weights(cells > 0)
+    expected = weight_map(cells[0, 0] > 0, balance)
+    np.testing.assert_allclose(found[4:6, 0], [expected] * 2, rtol=1e-6)
+    names = load_hdf5_extra(tmp_path / "more" / "ISBI_dataset_imgs_train.hdf5", "ids")
+    assert names == ["a", "b", "a again", "b again", "test 00", "test 01", "c"]
+    done = run("-m", "benchmarks.pseudo_labels", *words[:-3], "data", cwd=tmp_path)
+    assert done.returncode == 1 and "--output another" in done.output
 
 
 def test_weights_of_a_training_that_may_go_on_are_not_packed(tmp_path):
