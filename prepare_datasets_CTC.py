@@ -23,6 +23,7 @@ from lib.errors import UserError, raise_if_any, run_script, tell_missing_package
 
 with tell_missing_packages():
     import numpy as np
+    from scipy import ndimage
 
     from lib.files import absolute_path, hdf5_files
     from lib.image_files import list_images, read_labels, read_pages
@@ -403,14 +404,24 @@ def _tell(ids, objects, kinds):
 
 
 def check(read):
-    """Raises a UserError where no frame holds an object: there is nothing to learn, or to score."""
-    problems = [
-        f"No object in any of the {data.is_labelled.sum()} annotated frames to "
-        f"{'train on' if use == 'train' else 'test on'} ({data.ids[0]} to {data.ids[-1]}). Are "
-        "these the right annotations?"
-        for use, data in read.items()
-        if data and data.is_labelled.any() and not data.objects.any()
-    ]
+    """Raises a UserError where no frame holds an object, or all of a frame have one number."""
+    problems = []
+    for use, data in read.items():
+        if not data or not data.is_labelled.any():
+            continue
+        frames = (
+            f"the {data.is_labelled.sum()} annotated frames to "
+            f"{'train on' if use == 'train' else 'test on'} ({data.ids[0]} to {data.ids[-1]})"
+        )
+        most = max(map(_count, data.objects))
+        if not most:
+            problems.append(f"No object in any of {frames}. Are these the right annotations?")
+        elif most == 1 and _are_masks(data.objects):
+            problems.append(
+                f"In {frames} every object must have a number of its own. Received: one number for "
+                "all of a frame. Number them (skimage.measure.label); objects that touch need "
+                "different numbers."
+            )
     raise_if_any(problems)
 
 
@@ -478,6 +489,14 @@ def learnt(objects, is_unknown, arguments):
     ]
     labels[is_unknown] = 0
     return labels, np.stack(weights).astype(np.float32)
+
+
+def _are_masks(objects):
+    """Tells whether frames of one number each show no objects, but what is foreground."""
+    highest = {0, 255, 65_535}
+    return highest.issuperset(np.unique(objects)) or any(
+        ndimage.label(one, np.ones((3, 3)))[1] > 1 for one in objects
+    )
 
 
 def _count(objects):

@@ -28,7 +28,7 @@ with tell_missing_packages():
 
     from lib.files import absolute_path, hdf5_files
     from lib.fundus_layouts import DRIVE, LAYOUTS, find_files, hint, testing_ids, unpaired
-    from lib.image_files import list_images, read_binary_mask, read_photograph
+    from lib.image_files import list_images, read_binary_mask, read_photograph, turned_words
     from lib.pre_processing import estimate_fov
 
 OUTPUT_FOLDER = "DRIVE_datasets_training_testing"
@@ -44,6 +44,11 @@ MOST_OVERLAP_OUTSIDE = 0.8
 # The check of the masks takes every n-th pixel, so that about this number of rows is left.
 ROWS_TO_CHECK = 100
 MOST_PROBLEMS_OF_A_FOLDER = 5
+OTHER_SIZE = "Prepare each size from a folder of its own, with its own --output."
+IS_TURNED = (
+    "One of the two is turned: images are turned as their cameras noted (EXIF), so masks must be "
+    "as viewers show the images."
+)
 
 
 def main():
@@ -199,6 +204,8 @@ def read_files(files, folder):
     if not problems:
         arrays["mask"] = arrays.get("mask") or _estimated_masks(folder, arrays)
         problems = _check_masks(files, arrays)
+    for note in turned_words(files["images"].values()):
+        print(note)
     return _stacked(arrays) if not problems else {}, problems
 
 
@@ -291,8 +298,8 @@ def _check_sizes(files, arrays):
     for kind, by_id in files.items():
         found = [
             f"{by_id[identity]} must have {expected[1]} x {expected[0]} pixels (width x height) "
-            f"as {first} has. Received: {image.shape[-1]} x {image.shape[-2]}. Prepare each size "
-            "from a folder of its own, with its own --output."
+            f"as {first} has. Received: {image.shape[-1]} x {image.shape[-2]}. "
+            + (IS_TURNED if image.shape[-2:] == expected[::-1] else OTHER_SIZE)
             for identity, image in zip(arrays["ids"], arrays[kind])
             if image.shape[-2:] != expected
         ]
@@ -373,13 +380,15 @@ def _seems_inverted(photograph, fov):
 
 def _look_of_vessels(vessels, fov):
     """Words what is wrong with a ground truth, both (height, width) bool; None if nothing is."""
+    share = np.count_nonzero(vessels & fov) / np.count_nonzero(fov)
     outside = np.count_nonzero(vessels & ~fov) / max(1, np.count_nonzero(vessels))
     if outside > MOST_VESSEL_OUTSIDE_FOV:
+        is_inverted = share > MOST_VESSEL_IN_FOV and fov.mean() > 0.5
+        inverted = " Vessels must be white on black." if is_inverted else ""
         return (
             f"{outside:.0%} of its vessels lie outside the FOV; expected at most "
-            f"{MOST_VESSEL_OUTSIDE_FOV:.0%}."
+            f"{MOST_VESSEL_OUTSIDE_FOV:.0%}.{inverted}"
         )
-    share = np.count_nonzero(vessels) / np.count_nonzero(fov)
     if share > MOST_VESSEL_IN_FOV:
         return (
             f"vessels must be white on black. Received: white on {share:.0%} of the FOV; expected "

@@ -28,6 +28,7 @@ from lib.tiff_files import (
     colours_of_16_bits,
     is_tiff,
     iterate_tiff,
+    orientation_of_tiff,
     read_tiff,
     turned,
 )
@@ -271,7 +272,8 @@ def read_labels(path, most_pixels=MOST_PIXELS):
     """Reads the numbers of classes or objects as they are stored.
 
     Args:
-        path: an image file; with a palette (as in Pascal VOC) the numbers of its colours are read.
+        path: an image file; with a palette (as in Pascal VOC) the numbers of its colours are read,
+            and of a TIFF file whose 0 is white the numbers all the same.
         most_pixels: as in read_image.
     Returns:
         (height, width) of the file's own type.
@@ -281,6 +283,8 @@ def read_labels(path, most_pixels=MOST_PIXELS):
     picture = read_picture(path, most_pixels)
     if picture.indices is not None:
         return picture.indices
+    if picture.stored is not None:
+        return picture.stored
     if (picture.pixels != picture.pixels[:1]).any():
         raise ImageError(
             f"{path} must hold a number for each pixel. Received: {kind_of(picture)}. Save the "
@@ -491,6 +495,24 @@ def _unpacked(path):
 def _num_pages(image):
     """Counts the images of a file; the further pictures of a camera's MPO file are previews."""
     return 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+
+
+def turned_words(paths):
+    """Words which images are read turned, as their cameras noted -> list of one note or none."""
+    names = [Path(path).name for path in paths if _orientation(path) in range(2, 9)]
+    if not names:
+        return []
+    return [
+        f"NOTE: turned or mirrored, as the camera noted (EXIF): {shortened(names)}. Labels and "
+        "masks must be as viewers show these images."
+    ]
+
+
+def _orientation(path):
+    if is_tiff(path):
+        return orientation_of_tiff(path)
+    with open_image(path) as image:
+        return image.getexif().get(0x0112, 1)
 
 
 def _page_of(path, image, page, convert=False):

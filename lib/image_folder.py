@@ -9,7 +9,7 @@ import numpy as np
 from scipy import ndimage
 
 from lib.errors import UserError, raise_if_any
-from lib.image_files import list_images, read_channels, shortened
+from lib.image_files import list_images, read_channels, shortened, turned_words
 from lib.instances import BACKGROUND, OBJECT_CLASSES, border_targets
 from lib.label_images import (
     Classes,
@@ -213,6 +213,8 @@ class Survey:
                 self.problems += error.problems
         raise_if_any(self.problems)
         self._note_copies()
+        for pairs in self.files.values():
+            self.remarks += turned_words(image_path for image_path, _ in pairs.values())
 
     def prepared(self, subset, size=None):
         """Reads the pairs of a subset again, one after the other, as they are stored.

@@ -99,7 +99,8 @@ def read_label(path):
     """Reads a label image.
 
     The numbers of a palette are kept beside its colours; a shape drawn in one colour on
-    transparency is read from the alpha channel; greys of 2 and 4 bits are the numbers they were.
+    transparency is read from the alpha channel; greys of 2 and 4 bits are the numbers they were,
+    and so are those of a TIFF file whose 0 is white: tifffile writes True as 1 and calls it black.
 
     Args:
         path: an image file without loss: PNG, TIFF, GIF, BMP, lossless WebP.
@@ -112,6 +113,8 @@ def read_label(path):
     picture = read_picture(path)
     _require_lossless(path)
     pixels, alpha = picture.pixels, picture.alpha
+    if picture.stored is not None:
+        pixels = picture.stored[np.newaxis]
     if picture.indices is not None:
         colours = np.broadcast_to(pixels, (3, *pixels.shape[1:]))
         return Label(picture.indices, packed(colours), has_palette=True)
@@ -434,18 +437,31 @@ def _classes_by_number(contents, listed, ignored):
         names = listed.names if listed else ("background", "foreground")
         return _coloured(names, listed, {}), {lower: 0, upper: 1}, remarks
     numbers = [number for number in used if number != IGNORE]
+    remarks = []
+    if numbers == [0, 1] and str(IGNORE) not in ignored:
+        remarks += _one_as_highest(contents)
     if listed is None:
         _require_class_numbers(contents, numbers)
         names = tuple(f"class {number}" for number in range(max(numbers, default=-1) + 1))
     else:
         names = listed.names
         raise_if_any(counted([p for c in contents for p in _unlisted_numbers(c, listed, numbers)]))
-    remarks = []
     if listed is None and len(numbers) > MOST_CLASSES:
         remarks.append(f"NOTE: {len(numbers)} classes: {IS_OBJECTS}.")
     palette = {n: colour for content in contents for n, colour in content.palette.items()}
     classes = _coloured(names, listed, palette)
     return classes, {number: number for number in range(len(names))}, remarks
+
+
+def _one_as_highest(contents):
+    """Notes files whose class 1 may be written as 255, where others have 1."""
+    alike = [content.path.name for content in contents if set(content.numbers) == {0, IGNORE}]
+    if not alike:
+        return []
+    return [
+        f"NOTE: {shortened(alike)} hold {IGNORE}, which is ignored, and no 1, which others hold. "
+        f"If {IGNORE} is class 1 there, write 1 in its place, or {IGNORE} in the others."
+    ]
 
 
 def _require_class_numbers(contents, numbers):

@@ -56,6 +56,7 @@ class Picture(NamedTuple):
     )
     axes: str = ""  # "ZCYX, 4 x 2 x 256 x 256": how the file counts
     is_array: bool = False  # 3 or 4 slices that tifffile wrote as the colours of one page
+    stored: np.ndarray | None = None  # (H, W): the numbers as stored, where 0 is white
 
     @property
     def has_planes(self):
@@ -68,6 +69,12 @@ def is_tiff(path):
     """Tells from its first bytes whether a file is a TIFF file."""
     with Path(path).open("rb") as file:
         return file.read(4) in SIGNATURES
+
+
+def orientation_of_tiff(path):
+    """Gives the orientation, 1 to 8, of the first page of a TIFF file: see turned."""
+    with _complaints_raised(), tifffile.TiffFile(path) as tiff:
+        return tiff.pages[0].tags.valueof(_ORIENTATION, 1)
 
 
 def check_size(path, height, width, most_pixels):
@@ -210,8 +217,13 @@ def _pictures(path, part):
     page = part.keyframe
     planes, is_as_seen = _planes(path, part)
     indices = planes if page.photometric == _COLOURS.PALETTE else None
+    stored = None
     if not is_as_seen and indices is None:
-        planes = _from_black_to_white(planes, page)
+        planes = _of_8_bits_or_more(planes, page)
+    if page.photometric == _COLOURS.MINISWHITE:
+        inverted = _highest(page) - planes
+        is_stored = not is_as_seen or page.bitspersample > 8  # Pillow inverts up to 8 bits
+        stored, planes = (planes, inverted) if is_stored else (inverted, planes)
     orientation = 1 if is_as_seen else page.tags.valueof(_ORIENTATION, 1)
     planes = turned(_stacked(path, part, planes), orientation)
     if indices is not None:
@@ -219,7 +231,11 @@ def _pictures(path, part):
         colours = [coloured(page.colormap >> 8, image) for image in numbers]
         return [Picture(c, None, n, _layout(part)) for c, n in zip(colours, numbers)]
     is_array = getattr(part, "kind", "") == "shaped" and part.axes == "SYX"
-    return [_without_alpha(image, page, _layout(part), is_array) for image in planes]
+    pictures = [_without_alpha(image, page, _layout(part), is_array) for image in planes]
+    if stored is None:
+        return pictures
+    stored = turned(_stacked(path, part, stored), orientation)
+    return [one._replace(stored=numbers[0]) for one, numbers in zip(pictures, stored)]
 
 
 def _planes(path, part):
@@ -256,13 +272,17 @@ def _page_by_others(path, page, num_pages):
     )
 
 
-def _from_black_to_white(planes, page):
-    """Makes 0 black, and of 1, 2 or 4 bits a pixel 8: 0 to 255."""
-    most = 2**page.bitspersample - 1
-    planes = planes.astype(np.uint8) if page.bitspersample < 8 else planes
-    if page.photometric == _COLOURS.MINISWHITE:
-        planes = planes.dtype.type(most) - planes
-    return planes * np.uint8(255 // most) if page.bitspersample < 8 else planes
+def _of_8_bits_or_more(planes, page):
+    """Makes of 1, 2 or 4 bits a pixel 8: 0 to 255."""
+    if page.bitspersample >= 8:
+        return planes
+    return planes.astype(np.uint8) * np.uint8(255 // (2**page.bitspersample - 1))
+
+
+def _highest(page):
+    """Gives the highest value of what _of_8_bits_or_more gives, in its type."""
+    bits = max(8, page.bitspersample)
+    return page.dtype.type(2**bits - 1) if page.bitspersample >= 8 else np.uint8(255)
 
 
 def _stacked(path, part, planes):

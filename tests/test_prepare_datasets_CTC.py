@@ -85,6 +85,22 @@ def test_gold_is_taken_where_it_is_whole_else_silver(sequences, tmp_path, capsys
     assert "a border of 2 pixels, 1 of each" in output
 
 
+def test_masks_in_place_of_numbers_are_refused(folder):
+    for path in (folder / "02_GT/SEG").iterdir():
+        save(path, (read(path) > 0) * np.uint16(255))
+    (problem,) = problems_of(folder)
+    assert "In the 2 annotated frames to test on (02_000 to 02_001) every object must" in problem
+    assert "Received: one number for all of a frame." in problem
+
+
+def test_numbers_count_as_stored_also_where_0_is_white(folder, tmp_path):
+    expected = prepared(folder, tmp_path / "expected")
+    for path in (folder / "01_ST/SEG").iterdir():
+        tifffile.imwrite(path, read(path), photometric="miniswhite")
+    for name, array in prepared(folder, tmp_path / "found").items():
+        np.testing.assert_array_equal(array, expected[name])
+
+
 def test_labels_are_carved_and_weights_follow_the_objects_before(sequences, tmp_path):
     arrays = prepared(sequences, tmp_path, "--w0", "7", "--sigma", "3")
     objects = arrays["instances_train"]

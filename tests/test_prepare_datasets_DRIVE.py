@@ -7,7 +7,7 @@ import sys
 import h5py
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 import prepare_datasets_DRIVE
 from lib.errors import UserError
@@ -185,6 +185,23 @@ def test_ground_truth_of_another_size(drive_folder, output):
         f"{path} must have 24 x 20 pixels (width x height) as 21_training.tif has. "
         "Received: 21 x 20. Prepare each size from a folder of its own, with its own --output."
     )
+
+
+def test_photographs_that_a_camera_turned(drive_folder, output, capsys):
+    path = drive_folder / "training" / "images" / "21_training.tif"
+    upside_down = TiffImagePlugin.ImageFileDirectory_v2()
+    upside_down[274] = 3
+    with Image.open(path) as image:
+        image.save(path, tiffinfo=upside_down)
+    prepare(drive_folder, output)
+    noted = "NOTE: turned or mirrored, as the camera noted (EXIF): 21_training.tif."
+    assert noted in capsys.readouterr().out
+    turned = TiffImagePlugin.ImageFileDirectory_v2()
+    turned[274] = 6
+    with Image.open(path) as image:
+        image.save(path, tiffinfo=turned)
+    problems = problems_of(drive_folder, output.with_name("other"))
+    assert problems and all("One of the two is turned" in problem for problem in problems)
 
 
 def test_swapped_folders_of_images_and_masks(drive_folder, output):

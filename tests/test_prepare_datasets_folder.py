@@ -226,6 +226,36 @@ def test_images_are_turned_as_the_camera_says(pair, prepared, tmp_path):
     assert status == 1 and "must have the size of a.png, 24 x 20" in errors and "EXIF" in errors
 
 
+def test_an_image_that_a_camera_turned_by_180_degrees_is_noted(pair, prepared, tmp_path):
+    folder = pair("a")
+    path = folder / "training" / "images" / "a.png"
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    Image.open(path).save(path, exif=exif)
+    status, output = prepared()
+    assert status == 0 and "NOTE: turned or mirrored, as the camera noted (EXIF): a.png." in output
+
+
+@pytest.mark.parametrize("form", [np.uint8, bool])
+def test_numbers_of_labels_count_as_stored_also_where_0_is_white(pair, prepared, tmp_path, form):
+    label = np.eye(*SIZE, dtype=np.uint8) * 255
+    folder = pair("a", label=label)
+    path = folder / "training" / "labels" / "a.png"
+    tifffile.imwrite(path.with_suffix(".tif"), label.astype(form), photometric="miniswhite")
+    path.unlink()
+    assert prepared()[0] == 0
+    with ImageSet(tmp_path / "mine_datasets" / "training.hdf5") as images:
+        np.testing.assert_array_equal(images.labels[0], np.eye(*SIZE, dtype=np.uint8))
+
+
+def test_masks_with_1_beside_masks_with_255_are_noted(pair, prepared):
+    for name, highest in (("a", 255), ("b", 255), ("c", 1)):
+        pair(name, label=np.eye(*SIZE, dtype=np.uint8) * np.uint8(highest))
+    status, output = prepared("--test", "last:1")
+    assert status == 0 and "NOTE: a.png, b.png hold 255, which is ignored, and no 1" in output
+    assert "hold 255" not in prepared("--test", "last:1", "--ignore", "255")[1]
+
+
 # ---------------------------------------------------------------- what is refused
 
 

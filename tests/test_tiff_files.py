@@ -9,7 +9,14 @@ import tifffile
 from PIL import Image
 
 from lib import tiff_files
-from lib.image_files import iterate_images, read_image, read_pages, read_photograph, read_stack
+from lib.image_files import (
+    iterate_images,
+    read_image,
+    read_labels,
+    read_pages,
+    read_photograph,
+    read_stack,
+)
 
 HEIGHT, WIDTH = 6, 9
 
@@ -184,6 +191,16 @@ def test_white_may_be_0(path, slices, dtype):
     image = slices[0].astype(dtype)
     tifffile.imwrite(path, image, photometric="miniswhite")
     np.testing.assert_array_equal(read_image(path)[0], np.iinfo(dtype).max - image)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+def test_white_may_be_0_and_compressed(path, slices, dtype):
+    image = slices[0].astype(dtype)
+    # Pillow writes 8 bits inverted then, and 16 as they are.
+    Image.fromarray(image).save(path, compression="tiff_lzw", tiffinfo={262: 0})
+    seen = image if dtype == "uint8" else 65535 - image
+    np.testing.assert_array_equal(read_image(path)[0], seen)
+    np.testing.assert_array_equal(read_labels(path), np.iinfo(dtype).max - seen)
 
 
 def test_white_may_be_0_in_one_bit(path, slices):
