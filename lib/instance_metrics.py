@@ -12,6 +12,8 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
+# What a report says of an average precision of 0 at 0.5.
+NONE_FOUND = "No object is found: none overlaps a true one with an IoU of 0.5 or more."
 
 
 @dataclass(frozen=True)

@@ -323,8 +323,8 @@ class PredictionFolder:
             raise UserError(f"{self.folder} is a file. Choose another place with --output FOLDER.")
         if self.folder.is_dir() and self._state() is None and any(self.folder.iterdir()):
             raise UserError(
-                f"The folder {self.folder} holds files that no prediction wrote. Move them, or "
-                "choose another place with --output FOLDER."
+                f"The folder {self.folder} holds files, but no {STATE} of a prediction that wrote "
+                "them. Move them, or choose another place with --output FOLDER."
             )
 
     def _require_same_origin(self):

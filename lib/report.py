@@ -272,7 +272,7 @@ class Report:
             return ["There is no image."]
         if self.classes is not None:
             found = np.count_nonzero(self.confusion.sum(axis=0))
-            return [ONE_CLASS] if found == 1 else []
+            return [ONE_CLASS] if found == 1 else self._worse_than_one_class()
         findings, (low, high) = [], self.range
         if high - low < LEAST_RANGE:
             findings.append(
@@ -285,7 +285,27 @@ class Report:
                 f"One class only: {'no' if found == 0 else 'every'} pixel counts as "
                 f"{self.positive} at a threshold of {self.threshold:g}."
             )
+        else:
+            findings += self._worse_than_one_class()
         return findings + self._far_threshold()
+
+    def _worse_than_one_class(self):
+        """Says so where fewer pixels are right than if all had the most frequent class."""
+        if not self.has_truth:
+            return []
+        if self.classes is not None:
+            truths, names = self.confusion.sum(axis=1), list(self.classes)
+            right = np.trace(self.confusion)
+        else:
+            truths, names = self.counts[::-1, 0], [f"not {self.positive}", self.positive]
+            positives, false_positives = self.counts[:, self.place]
+            right = positives + truths[0] - false_positives
+        if right >= truths.max():
+            return []
+        return [
+            f"Worse than one class: {right / truths.sum():.1%} of the pixels are right, and "
+            f"{truths.max() / truths.sum():.1%} would be if all were {names[truths.argmax()]}."
+        ]
 
     def _far_threshold(self):
         if self.sort_by != "F1" or not self.has_truth:
@@ -507,7 +527,7 @@ def facts_of(weights, seconds):
     images = weights.record.get("images", {}).get("training")
     facts = {
         "Weights": f"{weights.path}, SHA-256 {hashlib.sha256(weights.content).hexdigest()[:16]}...",
-        "Trained": f"{len(weights.history)} epochs" if weights.history else "not recorded",
+        "Trained": weights.describe_training(),
         "On the images": ", ".join(images) if images else "not recorded",
         "Command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "Commit": _commit(),

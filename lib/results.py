@@ -215,7 +215,9 @@ class Results:
         with atomic_write(self.file("performances.json")) as beside:
             beside.write_text(json.dumps(scores, indent=1) + "\n", encoding="utf-8")
 
-    def save_report(self, report, configuration, weights, *, curves=(), name="report", **words):
+    def save_report(
+        self, report, configuration, weights, *, curves=(), flags=(), name="report", **words
+    ):
         """Saves report.html, with the losses of the training and where it all came from.
 
         Args:
@@ -223,13 +225,18 @@ class Results:
             configuration: lib.configuration.Configuration.
             weights: lib.weights.TrainedWeights.
             curves: lib.report.Curves.
+            flags: as lib.report.Report.write takes them.
             name: of the file.
-            words: protocol, scores and flags as lib.report.Report.write takes them.
+            words: protocol and scores as lib.report.Report.write takes them.
         """
         path = self.file(f"{name}.html")
+        if weights.is_unfinished:
+            flags = [*flags, f"The training is not finished: {weights.describe_training()}."]
+            print(flags[-1])
         report.write(
             path,
             curves=[*curves, *loss_curve(weights.history)],
+            flags=flags,
             facts=facts_of(weights, time.monotonic() - self.start),
             settings=configuration.as_dict(),
             **words,

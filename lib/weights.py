@@ -218,6 +218,29 @@ class TrainedWeights:
             sources.append((words, ancestor.get("images")))
         return " ".join(_overlap(words, images, ids) for words, images in sources).strip()
 
+    def describe_training(self):
+        """Words how far their training had come when these weights were saved."""
+        total = self._training_settings.get("N_epochs")
+        of_all = f" of {total}" if total else ""
+        if "epoch" in self.record:
+            return f"epoch {self.record['epoch']}{of_all}, the best one"
+        if not self.history and not self.progress:
+            return "not recorded"
+        within = f" and {self.progress['batches']} batches" if self.progress else ""
+        return f"{len(self.history)}{of_all} epochs{within}"
+
+    @property
+    def is_unfinished(self):
+        """Tells whether their training goes on, as far as they tell: the best ones do not."""
+        settings = self._training_settings
+        stops_early = settings.get("early_stopping")
+        is_short = 0 < len(self.history) < settings.get("N_epochs", 0) and not stops_early
+        return bool(self.progress) or is_short
+
+    @property
+    def _training_settings(self):
+        return self.record.get("settings", {}).get("training_settings", {})
+
     def as_ancestors(self, name):
         """Gives the record's ancestors and these weights, for the record of what starts here.
 
@@ -229,9 +252,7 @@ class TrainedWeights:
     @property
     def ancestors(self):
         """Lists the weights that these started from, one after the other."""
-        initial = (
-            self.record.get("settings", {}).get("training_settings", {}).get("initial_weights")
-        )
+        initial = self._training_settings.get("initial_weights")
         unknown = [{"weights": initial, "images": None}] if initial else []
         return self.record.get("ancestors", unknown)
 

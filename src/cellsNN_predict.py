@@ -16,7 +16,7 @@ from itertools import groupby
 import numpy as np
 
 from lib import unpadded
-from lib.instance_metrics import count_overlaps, instance_metrics, seg
+from lib.instance_metrics import NONE_FOUND, count_overlaps, instance_metrics, seg
 from lib.instances import objects_from_probability
 from lib.pictures import as_picture, draw_objects
 from lib.pre_processing import look_of, unlike_training
@@ -206,6 +206,7 @@ def save_report(results, configuration, frames, probabilities, objects, weights,
         configuration,
         weights,
         protocol=f"{PROTOCOL} {note}".strip(),
+        flags=[NONE_FOUND] if scores["ap"]["0.5"] == 0 else [],
         scores={"SEG": scores["seg"], "Mean IoU": scores["mean_iou"], "AP": scores["ap"]["0.5"]},
     )
 

@@ -32,8 +32,11 @@ def train(arguments, task=None):
     """Runs a training as the command line says; a shipped experiment resumes in a copy."""
     require_backend()
     configuration, folder = find_configuration(arguments, task)
+    name = configuration.experiment_name.name
+    if folder and Path(name).name != folder.name:
+        print(f"The folder {folder} is trained. For name = {name} give {configuration.path}.")
     is_first = is_first_host(configuration.training_settings.distribute)
-    experiment = Experiment(folder or configuration.experiment_name.name, is_first)
+    experiment = Experiment(folder or name, is_first)
     if experiment.is_shipped:
         experiment = experiment.copied_to_results()
     script = _load_script(configuration.task.training)

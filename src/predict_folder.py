@@ -362,7 +362,7 @@ def save_report(rows, predictor, results, configuration, weights, seconds, probl
         seconds: that the prediction took so far.
         problems: files that could not be predicted.
     """
-    from lib.predictions import REPORT
+    from lib.predictions import REPORT, TABLE
     from lib.report import Report, facts_of
 
     title = f"{len(rows)} image{'s' * (len(rows) != 1)} segmented by {weights.path.parent.name}"
@@ -381,6 +381,9 @@ def save_report(rows, predictor, results, configuration, weights, seconds, probl
         settings=configuration.as_dict(),
     )
     print(f"{len(rows)} images are done: {results.folder}. Look at {path}, in any browser.")
+    others = len(results.rows) - len(rows)
+    if others:
+        print(f"{TABLE} has {others} rows more, of files that this command does not name.")
 
 
 def far_threshold(configuration, predictor):

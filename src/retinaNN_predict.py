@@ -452,7 +452,8 @@ def save_report(results, configuration, probabilities, data, weights, scores, no
         report,
         configuration,
         weights,
-        protocol=_way(settings) if truth is None else f"{_protocol(settings)} {note}".strip(),
+        protocol=_way(settings) if truth is None else _protocol(settings),
+        flags=[note] if note and truth is not None else [],
         scores=performances and scores_to_show(performances),
         curves=[] if curves is None else curves_to_show(curves, performances),
     )

@@ -17,7 +17,7 @@ from lib.class_metrics import IGNORE, class_scores, confusion_matrix
 from lib.errors import UserError
 from lib.extract_patches import average_orientations
 from lib.image_sets import channel_limits, scaled
-from lib.instance_metrics import count_overlaps, summarize
+from lib.instance_metrics import NONE_FOUND, count_overlaps, summarize
 from lib.instances import objects_from_borders
 from lib.overlap_tile import most_overlap, num_blended_tiles, predict_blended
 from lib.pictures import (
@@ -88,8 +88,9 @@ def main(configuration, experiment):
         print(f"The images have no labels: no scores. Pictures are in {results.folder}.")
     else:
         note = weights.describe_origin(tested["ids"])
-        words["scores"] = save_scores(results, weights.data, counts, note)
-        words["protocol"] = f"{PROTOCOL} {note}".strip()
+        scores = save_scores(results, weights.data, counts, note)
+        flags = [NONE_FOUND] if scores.get("AP at 0.5") == 0 else []
+        words = {"protocol": PROTOCOL, "scores": scores, "flags": [*flags, *filter(None, [note])]}
     results.save_report(report, configuration, weights, **words)
 
 

@@ -177,6 +177,24 @@ def test_a_threshold_above_all_is_said(tmp_path):
     assert "One class only: no pixel counts as vessel" in said
 
 
+def test_a_result_that_is_worse_than_one_class_is_said(tmp_path):
+    images = [replace(image, prediction=1 - image.prediction) for image in draw_images()]
+    assert "Worse than one class: " in flags_of(tmp_path, images)
+    labels = np.zeros(SIZE, np.uint8)
+    labels[:2] = 1
+    texts = []
+    for predicted in (labels, 1 - labels):
+        image = ReportImage("a", np.zeros((*SIZE, 3), np.uint8), predicted, labels)
+        report = Report("Roots", [image], classes={"soil": (0, 0, 0), "root": (255, 0, 0)})
+        report.write(tmp_path / "report.html", protocol="All pixels.")
+        texts.append((tmp_path / "report.html").read_text(encoding="utf-8"))
+    assert "In order." in texts[0] and "Worse than" not in texts[0]
+    words = (
+        "Worse than one class: 0.0% of the pixels are right, and 95.0% would be if all were soil."
+    )
+    assert words in texts[1] and "Look closer." in texts[1]
+
+
 def test_a_threshold_that_is_far_from_the_best_is_said(tmp_path):
     said = flags_of(tmp_path, draw_images(1), threshold=0.78, sort_by="F1")
     assert "Far from the best threshold" in said

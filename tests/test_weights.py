@@ -3,6 +3,7 @@
 import io
 import json
 import os
+from pathlib import Path
 
 import h5py
 import keras
@@ -381,3 +382,28 @@ def test_ancestors_are_carried_on():
     first, second = ancestor("first.h5", "21"), {"weights": "./b.h5", "images": IMAGE_IDS}
     weights = TrainedWeights("/x/b.h5", b"", {"images": IMAGE_IDS, "ancestors": [first]})
     assert weights.as_ancestors("./b.h5") == [first, second]
+
+
+def of_epochs(number, **more):
+    return {"training_settings": {"N_epochs": number, **more}}
+
+
+@pytest.mark.parametrize(
+    ("record", "words", "is_unfinished"),
+    [
+        ({}, "not recorded", False),
+        ({"history": [{}] * 3}, "3 epochs", False),
+        ({"history": [{}] * 3, "settings": of_epochs(3)}, "3 of 3 epochs", False),
+        ({"history": [{}] * 2, "settings": of_epochs(3)}, "2 of 3 epochs", True),
+        ({"history": [{}] * 2, "settings": of_epochs(3, early_stopping=1)}, "2 of 3 epochs", False),
+        (
+            {"history": [], "settings": of_epochs(3), "progress": {"batches": 7}},
+            "0 of 3 epochs and 7 batches",
+            True,
+        ),
+        ({"epoch": 2, "settings": of_epochs(3)}, "epoch 2 of 3, the best one", False),
+    ],
+)
+def test_weights_tell_how_far_their_training_had_come(record, words, is_unfinished):
+    weights = TrainedWeights(Path("a"), b"", record)
+    assert (weights.describe_training(), weights.is_unfinished) == (words, is_unfinished)
