@@ -221,8 +221,8 @@ def experiment_name(value):
         parts = parts[1:]
     if any(part.startswith(".") or not _NAME.fullmatch(part) for part in parts):
         raise ValueError(
-            "the name of a folder, or folders in each other (results/eyes), without dots in front "
-            "or signs like : *"
+            "the name of a folder, or folders in each other (results/eyes), below the current one; "
+            "without / or dots in front, or signs like : *"
         )
     if len(parts[-1].encode()) > LONGEST_NAME:
         raise ValueError(f"a name of at most {LONGEST_NAME} letters")
@@ -447,8 +447,12 @@ def _parse(file):
     parser = configparser.ConfigParser(interpolation=None, default_section=None)
     try:
         parser.read_string(file.read_text(encoding="utf-8-sig"), source=str(file))
-    except UnicodeDecodeError:
-        raise UserError(f"{file} is not a text file in UTF-8.") from None
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise UserError(
+            f"{file} must be a text file in UTF-8. Received: another encoding, in line {line}. "
+            "Save it as UTF-8, or write without accents."
+        ) from None
     except OSError as error:
         raise UserError(f"{file} cannot be read: {error.strerror}.") from None
     except configparser.DuplicateOptionError as error:

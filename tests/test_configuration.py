@@ -310,8 +310,8 @@ def test_a_key_under_both_its_names_is_refused(tmp_path, task, changes, words):
 FOLDERS = "src, lib, tests, docs, benchmarks, drive, isbi, ctc; within pretrained, results, demo"
 OWN = f"none of the project's own folders ({FOLDERS} it may lie)"
 NAME = (
-    "the name of a folder, or folders in each other (results/eyes), without dots in front or signs "
-    "like : *"
+    "the name of a folder, or folders in each other (results/eyes), below the current one; "
+    "without / or dots in front, or signs like : *"
 )
 
 
@@ -560,8 +560,11 @@ def test_file_that_may_not_be_read(write_configuration, monkeypatch):
 
 def test_file_that_is_no_text(tmp_path):
     path = tmp_path / "configuration.txt"
-    path.write_bytes(b"\xff\xfe[\x00d\x00")
-    assert problems_of(path) == [f"{path} is not a text file in UTF-8."]
+    path.write_bytes(b"[data paths]\n# m\xfcll\n")
+    assert problems_of(path) == [
+        f"{path} must be a text file in UTF-8. Received: another encoding, in line 2. Save it as "
+        "UTF-8, or write without accents."
+    ]
 
 
 def test_problem_that_only_the_data_showed_is_worded_alike(write_configuration):
