@@ -1,7 +1,7 @@
 """Adds the slices without labels to prepared ISBI 2012 data, labelled by a network (self-training).
 
     python run_testing.py pretrained/membranes_held_out
-    python -m benchmarks.pseudo_labels results/pretrained/membranes_held_out
+    python -m benchmarks.pseudo_labels results/membranes_held_out
 
 The folder holds predictions_test.hdf5. Expected result: ISBI_pseudo_labels/ with the files of
 prepare_datasets_ISBI.py: the labelled slices twice, then those of the challenge's test volume,
