@@ -330,7 +330,7 @@ def test_a_folder_of_somebody_else_is_left_alone(in_tmp_path, call, eye):
     for words in ([], ["--overwrite"]):
         done = call("eye.png", *words)
         assert done.returncode == 1
-        assert "no prediction wrote" in done.output
+        assert "no .prediction.json" in done.output
     assert [path.name for path in (in_tmp_path / "segmented").iterdir()] == ["holiday.png"]
 
 
