@@ -76,6 +76,8 @@ def write(data, output, labels, held_out=0):
             f"folder. Received: {len(new['imgs'])} slices in {tests}, {len(labels)} predictions; "
             f"--output {output}."
         )
+    if not 0 <= held_out < len(ids):
+        raise UserError(f"--held-out must be from 0 to {len(ids) - 1}. Received: {held_out}.")
     border = {
         name: load_hdf5_extra(data / "ISBI_dataset_weightMaps_train.hdf5", name)[()]
         for name in ("w0", "sigma")

@@ -221,7 +221,7 @@ def _pictures(path, part):
     if not is_as_seen and indices is None:
         planes = _of_8_bits_or_more(planes, page)
     if page.photometric == _COLOURS.MINISWHITE:
-        inverted = _highest(page) - planes
+        inverted = planes.dtype.type(2 ** max(8, page.bitspersample) - 1) - planes
         is_stored = not is_as_seen or page.bitspersample > 8  # Pillow inverts up to 8 bits
         stored, planes = (planes, inverted) if is_stored else (inverted, planes)
     orientation = 1 if is_as_seen else page.tags.valueof(_ORIENTATION, 1)
@@ -277,12 +277,6 @@ def _of_8_bits_or_more(planes, page):
     if page.bitspersample >= 8:
         return planes
     return planes.astype(np.uint8) * np.uint8(255 // (2**page.bitspersample - 1))
-
-
-def _highest(page):
-    """Gives the highest value of what _of_8_bits_or_more gives, in its type."""
-    bits = max(8, page.bitspersample)
-    return page.dtype.type(2**bits - 1) if page.bitspersample >= 8 else np.uint8(255)
 
 
 def _stacked(path, part, planes):

@@ -270,6 +270,8 @@ def test_slices_without_labels_are_added_with_those_of_a_network(tmp_path):
     assert names == ["a", "b", "a again", "b again", "test 00", "test 01", "c"]
     done = run("-m", "benchmarks.pseudo_labels", *words[:-3], "data", cwd=tmp_path)
     assert done.returncode == 1 and "--output another" in done.output
+    done = run("-m", "benchmarks.pseudo_labels", *words[:-1], "3", cwd=tmp_path)
+    assert done.returncode == 1 and "--held-out must be from 0 to 2. Received: 3." in done.output
 
 
 def test_weights_of_a_training_that_may_go_on_are_not_packed(tmp_path):
