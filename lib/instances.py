@@ -4,12 +4,13 @@ import numpy as np
 from scipy import ndimage
 from skimage import graph
 from skimage.measure import regionprops
-from skimage.segmentation import expand_labels, relabel_sequential, watershed
+from skimage.segmentation import expand_labels, find_boundaries, relabel_sequential, watershed
 
 from lib.weight_map import instances as four_connected
 
-# Smoothing, in pixels, before an object is cut into parts: it decides how many are joined again.
-PART_SIGMA = 4.0
+# Smoothing, in pixels, before an object is cut into parts: it decides how many are joined again. Of
+# cells in culture, and of those between membranes, which are thinner lines.
+PART_SIGMA, MEMBRANE_SIGMA = 4.0, 2.0
 # Pixels around objects in which lines between parts are looked at.
 LINE_REACH = 5
 # The classes that a network learns objects by.
@@ -125,25 +126,51 @@ def objects_from_borders(probabilities, threshold=0.5, smallest=0):
     return _filled(watershed(-inside, cores, mask=foreground)).astype(np.int32)
 
 
+def divided_probability(probability, divide):
+    """Closes the gaps in membranes: a probability of cell becomes 0 on weak lines.
+
+    One pixel through which a membrane is not seen joins two cells at every threshold below it. Here
+    the whole slice is divided as objects_from_probability divides objects, and the lines, two
+    pixels wide, part the cells at every threshold.
+
+    Args:
+        probability: (height, width) floats in [0, 1], of cell.
+        divide: the mean probability of a line that divides is below this.
+    Returns:
+        (height, width) array as the probability.
+    """
+    parts = watershed(-ndimage.gaussian_filter(probability, MEMBRANE_SIGMA))
+    lines = find_boundaries(_joined(probability, parts, divide), mode="thick")
+    return np.where(lines, probability.dtype.type(0), probability)
+
+
 def _divided(probability, objects, divide):
     """Divides components of a probability along weak lines; see objects_from_probability.
 
-    The watershed of the smoothed probability cuts them into too many parts. Then the two neighbours
-    with the strongest line between them become one, again and again, as long as there are lines
-    whose mean probability is at least `divide`. What the threshold keeps apart stays apart: a line
-    is a mean over the pixels of both sides, so that of a narrow gap may be strong.
+    What the threshold keeps apart stays apart: a line is a mean over the pixels of both sides, so
+    that of a narrow gap may be strong.
     """
     # The lines between objects lie below the threshold; they belong to the parts on either side.
     area = ndimage.distance_transform_edt(objects == 0) <= LINE_REACH
     parts = watershed(-ndimage.gaussian_filter(probability, PART_SIGMA), mask=area)
     # What holds no maximum of the smoothed probability is one part.
     parts = np.where(parts > 0, parts, np.where(objects > 0, objects + parts.max(), 0))
+    pairs = _joined(probability, parts, divide).astype(np.int64) * (objects.max() + 1) + objects
+    return relabel_sequential(np.where(objects > 0, pairs, 0))[0]
+
+
+def _joined(probability, parts, divide):
+    """Joins the parts of a watershed, which are too many, where no weak line is between them.
+
+    The two neighbours with the strongest line between them become one, again and again, as long as
+    there are lines whose mean probability is at least `divide`. Part 0 joins nothing.
+    """
     if parts.min() == parts.max():
-        return objects
+        return parts
     neighbours = graph.rag_boundary(parts, 1.0 - probability.astype(np.float64))
     if neighbours.has_node(0):
-        neighbours.remove_node(0)  # background joins nothing
-    merged = graph.merge_hierarchical(
+        neighbours.remove_node(0)
+    return graph.merge_hierarchical(
         parts,
         neighbours,
         thresh=np.nextafter(1.0 - divide, 2),
@@ -152,8 +179,6 @@ def _divided(probability, objects, divide):
         merge_func=lambda graph, source, target: None,
         weight_func=_mean_of_both_lines,
     )
-    pairs = (merged + 1).astype(np.int64) * (objects.max() + 1) + objects
-    return relabel_sequential(np.where(objects > 0, pairs, 0))[0]
 
 
 def _mean_of_both_lines(neighbours, source, target, other):

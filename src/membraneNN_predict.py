@@ -5,7 +5,8 @@
 The same as `python run_testing.py configuration_ISBI.txt`, without a log file. Expected result in
 the folder <name>/: predictions.hdf5, grids of pictures and performances.txt and .json of the
 held-out slices; predictions_test.hdf5, submission.tif, probabilities/, segmentations/ and grids of
-the slices without labels. docs/RESULTS.md gives scores.
+the slices without labels. The two HDF5 files hold what the network said, all else what `divide`
+made of it. docs/RESULTS.md gives scores.
 """
 
 import sys
@@ -20,6 +21,7 @@ from lib.configuration import SPLIT
 from lib.errors import UserError
 from lib.evaluation import confusion_scores
 from lib.files import atomic_write
+from lib.instances import divided_probability
 from lib.membrane_metrics import membrane_metrics, thin_membrane, v_rand_thin
 from lib.pictures import as_picture
 from lib.pre_processing import look_of, unlike_training
@@ -50,6 +52,7 @@ PROTOCOL = (
     "thresholds on these slices, as the challenge takes it; below, pixel scores of cells at one "
     "threshold."
 )
+DIVIDED = "Membranes with gaps are closed: cells are divided where the mean on a line is below {:g}."
 
 
 def main(configuration, experiment):
@@ -66,7 +69,7 @@ def main(configuration, experiment):
     predicted = test and predict("slices without labels", test["images"])
     results.remove()
 
-    # 3. Pictures and scores; what has no labels, in the form of the challenge and as pictures.
+    # 3. Pictures and scores of the cells; what has no labels, in the challenge's form and as pictures.
     if labelled:
         save_labelled(results, configuration, labelled, tested, weights)
     if test:
@@ -127,6 +130,7 @@ def make_predictor(configuration, weights, threshold=None):
 
     def predict(image):
         scaled, probabilities = predict_image(image)
+        probabilities = divide_cells(configuration, probabilities)
         measurements = measure_cells(probabilities[0] >= threshold)
         notes = unlike_training(look_of(scaled[0]), weights.looks)
         return Prediction(probabilities, measurements=measurements, notes=notes)
@@ -136,9 +140,23 @@ def make_predictor(configuration, weights, threshold=None):
         1,
         "cell",
         threshold=threshold,
-        protocol=describe_prediction(configuration, "slice"),
+        protocol=f"{describe_prediction(configuration, 'slice')} {_divided(configuration)}".strip(),
         export=partial(export_network, configuration, weights, ["membrane", "cell"]),
     )
+
+
+def divide_cells(configuration, probabilities):
+    """Closes membranes with gaps as the testing settings say, in probabilities (N, H, W) of cell."""
+    divide = configuration.testing_settings.divide
+    if not divide:
+        return probabilities
+    return np.stack([divided_probability(probability, divide) for probability in probabilities])
+
+
+def _divided(configuration):
+    """Words what divide_cells does; empty for nothing."""
+    divide = configuration.testing_settings.divide
+    return DIVIDED.format(divide) if divide else ""
 
 
 def measure_cells(cells):
@@ -159,11 +177,12 @@ def save_labelled(results, configuration, labelled, probabilities, weights):
         results: lib.results.Results.
         configuration: lib.configuration.Configuration.
         labelled: with images (N, H, W) float32 in [0, 1], labels (N, H, W), 1 = cell, and ids.
-        probabilities: (N, H, W) float32, probability of cell.
+        probabilities: (N, H, W) float32, probability of cell, as the network gave it.
         weights: lib.weights.TrainedWeights, for a note on the slices that trained them.
     """
     ids = labelled["ids"]
     results.save_predictions(probabilities[:, np.newaxis], ids, configuration)
+    probabilities = divide_cells(configuration, probabilities)
     truth = labelled["labels"][:, np.newaxis].astype(np.float32)
     settings = configuration.testing_settings
     threshold, num_in_row = settings.threshold, settings.N_group_visual
@@ -185,12 +204,14 @@ def save_test(results, configuration, test, probabilities, weights):
         results: lib.results.Results.
         configuration: lib.configuration.Configuration.
         test: with images (M, H, W) float32 in [0, 1] and ids.
-        probabilities: (M, H, W) float32, probability of cell.
+        probabilities: (M, H, W) float32, probability of cell, as the network gave it.
         weights: lib.weights.TrainedWeights, for the report.
     """
-    ids, planes = test["ids"], probabilities[:, np.newaxis]
-    settings = configuration.testing_settings
-    results.save_predictions(planes, ids, configuration, "predictions_test.hdf5")
+    ids, settings = test["ids"], configuration.testing_settings
+    raw = probabilities[:, np.newaxis]
+    results.save_predictions(raw, ids, configuration, "predictions_test.hdf5")
+    probabilities = divide_cells(configuration, probabilities)
+    planes = probabilities[:, np.newaxis]
     results.save_pictures("probabilities", ids, planes)
     results.save_pictures("segmentations", ids, (planes > settings.threshold) * np.uint8(255))
     stacks = _pictures(test["images"], probabilities, settings.threshold)
@@ -228,11 +249,12 @@ def save_report(results, configuration, slices, probabilities, weights, metrics=
         picture = as_picture(image[np.newaxis])
         flags = unlike_training(look_of(image), weights.looks)
         report.add(ReportImage(name, picture, probability, label, scores=scores, flags=flags))
+    note = metrics and weights.describe_origin(ids)
     results.save_report(
         report,
         configuration,
         weights,
-        protocol=f"{PROTOCOL} {weights.describe_origin(ids)}".strip() if metrics else "",
+        protocol=" ".join(filter(None, (metrics and PROTOCOL, _divided(configuration), note))),
         scores=metrics and {METRICS[key]: metrics[key]["best"] for key in SHOWN},
         name="report" if metrics else "report_test",
     )
@@ -262,6 +284,7 @@ def performances_text(metrics, ids, settings, note=""):
         "",
         "Errors: lower is better; V_Rand(thin), V_Info(thin): higher is better. Each best is taken",
         "over the thresholds of the challenge, on these slices, as the challenge does.",
+        *([DIVIDED.format(settings.divide)] if settings.divide else []),
         f"Accuracy {at}: {metrics['accuracy']:.6f} of all pixels. The weight map favours",
         "membranes, which moves probabilities away from the highest accuracy.",
         *([note] if note else []),

@@ -21,6 +21,7 @@ KEYS = (
     *UNPADDED_KEYS,
     Key("testing settings", "labelled_slices", choice("held_out", "all", "none"), "held_out"),
     Key("testing settings", "threshold", real(0, 1), 0.5),
+    Key("testing settings", "divide", real(0, 1), 0.0),
 )
 
 

@@ -2,8 +2,14 @@
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
-from lib.instances import carve_touching, objects_from_borders, objects_from_probability
+from lib.instances import (
+    carve_touching,
+    divided_probability,
+    objects_from_borders,
+    objects_from_probability,
+)
 
 
 def same_partition(one, other):
@@ -107,6 +113,23 @@ def test_every_component_stays_when_objects_are_divided():
         assert divided[probability > 0.6].all()
         assert not (divided & ~whole).any()
     assert objects_from_probability(np.full((4, 5), 0.7), 0.5, divide=0.9).min() == 1
+
+
+def test_cells_on_both_sides_of_a_membrane_with_a_gap_are_apart_at_every_threshold():
+    probability = np.full((60, 80), 0.95, np.float32)
+    probability[:, 39:41] = 0.1
+    probability[28:32, 39:41] = 0.95
+    for threshold in (0.05, 0.5, 0.9):
+        assert ndimage.label(probability > threshold)[1] == 1
+    divided = divided_probability(probability, 0.5)
+    assert divided.dtype == np.float32
+    for threshold in (0, 0.05, 0.5, 0.9):
+        assert ndimage.label(divided > threshold)[1] == 2
+    lines = divided == 0
+    assert (lines.sum(axis=1) == 2).all() and lines[:, 37:43].sum() == lines.sum() == 120
+    np.testing.assert_array_equal(divided[~lines], probability[~lines])
+    np.testing.assert_array_equal(divided_probability(probability, 0.05), probability)
+    np.testing.assert_array_equal(divided_probability(np.full((9, 9), 0.3), 0.9), 0.3)
 
 
 def test_small_objects_go_and_the_others_are_numbered_anew():

@@ -11,6 +11,7 @@ from PIL import Image
 
 from lib.callbacks import TrainingRecorder
 from lib.experiment import Experiment
+from lib.instances import divided_probability
 from lib.phantom import membranes
 from src import launch
 from tests.processes import Killed, require_refusal, require_success, run, run_forked
@@ -220,6 +221,25 @@ def test_eight_orientations_are_averaged_under_the_name_of_before_too(finished, 
     np.testing.assert_array_equal(*averaged)
     difference = np.abs(averaged[0] - read_predictions(finished.folder)[0])
     assert 1e-4 < difference.max() < 0.6
+
+
+def test_divided_cells_go_into_all_but_the_hdf5_files(finished, workspace, step):
+    output = require_success(step("testing", divide=0.6))
+    words = "cells are divided where the mean on a line is below 0.6"
+    for place in (output, *(workspace / "small" / f"report{kind}.html" for kind in ("", "_test"))):
+        assert words in (place if isinstance(place, str) else place.read_text())
+    for name in ("predictions.hdf5", "predictions_test.hdf5"):
+        raw, _ = read_predictions(workspace, name)
+        np.testing.assert_array_equal(raw, read_predictions(finished.folder, name)[0])
+    divided = np.stack([divided_probability(plane, 0.6) for plane in raw[:, 0]])
+    assert (divided != raw[:, 0]).any()
+    with Image.open(workspace / "small" / "submission.tif") as stack:
+        for page, plane in enumerate(divided):
+            stack.seek(page)
+            np.testing.assert_array_equal(np.asarray(stack), plane)
+    segmentation = picture(workspace / "small" / "segmentations" / "00.png")
+    np.testing.assert_array_equal(segmentation, (divided[0] > np.float32(0.4)) * 255)
+    require_refusal(step("testing", divide=-0.1), "divide must be a number of at least 0 and at")
 
 
 def test_without_test_slices_there_is_no_submission(workspace, step):
