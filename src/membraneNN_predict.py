@@ -52,7 +52,7 @@ PROTOCOL = (
     "thresholds on these slices, as the challenge takes it; below, pixel scores of cells at one "
     "threshold."
 )
-DIVIDED = "Membranes with gaps are closed: cells are divided where the mean on a line is below {:g}."
+DIVIDED = "Membranes with gaps are closed: cells are divided along lines with a mean below {:g}."
 
 
 def main(configuration, experiment):
@@ -69,7 +69,7 @@ def main(configuration, experiment):
     predicted = test and predict("slices without labels", test["images"])
     results.remove()
 
-    # 3. Pictures and scores of the cells; what has no labels, in the challenge's form and as pictures.
+    # 3. Pictures and scores of the cells; what has no labels, also in the challenge's form.
     if labelled:
         save_labelled(results, configuration, labelled, tested, weights)
     if test:
@@ -146,7 +146,7 @@ def make_predictor(configuration, weights, threshold=None):
 
 
 def divide_cells(configuration, probabilities):
-    """Closes membranes with gaps as the testing settings say, in probabilities (N, H, W) of cell."""
+    """Closes membranes with gaps as the testing settings say: probabilities of cell, (N, H, W)."""
     divide = configuration.testing_settings.divide
     if not divide:
         return probabilities

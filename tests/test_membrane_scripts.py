@@ -225,7 +225,7 @@ def test_eight_orientations_are_averaged_under_the_name_of_before_too(finished, 
 
 def test_divided_cells_go_into_all_but_the_hdf5_files(finished, workspace, step):
     output = require_success(step("testing", divide=0.6))
-    words = "cells are divided where the mean on a line is below 0.6"
+    words = "cells are divided along lines with a mean below 0.6"
     for place in (output, *(workspace / "small" / f"report{kind}.html" for kind in ("", "_test"))):
         assert words in (place if isinstance(place, str) else place.read_text())
     for name in ("predictions.hdf5", "predictions_test.hdf5"):
