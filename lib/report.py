@@ -24,6 +24,7 @@ import keras
 import numpy as np
 from PIL import Image
 
+from lib.class_metrics import class_scores, confusion_matrix
 from lib.devices import describe_devices
 from lib.evaluation import thinned
 from lib.files import atomic_write
@@ -236,9 +237,10 @@ class Report:
             known = image.truth < number
             if image.inside is not None:
                 known &= image.inside
-            codes = image.truth[known].astype(np.int64) * number + image.prediction[known]
-            pairs = np.bincount(codes, minlength=number**2).reshape(number, number)
-            entry["scores"].update(class_scores(pairs))
+            pairs = confusion_matrix(image.truth[known], image.prediction[known], number)
+            scores = class_scores(pairs)
+            entry["scores"]["accuracy"] = scores["pixel_accuracy"]
+            entry["scores"]["mean IoU"] = scores["mean_iou"]
         self.confusion += pairs
         if np.count_nonzero(values) == 1:
             name = list(self.classes)[int(values.argmax())]
@@ -467,21 +469,6 @@ def pixel_scores(tp, fp, positives, negatives):
         "specificity": _ratio(negatives - fp, negatives),
         "precision": _ratio(tp, tp + fp),
     }
-
-
-def class_scores(confusion):
-    """Computes accuracy and mean intersection over union of the classes that are there.
-
-    Args:
-        confusion: (K, K) pixels: rows are the truth, columns the prediction.
-    Returns:
-        {"accuracy", "mean IoU"}, None where no pixel counts.
-    """
-    hits, union = np.diag(confusion), confusion.sum(axis=0) + confusion.sum(axis=1)
-    union = union - hits
-    there = union > 0
-    iou = float((hits[there] / union[there]).mean()) if there.any() else None
-    return {"accuracy": _ratio(int(hits.sum()), int(confusion.sum())), "mean IoU": iou}
 
 
 def loss_curve(history):
