@@ -238,7 +238,7 @@ class Measurer:
 def environment(backend):
     """Gives the environment of a process on a backend, without a GPU."""
     own = {"KERAS_BACKEND": backend, "CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "3"}
-    return {"TF_ENABLE_ONEDNN_OPTS": "1", **os.environ, **own}  # as lib.backends has it
+    return {**os.environ, **own}
 
 
 def best_way(stride5):

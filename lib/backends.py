@@ -3,7 +3,6 @@
 import contextlib
 import importlib.util
 import os
-import platform
 import sys
 import tempfile
 
@@ -15,9 +14,7 @@ BACKENDS = ("tensorflow", "jax", "torch", "openvino")
 def require_backend():
     """Checks the environment variable KERAS_BACKEND, which Keras follows when it is loaded.
 
-    Where it is not set it becomes tensorflow, so that no ~/.keras/keras.json decides. TensorFlow
-    convolves by oneDNN, unless TF_ENABLE_ONEDNN_OPTS says otherwise: by itself it does so on x86
-    processors from AVX512_VNNI on alone, and a training on one with AVX2 takes up to twice as long.
+    Where it is not set it becomes tensorflow, so that no ~/.keras/keras.json decides.
 
     Raises:
         UserError: if it names no backend that this project runs on, or one that is not installed.
@@ -33,8 +30,6 @@ def require_backend():
             f"KERAS_BACKEND = {backend} needs the package {backend}, which is not installed: "
             f"pip install {backend}. Or unset KERAS_BACKEND for tensorflow."
         )
-    if platform.machine() in ("x86_64", "AMD64"):
-        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 
 def require_training_backend():

@@ -1,7 +1,6 @@
 """The same weights on every backend of Keras that can be imported here."""
 
 import functools
-import os
 import shutil
 import subprocess
 import sys
@@ -202,21 +201,6 @@ def test_a_backend_that_is_not_installed_is_named(monkeypatch):
     monkeypatch.setattr("lib.backends.importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match="needs the package jax, which is not installed"):
         require_backend()
-
-
-@pytest.mark.parametrize(
-    ("machine", "before", "after"),
-    [("x86_64", None, "1"), ("AMD64", None, "1"), ("x86_64", "0", "0"), ("arm64", None, None)],
-)
-def test_tensorflow_convolves_by_onednn_where_nothing_says_otherwise(
-    machine, before, after, monkeypatch
-):
-    monkeypatch.setattr("lib.backends.platform.machine", lambda: machine)
-    monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", before or "")
-    if before is None:
-        monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS")
-    require_backend()
-    assert os.environ.get("TF_ENABLE_ONEDNN_OPTS") == after
 
 
 def test_a_backend_that_is_installed_is_taken(monkeypatch):
