@@ -135,7 +135,7 @@ def test_weights_tell_their_images_and_those_of_their_ancestors(shipped):
 @pytest.mark.parametrize("name", ["vessels", "vessels_chase", "vessels_held_out"])
 def test_shipped_weights_find_the_vessels_of_phantoms(name, in_tmp_path):
     configuration, experiment = read_shipped(name)
-    # oneDNN with AVX2 alone does not come to an end at about 750 pixels: see docs/SERVERS.md.
+    # oneDNN with AVX2 alone takes minutes from about 750 pixels on: see docs/SERVERS.md.
     testing = {"average_flips": 1, "camera_scales": (0.67,)}
     configuration = configuration.with_values("testing_settings", **testing)
     photograph, vessels, fov = phantom.fundus(1, 292, 283)
