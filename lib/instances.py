@@ -133,6 +133,9 @@ def divided_probability(probability, divide):
     the whole slice is divided as objects_from_probability divides objects, and the lines, two
     pixels wide, part the cells at every threshold.
 
+    The mean boundary agglomeration of Nunez-Iglesias et al. 2013 (PLoS ONE 8, e71715), without its
+    learning.
+
     Args:
         probability: (height, width) floats in [0, 1], of cell.
         divide: the mean probability of a line that divides is below this.

@@ -26,6 +26,8 @@ EXPORTED = {
     "margin, the middle of the tile",
     "pre_processing": "percentile: each slice from its 0.1 to its 99.9 percentile to [0, 1], "
     "clipped; minmax_stack: from the lowest to the highest value of the stack.",
+    "objects": "connected pixels above the threshold, which goes with divide: where that is above "
+    "0 they are divided along lines with a lower mean (lib/instances.py).",
 }
 
 
@@ -244,6 +246,7 @@ def export_network(configuration, weights, classes):
         "classes": classes,
         **EXPORTED,
         "scaling": weights.scaling,
+        "divide": settings.divide,
         "margin": margin(depth),
     }
 

@@ -37,6 +37,8 @@ def test_a_shipped_network_is_the_same_in_onnx(name, tmp_path):
     script = importlib.import_module(configuration.task.prediction)
     predictor = script.make_predictor(configuration, weights)
     network, metadata = predictor.export()
+    divide = getattr(configuration.testing_settings, "divide", None)
+    assert metadata.get("divide") == divide, "without it the threshold says too little"
     export_onnx(network, tmp_path / "network.onnx", metadata)
     session = onnxruntime.InferenceSession(tmp_path / "network.onnx")
     assert [i.name for i in session.get_inputs()] == ["image"]
