@@ -21,7 +21,7 @@ import numpy as np
 
 from benchmarks import plain
 from lib.configuration import read_configuration
-from lib.devices import start_computing
+from lib.devices import convolves_channels_first, start_computing
 from lib.evaluation import binary_scores, pred_only_FOV, rank_pixels, roc_and_pr_curves
 from lib.extract_patches import (
     draw_patch_positions,
@@ -49,6 +49,8 @@ def main():
     shared = json.loads(sys.argv[1])
     with contextlib.redirect_stdout(sys.stderr):
         start_computing(0, shared["precision"] == "bfloat16")
+        if not convolves_channels_first():
+            sys.exit("TensorFlow needs AVX512_VNNI for the plain way, which is channels_first.")
         shared["weights"] = read_weights(shared["weights"])
         shared["arrays"] = dict(np.load(shared["data"]))
         shared["configuration"] = read_configuration("configuration.txt", TASKS)

@@ -207,10 +207,36 @@ def inner_data_format(data_format="auto"):
     Args:
         data_format: channels_first, channels_last, or auto: what is fastest here, channels_last
             without a GPU.
+    Raises:
+        UserError: if it is channels_first and TensorFlow cannot convolve so on this processor.
     """
-    if data_format != "auto":
-        return data_format
-    return "channels_first" if list_gpus() else "channels_last"
+    if data_format == "auto":
+        return "channels_first" if list_gpus() else "channels_last"
+    if data_format == "channels_first" and not convolves_channels_first():
+        raise UserError(
+            "[training settings] data_format = channels_first: on this processor TensorFlow "
+            "convolves channels_last only. Set data_format = auto: the weights are the same, and "
+            "the results differ by rounding."
+        )
+    return data_format
+
+
+@functools.cache
+def convolves_channels_first():
+    """Tells whether the backend convolves channels_first here.
+
+    TensorFlow does so on GPUs, and on processors where it uses oneDNN: from AVX512_VNNI on. XLA is
+    no way round: TensorFlow 2.21 compiled the unpadded U-Net to wrong outputs on a processor.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return True
+    import tensorflow as tf
+
+    try:
+        tf.nn.conv2d(tf.zeros((1, 1, 1, 1)), tf.zeros((1, 1, 1, 1)), 1, "VALID", "NCHW")
+    except tf.errors.UnimplementedError:
+        return False
+    return True
 
 
 def num_cores():

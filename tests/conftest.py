@@ -8,10 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-# TensorFlow reads both once, when it is loaded. On a CPU it convolves channels_first by oneDNN
-# alone, which it switches on by itself on newer processors only.
+# TensorFlow reads it once, when it is loaded.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 # A file with the keys of retina-unet and no others, laid out as its users have it.
 ORIGINAL_KEYS_ONLY = """[data paths]

@@ -108,16 +108,17 @@ def test_the_weights_of_tensorflow_predict_the_same(backend, trained, tmp_path):
 @others
 def test_all_networks_agree(backend, tmp_path):
     require(backend)
-    # On a CPU, OpenVINO and TensorFlow compute in either layout; so do the others.
-    layouts = ("channels_last", "channels_first")
-    for name in ("tensorflow", backend):
+    # Not every processor computes channels_first in TensorFlow.
+    layouts = {"tensorflow": ["channels_last"], backend: ["channels_last", "channels_first"]}
+    for name in layouts:
         path = str(tmp_path / f"{name}.npz")
-        require_success(run("-c", NETWORKS, path, *layouts, cwd=tmp_path, KERAS_BACKEND=name))
+        require_success(run("-c", NETWORKS, path, *layouts[name], cwd=tmp_path, KERAS_BACKEND=name))
     with np.load(tmp_path / "tensorflow.npz") as a, np.load(tmp_path / f"{backend}.npz") as b:
-        assert len(a.files) == 6
-        for network in a.files:
-            assert np.ptp(a[network]) > 1e-3
-            np.testing.assert_allclose(b[network], a[network], rtol=0, atol=1e-4, err_msg=network)
+        assert len(a.files) == 3 and len(b.files) == 6
+        for network in b.files:
+            expected = a[network.replace("_first", "_last")]
+            assert np.ptp(expected) > 1e-3
+            np.testing.assert_allclose(b[network], expected, rtol=0, atol=1e-4, err_msg=network)
 
 
 # ---------------------------------------------------------------- training

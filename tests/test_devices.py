@@ -10,6 +10,7 @@ from lib import devices, unpadded
 from lib.configuration import read_configuration
 from src import retinaNN_training, segmentationNN_training
 from src.tasks import TASKS
+from tests.processes import run
 from tests.small_data import write_configuration
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -41,8 +42,32 @@ def test_without_a_gpu_one_line_counts_the_cores_and_names_the_page(no_gpu):
     assert 1 <= devices.num_cores() <= os.cpu_count()
 
 
-def test_layout_can_be_chosen(no_gpu):
+@pytest.fixture
+def any_layout(monkeypatch):
+    """A processor on which TensorFlow convolves in both layouts."""
+    monkeypatch.setattr(devices, "convolves_channels_first", lambda: True)
+
+
+def test_layout_can_be_chosen(no_gpu, any_layout):
     assert devices.inner_data_format("channels_first") == "channels_first"
+
+
+CONVOLVE_CHANNELS_FIRST = """
+import keras
+from lib.devices import inner_data_format
+data_format = inner_data_format("channels_first")
+layer = keras.layers.Conv2D(1, 1, data_format=data_format)
+print(layer(keras.ops.ones((1, 2, 3, 4))).shape)
+"""
+
+
+@pytest.mark.parametrize("onednn", ["0", "1"])
+def test_a_layout_that_the_processor_cannot_compute_is_refused(tmp_path, onednn):
+    changes = {"TF_ENABLE_ONEDNN_OPTS": onednn, "CUDA_VISIBLE_DEVICES": ""}
+    said = run("-c", CONVOLVE_CHANNELS_FIRST, cwd=tmp_path, **changes).output
+    is_refused = "Set data_format = auto: the weights are the same" in said
+    assert is_refused != said.strip().endswith("(1, 1, 3, 4)"), said
+    assert is_refused or onednn == "1"
 
 
 @pytest.mark.parametrize(("flags", "has"), [("avx2 avx512_bf16", True), ("avx2 fma", False)])
@@ -79,7 +104,7 @@ DATA = {"num_channels": 1, "class_names": ["ground", "disc"]}
     ],
 )
 def test_the_key_data_format_decides_for_the_networks_of_every_task(
-    tmp_path, task, build, arguments, layout
+    tmp_path, any_layout, task, build, arguments, layout
 ):
     path = write_configuration(tmp_path, task=task, data_format=layout)
     model = build(read_configuration(path, TASKS), *arguments)

@@ -99,7 +99,8 @@ def test_how_far_an_output_looks(kind, depth):
     for place in range(side // 2, side // 2 + 2**depth):
         images = np.zeros((2, 1, side, side), np.float32)
         images[1, 0, place, place] = 1
-        plain, changed = keras.ops.convert_to_numpy(logits(images)).reshape(2, side, side, -1)
+        both = [logits(image[np.newaxis]) for image in images]  # alone, both are rounded alike
+        plain, changed = np.reshape(both, (2, side, side, -1))
         rows, columns, _ = np.nonzero(plain != changed)
         furthest = max(furthest, np.abs(rows - place).max(), np.abs(columns - place).max())
     assert furthest == reach

@@ -20,7 +20,6 @@ from lib.training import find_begun
 from lib.weights import read_weights
 from src import retinaNN_predict, retinaNN_training, segmentationNN_training
 from src.tasks import TASKS
-from tests.processes import require_success, run
 
 FINISHED = (
     "vessels",
@@ -37,13 +36,6 @@ BEGUN = "vessels_faithful"
 # Its images' licence keeps weights from being given on.
 WITHOUT_WEIGHTS = "street_scenes"
 STREET = "sky building pole road pavement tree sign fence car pedestrian bicyclist"
-# Without the oneDNN that conftest.py switches on: with AVX2 alone large images take minutes by it.
-AS_A_USER = """
-import os, sys
-os.environ.pop("TF_ENABLE_ONEDNN_OPTS", None)
-from tests.test_shipped_experiments import auc_of_phantom
-print(auc_of_phantom(sys.argv[1]))
-"""
 
 
 def build_network(configuration, weights):
@@ -140,8 +132,8 @@ def test_weights_tell_their_images_and_those_of_their_ancestors(shipped):
     assert f"trained on images with the ids {seen[0]}" in weights.describe_origin(seen)
 
 
-def auc_of_phantom(name):
-    """Gives the AUC of shipped vessel weights on a synthetic photograph, at all of their sizes."""
+@pytest.mark.parametrize("name", ["vessels", "vessels_chase", "vessels_held_out"])
+def test_shipped_weights_find_the_vessels_of_phantoms(name, in_tmp_path):
     configuration, experiment = read_shipped(name)
     configuration = configuration.with_values("testing_settings", average_flips=1)
     photograph, vessels, fov = phantom.fundus(1, 292, 283)
@@ -149,13 +141,8 @@ def auc_of_phantom(name):
     weights = weights_of(configuration, experiment)
     _, probabilities = retinaNN_predict.predict_images(configuration, weights, data)
     inside = fov > 0
-    return binary_scores(vessels[inside] > 0, probabilities[0, 0][inside])["auc_roc"]
-
-
-@pytest.mark.parametrize("name", ["vessels", "vessels_chase", "vessels_held_out"])
-def test_shipped_weights_find_the_vessels_of_phantoms(name, in_tmp_path):
-    output = require_success(run("-c", AS_A_USER, name, cwd=in_tmp_path))
-    assert float(output.split()[-1]) > 0.9
+    scores = binary_scores(vessels[inside] > 0, probabilities[0, 0][inside])
+    assert scores["auc_roc"] > 0.9
 
 
 @pytest.mark.parametrize("name", ["membranes", "membranes_held_out"])
