@@ -110,8 +110,10 @@ def read_folder(folder, only_test=False):
             f"The folder {folder} does not exist. Give the folder of the slices as the argument "
             "(for the ISBI 2012 data see ISBI/README.md)."
         )
-    in_folders = (folder / "train").is_dir()
-    names = {kind: pair[in_folders] for kind, pair in NAMES.items()}
+    is_stack, is_folder = ((folder / name).exists() for name in NAMES["slices"])
+    names = {kind: pair[is_folder and not is_stack] for kind, pair in NAMES.items()}
+    if is_stack and is_folder and not only_test:
+        print(f"{folder} holds {' and '.join(NAMES['slices'])}: the former is taken.")
     # Slices to test may come in the other form than the labelled ones.
     forms = sorted(NAMES["test"], key=lambda name: name != names["test"])
     there = [name for name in forms if (folder / name).exists()]

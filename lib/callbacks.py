@@ -124,7 +124,8 @@ class TrainingRecorder(keras.callbacks.Callback):
         """Draws the curves; after short epochs only now and then, and always before an end."""
         start = time.monotonic()
         if is_end or self.drawing <= MOST_DRAWING * (start - self.drawn):
-            draw_loss_curves(self.history, self.run.experiment.file("loss_curves.png"))
+            path = self.run.experiment.file("loss_curves.png")
+            draw_loss_curves(self.history, path, self.settings.best_by)
             self.drawn = time.monotonic()
             self.drawing = self.drawn - start
 

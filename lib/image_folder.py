@@ -212,9 +212,19 @@ class Survey:
             except UserError as error:
                 self.problems += error.problems
         raise_if_any(self.problems)
+        self._require_two_classes()
         self._note_copies()
         for pairs in self.files.values():
             self.remarks += turned_words(image_path for image_path, _ in pairs.values())
+
+    def _require_two_classes(self):
+        """Refuses labels to train on in which one class alone is left to learn."""
+        found = [one for one in self.found.get("training", []) if one.label is not None]
+        present = np.flatnonzero(sum(self._class_counts(one) for one in found))
+        if found and len(present) < 2:
+            there = ", ".join(self.classes.names[number] for number in present) or "none"
+            needed = "The training labels must show two classes or more, besides what is ignored."
+            raise UserError([f"{needed} Received: {there}.", *self.remarks])
 
     def prepared(self, subset, size=None):
         """Reads the pairs of a subset again, one after the other, as they are stored.

@@ -114,6 +114,8 @@ def match(overlaps, threshold):
     iou = overlaps.iou
     if not iou.size:
         return np.array([], int), np.array([], int)
+    if threshold > 0.5:  # no pair has a rival
+        return np.nonzero(iou >= threshold)
     # A pair counts more than all IoUs together.
     gains = (iou >= threshold) + iou / (2 * min(iou.shape))
     true, predicted = linear_sum_assignment(gains, maximize=True)
@@ -152,8 +154,8 @@ def instance_metrics(truths, predictions, thresholds=THRESHOLDS):
         ap: {threshold: TP / (TP + FP + FN)} over all images, keys "0.5", ...; 1 where there is
             nothing to find and nothing found; mean_ap: their mean;
         mean_matched_iou: mean IoU of the pairs at 0.5; 0 without a pair;
-        num_true, num_predicted: objects; missed: true objects without a match in SEG; false:
-            predicted objects that form no pair at 0.5;
+        num_true, num_predicted: objects; missed, false: true and predicted objects that form no
+            pair at 0.5;
         splits, merges: as count_splits_and_merges.
     """
     tables = [count_overlaps(truth, predicted) for truth, predicted in zip(truths, predictions)]
@@ -186,7 +188,7 @@ def summarize(tables, thresholds=THRESHOLDS):
         "mean_matched_iou": float(matched.mean()) if len(matched) else 0.0,
         "num_true": num_true,
         "num_predicted": num_predicted,
-        "missed": int((covered == 0).sum()),
+        "missed": num_true - num_pairs[0.5],
         "false": num_predicted - num_pairs[0.5],
         "splits": int(both[:, 0].sum()),
         "merges": int(both[:, 1].sum()),

@@ -3,8 +3,8 @@
 import numpy as np
 from scipy import ndimage
 from skimage import graph
-from skimage.measure import regionprops
-from skimage.segmentation import expand_labels, find_boundaries, relabel_sequential, watershed
+from skimage.measure import label, regionprops
+from skimage.segmentation import expand_labels, find_boundaries, watershed
 
 from lib.weight_map import instances as four_connected
 
@@ -159,7 +159,8 @@ def _divided(probability, objects, divide):
     # What holds no maximum of the smoothed probability is one part.
     parts = np.where(parts > 0, parts, np.where(objects > 0, objects + parts.max(), 0))
     pairs = _joined(probability, parts, divide).astype(np.int64) * (objects.max() + 1) + objects
-    return relabel_sequential(np.where(objects > 0, pairs, 0))[0]
+    # A part may go around a gap, outside of its object: what lies on either side is two.
+    return label(np.where(objects > 0, pairs, 0), connectivity=1)
 
 
 def _joined(probability, parts, divide):

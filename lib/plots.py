@@ -9,26 +9,29 @@ import numpy as np  # noqa: E402
 
 from lib.evaluation import thinned  # noqa: E402
 from lib.files import atomic_write  # noqa: E402
+from lib.history import best_epoch  # noqa: E402
 
 # A curve through every pixel has millions of points; more than these cannot be told apart.
 MOST_POINTS = 5000
 
 
-def draw_loss_curves(history, path):
+def draw_loss_curves(history, path, best_by="val_loss"):
     """Draws training and validation loss over the epochs and marks the best epoch.
 
     Args:
         history: dictionaries with epoch, loss and, if there was validation, val_loss.
         path: the PNG file.
+        best_by: name of the metric that chooses the best weights.
     """
     epochs = [row["epoch"] for row in history]
     figure, axes = plt.subplots(figsize=(7, 5))
     axes.plot(epochs, [row["loss"] for row in history], marker=".", label="training")
     if "val_loss" in history[0]:
-        best = min(history, key=lambda row: row["val_loss"])
         axes.plot(epochs, [row["val_loss"] for row in history], marker=".", label="validation")
-        label = f"best: {best['val_loss']:.4f} in epoch {best['epoch']}"
-        axes.plot(best["epoch"], best["val_loss"], "k*", markersize=12, label=label)
+        if best := best_epoch(history, best_by):
+            what = "best" if best_by == "val_loss" else f"best {best_by}"
+            label = f"{what}: {best[best_by]:.4f} in epoch {best['epoch']}"
+            axes.plot(best["epoch"], best["val_loss"], "k*", markersize=12, label=label)
     axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     _finish(figure, axes, path, title="Loss", x="epoch", y="loss")
 

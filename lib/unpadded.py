@@ -27,7 +27,8 @@ EXPORTED = {
     "pre_processing": "percentile: each slice from its 0.1 to its 99.9 percentile to [0, 1], "
     "clipped; minmax_stack: from the lowest to the highest value of the stack.",
     "objects": "connected pixels above the threshold, which goes with divide: where that is above "
-    "0 they are divided along lines with a lower mean (lib/instances.py).",
+    "0 they are divided along lines with a lower mean. Cells of fewer than smallest_object pixels "
+    "are left out, holes filled, and each cell grows by grow pixels (lib/instances.py).",
 }
 
 
@@ -229,13 +230,14 @@ def describe_prediction(configuration, word):
     )
 
 
-def export_network(configuration, weights, classes):
+def export_network(configuration, weights, classes, keys=("divide",)):
     """Gives the network for one size of tiles, and what a program must know that uses it by itself.
 
     Args:
         configuration: lib.configuration.Configuration with the keys of lib.slices.
         weights: lib.weights.TrainedWeights.
         classes: names of the two classes.
+        keys: testing settings by which objects are found, beside the threshold.
     Returns:
         keras.Model and {name: value}.
     """
@@ -246,7 +248,7 @@ def export_network(configuration, weights, classes):
         "classes": classes,
         **EXPORTED,
         "scaling": weights.scaling,
-        "divide": settings.divide,
+        **{name: getattr(settings, name) for name in keys},
         "margin": margin(depth),
     }
 

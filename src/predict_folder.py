@@ -236,7 +236,8 @@ def export(configuration, predictor, path):
         raise UserError(f"The task {configuration.task.name} offers no --export.")
     network, metadata = predictor.export()
     task, place = configuration.task.name, locate(path)
-    metadata = {"task": task, "threshold": predictor.threshold, **metadata}
+    threshold = {"threshold": predictor.threshold} if predictor.positive else {}
+    metadata = {"task": task, **threshold, **metadata}
     export_onnx(network, place, metadata)
     size = " x ".join(map(str, network.input_shape[1:]))
     print(f"{place}: {network.name} for tiles of {size}, any number at a time.")

@@ -71,9 +71,10 @@ EXPORTED = {
     "classes": ["background", "vessel"],
     "input": "(batch, {num_channels}, height, width) float32 in [0, 1]",
     "output": "(batch, height * width, 2) float32, probabilities, row after row",
-    "pre_processing": "{channels}, scaled from its minimum to its maximum to [0, 255]; equalised "
-    "(clahe: 8 x 8 tiles, clip limit 2); gamma 1.2; divided by 255. The photograph is scaled so "
-    "that its field of view is fov_width pixels wide.",
+    "pre_processing": "{channels}, scaled from its minimum to its maximum (its 0.1 to its 99.9 "
+    "percentile where single pixels lie far outside) to [0, 255]; equalised (clahe: 8 x 8 tiles, "
+    "clip limit 2); gamma 1.2; divided by 255. The photograph is scaled so that its field of view "
+    "is fov_width pixels wide.",
 }
 CHANNELS_IN_WORDS = {
     "grey": "grey = 0.299 R + 0.587 G + 0.114 B",

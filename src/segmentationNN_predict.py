@@ -62,6 +62,10 @@ EXPORTED = {
     "pre_processing": "auto: 8 bits from 0 to 255, 16 bits from the image's 0.1 to its 99.9 "
     "percentile to [0, 1], clipped; type: from 0 to the type's highest; image: percentiles",
 }
+OBJECTS = (
+    "cores, connected pixels above object_threshold in the class object, of at least "
+    "smallest_object pixels; each gets its border by a watershed (lib/instances.py)"
+)
 # How errors are drawn.
 RIGHT, WRONG, UNKNOWN = (40, 40, 40), (255, 194, 10), (128, 128, 128)
 
@@ -209,6 +213,9 @@ def make_predictor(configuration, weights, threshold=None):
         network = build_network(configuration, data, side, side)
         weights.load_into(network, settings.skip_order)
         known = {name: data[name] for name in ("scaling", "size") if name in data}
+        if data["has_instances"]:
+            keys = ("object_threshold", "smallest_object")
+            known |= {"objects": OBJECTS, **{name: getattr(settings, name) for name in keys}}
         return network, {**EXPORTED, "classes": names, **known}
 
     return ImagePredictor(

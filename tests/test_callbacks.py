@@ -30,7 +30,7 @@ def clock(monkeypatch):
 
 @pytest.fixture
 def experiment(in_tmp_path, monkeypatch):
-    monkeypatch.setattr(callbacks, "draw_loss_curves", lambda history, path: None)
+    monkeypatch.setattr(callbacks, "draw_loss_curves", lambda *arguments: None)
     return experiment_in("run")
 
 
@@ -134,7 +134,7 @@ def test_curves_are_not_drawn_for_longer_than_is_trained(
 ):
     lengths = []
 
-    def draw(history, path):
+    def draw(history, path, best_by):
         lengths.append(len(history))
         clock.now += 5
 

@@ -37,8 +37,6 @@ def test_a_shipped_network_is_the_same_in_onnx(name, tmp_path):
     script = importlib.import_module(configuration.task.prediction)
     predictor = script.make_predictor(configuration, weights)
     network, metadata = predictor.export()
-    divide = getattr(configuration.testing_settings, "divide", None)
-    assert metadata.get("divide") == divide, "without it the threshold says too little"
     export_onnx(network, tmp_path / "network.onnx", metadata)
     session = onnxruntime.InferenceSession(tmp_path / "network.onnx")
     assert [i.name for i in session.get_inputs()] == ["image"]
@@ -54,6 +52,28 @@ def test_a_shipped_network_is_the_same_in_onnx(name, tmp_path):
         images = rng.random((number, *network.input_shape[1:]), np.float32)
         (found,) = session.run(["probabilities"], {"image": images})
         assert found == pytest.approx(network.predict_on_batch(images), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "keys"),
+    [
+        ("vessels", ()),
+        ("membranes", ("divide",)),
+        ("cells", ("divide", "smallest_object", "grow")),
+        ("nuclei", ("object_threshold", "smallest_object")),
+    ],
+)
+def test_the_metadata_tell_how_objects_are_found(name, keys):
+    configuration = read_configuration(PRETRAINED / name / f"{name}_configuration.txt", TASKS)
+    settings = configuration.testing_settings
+    weights = read_weights(Experiment(f"pretrained/{name}").find_weights(settings.best_last))
+    script = importlib.import_module(configuration.task.prediction)
+    _, metadata = script.make_predictor(configuration, weights).export()
+    assert ("objects" in metadata) == bool(keys)
+    every = {"divide", "smallest_object", "grow", "object_threshold"}
+    assert {key: metadata[key] for key in every & set(metadata)} == {
+        key: getattr(settings, key) for key in keys
+    }
 
 
 def test_missing_packages_are_named(in_tmp_path, monkeypatch, capfd):

@@ -131,7 +131,11 @@ def test_by_hand():
     assert scores["seg"] == 0.3 and scores["mean_iou"] == 0.55
     # IoUs .6 and .5: two pairs at .5, one at .6, none above; TP / (TP + FP + FN).
     assert scores["ap"] == {"0.5": 1, "0.6": 1 / 3, "0.7": 0, "0.8": 0, "0.9": 0}
-    assert (scores["missed"], scores["false"]) == (1, 0)
+    assert (scores["missed"], scores["false"]) == (0, 0)
+    # Twice as large as what it covers, and a pixel more: found by SEG, no pair at .5.
+    covering = instance_metrics([np.array([[1, 1, 0, 0, 0]])], [np.array([[1, 1, 1, 1, 1]])])
+    assert covering["seg"] == 0.4 and covering["ap"]["0.5"] == 0
+    assert (covering["missed"], covering["false"]) == (1, 1)
 
 
 def test_splits_and_merges_by_hand():

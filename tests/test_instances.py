@@ -103,6 +103,16 @@ def test_what_the_threshold_keeps_apart_stays_apart_when_objects_are_divided():
     assert objects_from_probability(probability, 0.4, divide=0.65).max() == 1, "no weak line"
 
 
+def test_each_divided_object_is_in_one_piece():
+    rng = np.random.default_rng(5)
+    for _ in range(20):
+        smooth = ndimage.gaussian_filter(rng.normal(size=(160, 160)), 3)
+        probability = 1 / (1 + np.exp(-2.5 * smooth / smooth.std() - 0.5))
+        objects = objects_from_probability(probability, divide=0.65)
+        pieces = [ndimage.label(objects == n)[1] for n in range(1, objects.max() + 1)]
+        assert set(pieces) == {1}
+
+
 def test_every_component_stays_when_objects_are_divided():
     rng = np.random.default_rng(0)
     for _ in range(5):

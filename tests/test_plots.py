@@ -75,6 +75,14 @@ def test_loss_curves_mark_the_best_epoch(tmp_path, drawn):
     np.testing.assert_array_equal(best.get_xydata(), [[2, 0.4]])
 
 
+def test_loss_curves_mark_the_epoch_of_the_best_weights(tmp_path, drawn):
+    history = [{**row, "val_mean_iou": iou} for row, iou in zip(HISTORY, (0.5, 0.6, 0.8))]
+    plots.draw_loss_curves(history, tmp_path / "curves.png", "val_mean_iou")
+    (axes,) = drawn
+    assert labels_of(axes)[-1] == "best val_mean_iou: 0.8000 in epoch 3"
+    np.testing.assert_array_equal(axes.lines[-1].get_xydata(), [[3, 0.45]])
+
+
 def test_loss_curves_of_one_epoch(tmp_path):
     plots.draw_loss_curves(HISTORY[:1], tmp_path / "curves.png")
     assert min(size_of(tmp_path / "curves.png")) > 400

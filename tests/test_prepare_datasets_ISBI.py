@@ -118,6 +118,15 @@ def test_test_slices_may_come_in_the_other_form(folder, stacks, labelled_in_fold
     np.testing.assert_array_equal(arrays["imgs_test"][:, 0], stacks[0][:2])
 
 
+@pytest.mark.parametrize("also", [["train"], ["train/image", "train/label"]])
+def test_a_folder_beside_the_stacks_is_passed_over(folder, stacks, also, capsys):
+    for name in also:
+        (folder / name).mkdir(parents=True)
+    np.testing.assert_array_equal(prepared(folder)["imgs_train"][:, 0], stacks[0])
+    told = "holds train-volume.tif and train/image: the former is taken."
+    assert (told in capsys.readouterr().out) == (len(also) == 2)
+
+
 def test_only_test_slices_that_are_missing(folder):
     (folder / "test-volume.tif").unlink()
     assert "test-volume.tif does not exist" in message_of(folder, only_test=True)

@@ -249,14 +249,23 @@ def test_numbers_of_labels_count_as_stored_also_where_0_is_white(pair, prepared,
 
 
 def test_masks_with_1_beside_masks_with_255_are_noted(pair, prepared):
-    for name, highest in (("a", 255), ("b", 255), ("c", 1)):
+    for name, highest in (("a", 1), ("b", 255), ("c", 255)):
         pair(name, label=np.eye(*SIZE, dtype=np.uint8) * np.uint8(highest))
     status, output = prepared("--test", "last:1")
-    assert status == 0 and "NOTE: a.png, b.png hold 255, which is ignored, and no 1" in output
+    assert status == 0 and "NOTE: b.png, c.png hold 255, which is ignored, and no 1" in output
     assert "hold 255" not in prepared("--test", "last:1", "--ignore", "255")[1]
 
 
 # ---------------------------------------------------------------- what is refused
+
+
+def test_training_masks_whose_only_class_is_not_ignored_are_refused(pair, prepared):
+    pair("a", label=np.eye(*SIZE, dtype=np.uint8) * np.uint8(255))
+    pair("b", "test")
+    status, errors = prepared()
+    assert status == 1
+    assert "must show two classes or more, besides what is ignored. Received: class 0" in errors
+    assert "a.png hold 255, which is ignored, and no 1" in errors
 
 
 def test_all_problems_are_listed_at_once(pair, prepared, tmp_path, rng):

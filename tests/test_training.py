@@ -40,7 +40,7 @@ HISTORY = [{"epoch": 1, "loss": 0.5, "val_loss": 0.6, "seconds": 1.0}]
 def undrawn(in_tmp_path, monkeypatch):
     """A fresh current folder; pictures, which take longer than these trainings, stay undrawn."""
     monkeypatch.setattr(shutil, "which", lambda program: None)
-    monkeypatch.setattr(callbacks, "draw_loss_curves", lambda history, path: path.touch())
+    monkeypatch.setattr(callbacks, "draw_loss_curves", lambda history, path, best_by: path.touch())
 
 
 @pytest.fixture
