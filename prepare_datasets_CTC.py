@@ -64,7 +64,7 @@ def prepare_as(arguments):
     sequences = find_sequences(arguments)
 
     # 2. Read and checked: images, objects.
-    read = {use: read_frames(frames) for use, frames in sequences.items()}
+    read = {use: read_frames(frames, arguments.ignore) for use, frames in sequences.items()}
     check(read)
 
     # 3. Borders between objects that touch, weight maps, and the HDF5 files.
@@ -98,7 +98,9 @@ def parse_arguments(words=None):
         help="annotations that are not to be used, such as 01:067",
     )
     parser.add_argument(
-        "--ignore", type=int, help="number of label pixels of unknown kind, which train nothing"
+        "--ignore",
+        type=int,
+        help="number of label pixels of unknown kind, which train nothing and count in no score",
     )
     parser.add_argument(
         "--border",
@@ -294,19 +296,24 @@ def _with_kinds(use, frames, skipped, wanted):
 
 @dataclass(frozen=True)
 class Labelled:
-    """Frames that were read: ids, images (N, H, W), objects (N, H, W), and which are annotated."""
+    """Frames that were read: ids, images and objects (N, H, W), and which are annotated.
+
+    Objects are 0 on pixels of unknown kind, which is_unknown (N, H, W) tells.
+    """
 
     ids: list
     images: np.ndarray
     objects: np.ndarray
+    is_unknown: np.ndarray
     is_labelled: np.ndarray
 
 
-def read_frames(frames):
+def read_frames(frames, ignore=None):
     """Reads images and annotations; of several annotations of a frame the first whole one.
 
     Args:
         frames: list of (Frame, kinds) as find_sequences gives them.
+        ignore: number of label pixels of unknown kind; None without them.
     Returns:
         Labelled; None without frames.
     Raises:
@@ -314,7 +321,7 @@ def read_frames(frames):
     """
     if not frames:
         return None
-    images, objects, kinds, problems = [], [], [], []
+    images, objects, unknown, kinds, problems = [], [], [], [], []
     for frame, of_frame in frames:
         try:
             images.append(_read_image(frame.image))
@@ -322,16 +329,21 @@ def read_frames(frames):
         except ValueError as error:
             problems.append(str(error))
             continue
+        is_unknown = {kind: one == ignore for kind, one in labels.items()}
+        labels = {kind: np.where(is_unknown[kind], 0, one) for kind, one in labels.items()}
         chosen = _whole(frame, labels)
         kinds.append(chosen)
-        objects.append(labels[chosen] if chosen else np.zeros(images[-1].shape, np.uint16))
+        shape = images[-1].shape
+        objects.append(labels.get(chosen, np.zeros(shape, np.uint16)))
+        unknown.append(is_unknown.get(chosen, np.zeros(shape, bool)))
     problems += _unlike_sizes([frame for frame, _ in frames], images) if not problems else []
     raise_if_any(problems)
     ids = [frame.id for frame, _ in frames]
     _tell(ids, objects, kinds)
     highest = max(image.dtype for image in images)
     is_labelled = np.array([kind is not None for kind in kinds])
-    return Labelled(ids, np.stack(images).astype(highest), np.stack(objects), is_labelled)
+    images = np.stack(images).astype(highest)
+    return Labelled(ids, images, np.stack(objects), np.stack(unknown), is_labelled)
 
 
 def _read_image(path):
@@ -444,19 +456,17 @@ def write(read, arguments):
         for use, data in read.items():
             if data is None:
                 continue
-            objects, ids = data.objects, data.ids
-            is_unknown = objects == (arguments.ignore or 0)
-            if arguments.ignore:
-                objects = np.where(is_unknown, 0, objects).astype(objects.dtype)
-            is_unknown &= bool(arguments.ignore)
+            objects, unknown, ids = data.objects, data.is_unknown, data.ids
             if use == "train":
-                labels, weights = learnt(objects, is_unknown, arguments)
+                labels, weights = learnt(objects, unknown, arguments)
                 names = ("w0", "sigma", "border")
                 settings = {name: getattr(arguments, name) for name in names}
                 store(path("groundTruth", use), labels[:, np.newaxis], ids=ids)
                 store(path("weightMaps", use), weights[:, np.newaxis], ids=ids, **settings)
-            labelled = data.is_labelled
-            store(path("instances", use), objects[:, np.newaxis], ids=ids, labelled=labelled)
+            extra = {"ids": ids, "labelled": data.is_labelled}
+            if unknown.any():
+                extra["unknown"] = unknown[:, np.newaxis]
+            store(path("instances", use), objects[:, np.newaxis], **extra)
             store(path("imgs", use), data.images[:, np.newaxis], ids=ids)
     for use in (use for use, data in read.items() if data is None):
         for kind in ("imgs", "instances", "groundTruth", "weightMaps"):

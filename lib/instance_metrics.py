@@ -68,6 +68,21 @@ def _indices(labels):
     return np.where(labels > 0, np.searchsorted(numbers, labels) + 1, 0), len(numbers)
 
 
+def leave_out_unknown(predicted, is_unknown):
+    """Takes out of a prediction what no truth is known of, so that it counts in no score.
+
+    Args:
+        predicted: (height, width) whole numbers from 0, as of count_overlaps.
+        is_unknown: (height, width) bool, pixels that the truth says nothing of.
+    Returns:
+        (height, width) of the same numbers, 0 on these pixels; and 0 on all of an object of which
+        more than half lies there.
+    """
+    sizes = np.bincount(predicted.ravel())
+    is_left_out = 2 * np.bincount(predicted[is_unknown], minlength=len(sizes)) > sizes
+    return np.where(is_unknown | is_left_out[predicted], 0, predicted)
+
+
 def seg(overlaps):
     """Gives SEG of each true object: the Jaccard index with the predicted object that matches it.
 

@@ -16,7 +16,13 @@ from itertools import groupby
 import numpy as np
 
 from lib import unpadded
-from lib.instance_metrics import NONE_FOUND, count_overlaps, instance_metrics, seg
+from lib.instance_metrics import (
+    NONE_FOUND,
+    count_overlaps,
+    instance_metrics,
+    leave_out_unknown,
+    seg,
+)
 from lib.instances import objects_from_probability
 from lib.pictures import as_picture, draw_objects
 from lib.pre_processing import look_of, unlike_training
@@ -31,6 +37,11 @@ PROTOCOL = (
     "Annotated frames. SEG is the mean Jaccard index of the true cells, each with the object that "
     "covers more than half of it, 0 for none; AP: at an IoU of 0.5. Below, pixel scores of cells "
     "at one threshold; the objects do not follow it."
+)
+
+UNKNOWN_LEFT_OUT = (
+    "Pixels of unknown kind count in no score, nor do predicted objects of which more than half "
+    "lies there."
 )
 
 
@@ -162,13 +173,16 @@ def save_scores(results, configuration, frames, probabilities, objects, weights)
         print("No frame is annotated, so there are no scores.")
         return
     ids = [frames["ids"][index] for index in known]
-    truths, found = frames["objects"][known], objects[known]
+    truths, unknown = frames["objects"][known], frames["unknown"][known]
+    found = np.stack([leave_out_unknown(*pair) for pair in zip(objects[known], unknown)])
     scores = instance_metrics(truths, found)
     scores["frames"] = {name: _of_frame(*pair) for name, *pair in zip(ids, truths, found)}
     subset = configuration.testing_settings.images
     note = weights.describe_origin(ids)
+    if unknown.any():
+        note = f"{note} {UNKNOWN_LEFT_OUT}".strip()
     results.save_performances(performances_text(scores, subset, note), scores)
-    frames = {name: frames[name][known] for name in ("images", "objects")}
+    frames = {name: frames[name][known] for name in ("images", "objects", "unknown")}
     save_report(results, configuration, frames, probabilities[known], found, weights, scores, note)
 
 
@@ -178,9 +192,10 @@ def save_report(results, configuration, frames, probabilities, objects, weights,
     Args:
         results: lib.results.Results.
         configuration: lib.configuration.Configuration.
-        frames: images (N, H, W) float32 in [0, 1] and objects (N, H, W), the true ones.
+        frames: images (N, H, W) float32 in [0, 1], objects (N, H, W), the true ones, and unknown
+            (N, H, W) bool.
         probabilities: (N, H, W) float32.
-        objects: (N, H, W), those found.
+        objects: (N, H, W), those found that are scored.
         weights: lib.weights.TrainedWeights.
         scores: as performances_text takes them.
         note: a sentence about the weights that readers of the scores must know.
@@ -192,8 +207,9 @@ def save_report(results, configuration, frames, probabilities, objects, weights,
         threshold=threshold,
         sort_by="SEG",
     )
-    for (name, of), image, truth, probability, found in zip(
-        scores["frames"].items(), frames["images"], frames["objects"], probabilities, objects
+    stacks = (frames[name] for name in ("images", "objects", "unknown"))
+    for (name, of), image, truth, unknown, probability, found in zip(
+        scores["frames"].items(), *stacks, probabilities, objects
     ):
         report.add(
             ReportImage(
@@ -201,6 +217,7 @@ def save_report(results, configuration, frames, probabilities, objects, weights,
                 as_picture(image[np.newaxis]),
                 probability,
                 truth > 0,
+                ~unknown if unknown.any() else None,
                 scores={"SEG": of["seg"]},
                 flags=unlike_training(look_of(image), weights.looks),
                 objects=found,

@@ -68,8 +68,9 @@ def load_tested(configuration, scaling, subset):
         scaling: as in load_labelled.
         subset: "test"; "training", all frames to train on; or "validation", those held out.
     Returns:
-        dictionary: images (N, H, W) float32 in [0, 1]; objects (N, H, W) of whole numbers; labelled
-        (N,) bool, whether a frame is annotated; ids: list of N names.
+        dictionary: images (N, H, W) float32 in [0, 1]; objects (N, H, W) of whole numbers; unknown
+        (N, H, W) bool, pixels of which it is not known what they show; labelled (N,) bool, whether
+        a frame is annotated; ids: list of N names.
     Raises:
         UserError: with all problems: files missing, cut off, or of other lengths or sizes; where
             the frames cannot be read, with that alone; or if no frame validates.
@@ -86,6 +87,7 @@ def load_tested(configuration, scaling, subset):
     tested = {
         "images": scale_to_unit(data["images"][:, 0], scaling),
         "objects": objects[:, 0],
+        "unknown": _load_unknown(objects_path, objects.shape)[:, 0],
         "labelled": np.full(len(objects), True) if labelled is None else labelled.astype(bool),
         "ids": data["ids"],
     }
@@ -102,6 +104,19 @@ def _problems_of_objects(path, objects):
         f"{path} must hold the numbers of objects, from 0. Received: {objects.dtype} from "
         f"{objects.min()} to {objects.max()}. Are files swapped in [data paths]?"
     ]
+
+
+def _load_unknown(path, shape):
+    """Reads which pixels are of unknown kind; files without any have no such data set."""
+    unknown = load_hdf5_extra(path, "unknown")
+    if unknown is None:
+        return np.zeros(shape, bool)
+    if np.shape(unknown) != shape:
+        raise UserError(
+            f"{path}: `unknown` must have the shape of `image`, {shape}. Received: "
+            f"{np.shape(unknown)}. Prepare the data again."
+        )
+    return np.asarray(unknown) != 0
 
 
 def _held_out(configuration, num_frames):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lib.instance_metrics import instance_metrics
+from lib.instance_metrics import instance_metrics, leave_out_unknown
 from lib.instances import objects_from_probability
 from tests.processes import require_refusal, require_success, run
 from tests.small_data import picture, write_configuration
@@ -155,6 +155,34 @@ def test_frames_without_any_annotation_are_predicted_without_scores(step):
     assert done.returncode == 0 and "No frame is annotated, so there are no scores." in done.output
     assert (step.folder / "small/02_RES/mask0001.tif").is_file()
     assert not (step.folder / "small/performances.txt").exists(), "old scores are removed"
+
+
+def test_pixels_of_unknown_kind_count_in_no_score(finished, step):
+    path = step.folder / "CTC_datasets_training_testing/CTC_dataset_instances_test.hdf5"
+    truths = finished.written["02"][[0, 2]].copy()
+    probabilities, _ = read_predictions(step.folder / "small")
+    found = [objects_from_probability(probabilities[index], 0.44, 1, 30) for index in (0, 2)]
+    unknown = np.zeros((3, 1, SIDE, SIDE), bool)
+    unknown[0, 0] = found[0] == found[0].max()  # one predicted object, and half of the frame
+    unknown[0, 0, : SIDE // 2] = True
+    truths[0, unknown[0, 0]] = 0
+    with h5py.File(path, "r+") as file:
+        file["image"][0] = np.where(unknown[0], 0, file["image"][0])
+        file["unknown"] = unknown
+    done = step("testing")
+    assert done.returncode == 0, done.output
+    expected = instance_metrics(truths, [leave_out_unknown(found[0], unknown[0, 0]), found[1]])
+    scores = json.loads((step.folder / "small/performances.json").read_text())
+    assert {name: scores[name] for name in expected} == expected
+    assert scores["num_predicted"] < sum(len(np.unique(one)) - 1 for one in found)
+    text = (step.folder / "small/performances.txt").read_text()
+    assert "Pixels of unknown kind count in no score" in text
+    page = (step.folder / "small/report.html").read_text()
+    assert page.count('<figure class="inside">') == 1, "of the frame that has such pixels"
+    with h5py.File(path, "r+") as file:
+        del file["unknown"]
+        file["unknown"] = unknown[:, :, 1:]
+    require_refusal(step("testing"), "`unknown` must have the shape of `image`, (3, 1, 96, 96)")
 
 
 def test_no_id_leads_out_of_the_folder(step):

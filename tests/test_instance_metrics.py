@@ -11,6 +11,7 @@ from lib.instance_metrics import (
     count_overlaps,
     count_splits_and_merges,
     instance_metrics,
+    leave_out_unknown,
     match,
     seg,
 )
@@ -158,6 +159,29 @@ def test_perfect_empty_and_nothing_to_find(pairs):
     nothing = instance_metrics([np.zeros((4, 4), int)], [np.zeros((4, 4), int)])
     assert nothing["seg"] is None and nothing["mean_ap"] == 1
     assert instance_metrics([np.zeros((4, 4), int)], [np.eye(4, dtype=int)])["mean_ap"] == 0
+
+
+def test_what_lies_in_the_unknown_is_not_scored():
+    truth = np.zeros((8, 20), int)
+    truth[1:7, 1:6] = 5
+    is_unknown = np.zeros(truth.shape, bool)
+    is_unknown[:, 10:] = True
+    predicted = truth.copy()
+    predicted[1:4, 12:18] = 9  # a cell in the unknown
+    assert instance_metrics([truth], [predicted])["false"] == 1
+    known = leave_out_unknown(predicted, is_unknown)
+    scores = instance_metrics([truth], [known])
+    assert scores["mean_ap"] == scores["seg"] == 1
+    assert scores["false"] == 0 and scores["num_predicted"] == 1
+    np.testing.assert_array_equal(leave_out_unknown(predicted, is_unknown & False), predicted)
+
+
+def test_objects_at_the_rim_of_the_unknown_count_by_their_known_pixels():
+    is_unknown = np.array([[0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 0]], bool)
+    predicted = np.array([[2, 2, 3, 3, 3, 3, 4, 4, 4, 4, 4, 4]])
+    # Of 3 half lies there, which is not more than half; of 4 five of six pixels.
+    expected = [[2, 2, 3, 3, 0, 0, 0, 0, 0, 0, 0, 0]]
+    assert leave_out_unknown(predicted, is_unknown).tolist() == expected
 
 
 def test_sizes_must_agree():

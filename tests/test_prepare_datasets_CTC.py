@@ -166,6 +166,43 @@ def test_pixels_of_unknown_kind_train_nothing(folder, tmp_path):
     assert not arrays["instances_train"][0, :30].any()
 
 
+def test_pixels_of_unknown_kind_are_kept_and_are_no_object(folder, tmp_path, capsys):
+    for path in (folder / "02_GT/SEG").iterdir():
+        objects = np.zeros((SIDE, SIDE), np.uint16)
+        objects[40:60, 40:60] = 3
+        objects[60:80, 40:60] = 4
+        objects[:30, :30] = 65_535 * ("000" in path.name)
+        save(path, objects)
+    arrays = prepared(folder, tmp_path / "out", "--ignore", "65535")
+    assert not arrays["instances_test"][:, :30].any()
+    assert "02_000 to 02_001: 2 gold truth, 4 objects." in capsys.readouterr().out
+    with h5py.File(tmp_path / "out/CTC_dataset_instances_test.hdf5") as file:
+        unknown = file["unknown"][:, 0]
+    assert unknown[0, :30, :30].all() and unknown.sum() == 30 * 30
+    with h5py.File(tmp_path / "out/CTC_dataset_instances_train.hdf5") as file:
+        assert "unknown" not in file, "no such pixel there"
+
+
+def test_the_number_of_unknown_pixels_makes_no_partial_truth_whole(folder, capsys):
+    silver = np.zeros((SIDE, SIDE), np.uint16)
+    for number in (1, 2, 3):
+        silver[20 * number :][:15] = number
+    gold = np.where(silver == 1, 1, np.where(silver == 2, 9, 0)).astype(np.uint16)
+    save(folder / "01_ST/SEG/man_seg004.tif", silver)
+    save(folder / "01_GT/SEG/man_seg004.tif", gold)
+    prepare_datasets_CTC.prepare(folder, folder.parent / "out", "--ignore", "9")
+    # 1 < .6 * 3, where 2 objects would be enough.
+    words = "Frame 01_004: the gold truth has 1 objects, the silver truth 3;"
+    assert words in capsys.readouterr().out
+
+
+def test_unknown_pixels_alone_are_no_annotation(folder):
+    for path in (folder / "02_GT/SEG").iterdir():
+        save(path, np.full((SIDE, SIDE), 9, np.uint16))
+    (problem,) = problems_of(folder, "--ignore", "9")
+    assert "No object in any of the 2 annotated frames to test on" in problem
+
+
 def test_pairs_of_folders_are_taken(sequences, tmp_path):
     for number, name in enumerate(("b", "a")):
         frame = read(sequences / f"01/t{number:03d}.tif")
