@@ -6,7 +6,7 @@
 The folder (default ./CTC) holds the challenge's own layout: 01/t000.tif, its annotated frames
 01_GT/SEG/man_seg000.tif (gold truth) and 01_ST/SEG/man_seg000.tif (silver truth), 02/... A pair of
 folders of one's own, images and 16-bit label images of the same names, is taken in their place with
---training-pair IMAGES LABELS and --test-pair IMAGES LABELS.
+--training-pair IMAGES LABELS and --test-pair IMAGES LABELS; one alone prepares this half alone.
 
 Expected result: CTC_dataset_{imgs,instances,groundTruth,weightMaps}_train.hdf5 and
 CTC_dataset_{imgs,instances}_test.hdf5 in ./CTC_datasets_training_testing/; for the 84
@@ -441,7 +441,11 @@ def check(read):
 
 
 def write(read, arguments):
-    """Writes the HDF5 files; those of an earlier run that have no counterpart now are removed.
+    """Writes the HDF5 files.
+
+    Of a half without frames the files of an earlier run stay where the other half is a pair, as
+    with --only of the other preparations. With sequences they are removed: all were chosen anew,
+    and what trains now may be what tested then.
 
     Args:
         read: {"train": Labelled or None, "test": Labelled or None}.
@@ -468,10 +472,25 @@ def write(read, arguments):
                 extra["unknown"] = unknown[:, np.newaxis]
             store(path("instances", use), objects[:, np.newaxis], **extra)
             store(path("imgs", use), data.images[:, np.newaxis], ids=ids)
+    has_pair = bool(arguments.training_pair or arguments.test_pair)
     for use in (use for use, data in read.items() if data is None):
-        for kind in ("imgs", "instances", "groundTruth", "weightMaps"):
-            path(kind, use).unlink(missing_ok=True)
+        kinds = ("imgs", "instances", "groundTruth", "weightMaps")
+        _settle_earlier([path(kind, use) for kind in kinds], use, stay=has_pair)
     print(f"Written to {output_folder}")
+
+
+def _settle_earlier(paths, use, *, stay):
+    """Leaves or removes what an earlier run wrote for a half that has no frames now; says which."""
+    earlier = [path for path in paths if path.exists()]
+    if not earlier:
+        return
+    print(
+        f"No frames to {use} on were given: {', '.join(path.name for path in earlier)} of an "
+        f"earlier run {'stay as they are' if stay else 'are removed'}."
+    )
+    if not stay:
+        for path in earlier:
+            path.unlink()
 
 
 def learnt(objects, is_unknown, arguments):

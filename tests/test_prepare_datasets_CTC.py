@@ -140,7 +140,9 @@ def test_sequences_can_be_chosen(sequences, tmp_path, capsys):
     # 1 object, where the others have several.
     assert "If it is annotated in part only, leave it out: --skip 01:004" in capsys.readouterr().out
     prepared(sequences, tmp_path, "--training", "01", "02", "--test")
-    assert not (tmp_path / "CTC_dataset_imgs_test.hdf5").exists(), "files of before are removed"
+    assert not list(tmp_path.glob("*_test.hdf5")), "files of before are removed: 02 trains now"
+    words = "CTC_dataset_imgs_test.hdf5, CTC_dataset_instances_test.hdf5 of an earlier run are rem"
+    assert f"No frames to test on were given: {words}" in capsys.readouterr().out
 
 
 def test_hard_sequences_are_prepared(tmp_path):
@@ -222,6 +224,27 @@ def test_pairs_of_folders_are_taken(sequences, tmp_path):
     shutil.rmtree(tmp_path / "out")
     (problem,) = problems_of(tmp_path / "images", "--test-pair", *pair)
     assert "belong to no image" in problem and "c.tif" in problem
+
+
+@pytest.mark.parametrize(
+    ("word", "use", "other"),
+    [("--training-pair", "train", "test"), ("--test-pair", "test", "train")],
+)
+def test_a_pair_alone_leaves_the_other_half(sequences, tmp_path, capsys, word, use, other):
+    prepare_datasets_CTC.prepare(sequences, tmp_path / "out")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    assert "earlier run" not in capsys.readouterr().out
+    save(tmp_path / "images/a.tif", read(sequences / "01/t001.tif"))
+    save(tmp_path / "labels/a.tif", read(sequences / "01_ST/SEG/man_seg001.tif"))
+    pair = (str(tmp_path / "images"), str(tmp_path / "labels"))
+    prepare_datasets_CTC.prepare(tmp_path, tmp_path / "out", word, *pair)
+    after = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    assert after.keys() == before.keys()
+    changed = {name for name in after if after[name] != before[name]}
+    assert changed == {name for name in after if name.endswith(f"_{use}.hdf5")}
+    words = f"No frames to {other} on were given: CTC_dataset_imgs_{other}.hdf5, "
+    output = capsys.readouterr().out
+    assert words in output and "of an earlier run stay as they are." in output
 
 
 # ---------------------------------------------------------------- what is refused
