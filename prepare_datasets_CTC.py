@@ -26,7 +26,7 @@ with tell_missing_packages():
     from scipy import ndimage
 
     from lib.files import absolute_path, hdf5_files
-    from lib.image_files import list_images, read_labels, read_pages
+    from lib.image_files import list_images, read_labels, read_pages, shortened
     from lib.instances import carve_touching
     from lib.weight_map import class_weights, weight_map
 
@@ -241,6 +241,12 @@ def find_pair(images_folder, labels_folder):
         raise UserError(
             f"{labels_folder} holds label images that belong to no image of {images_folder}: "
             f"{', '.join(alone[:8])}. They must have the names of the images."
+        )
+    without = [path.name for name, path in images.items() if name not in labels]
+    if without:
+        print(
+            f"NOTE: {shortened(without, 8)} of {images_folder} have no label image in "
+            f"{labels_folder}: they do not train, and are tested without a score."
         )
     return [
         Frame(name, path, {"GT": labels[name]} if name in labels else {})

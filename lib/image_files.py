@@ -268,6 +268,19 @@ def _as_wanted(path, pixels, channels, keeps_16_bits):
     return cv2.cvtColor(pixels.transpose(1, 2, 0), cv2.COLOR_RGB2GRAY)[np.newaxis], notes
 
 
+def require_lossless(path):
+    """Refuses label images in JPEG, which blurs borders into numbers between those beside them."""
+    if is_tiff(path):
+        return
+    with open_image(path) as image:
+        if image.format in ("JPEG", "MPO", "JPEG2000"):
+            raise ImageError(
+                f"{path} must be a label image saved without loss. Received: a {image.format} "
+                "file, which blurs the numbers at every border. Take the original labels, or draw "
+                "them anew, and save them as PNG."
+            )
+
+
 def read_labels(path, most_pixels=MOST_PIXELS):
     """Reads the numbers of classes or objects as they are stored.
 
@@ -278,9 +291,10 @@ def read_labels(path, most_pixels=MOST_PIXELS):
     Returns:
         (height, width) of the file's own type.
     Raises:
-        ValueError: if it cannot be read whole, or shows colours that are no greys.
+        ValueError: if it cannot be read whole, is a JPEG file, or shows colours that are no greys.
     """
     picture = read_picture(path, most_pixels)
+    require_lossless(path)
     if picture.indices is not None:
         return picture.indices
     if picture.stored is not None:

@@ -18,13 +18,13 @@ from lib.image_files import (
     MOST_CLASSES,
     kind_of,
     luma,
-    open_image,
     packed,
     read_picture,
+    require_lossless,
     shortened,
     unpacked,
 )
-from lib.tiff_files import ImageError, is_tiff
+from lib.tiff_files import ImageError
 
 LARGEST_CLASS = IGNORE - 1
 # More values or colours than these, without a list of classes, are greys or objects.
@@ -111,7 +111,7 @@ def read_label(path):
             below 0, or is transparent in a way that says nothing.
     """
     picture = read_picture(path)
-    _require_lossless(path)
+    require_lossless(path)
     pixels, alpha = picture.pixels, picture.alpha
     if picture.stored is not None:
         pixels = picture.stored[np.newaxis]
@@ -186,19 +186,6 @@ def _counts(pixels):
         return dict(zip(values.tolist(), counts[values].tolist()))
     values, counts = np.unique(pixels, return_counts=True)
     return dict(zip(values.tolist(), counts.tolist()))
-
-
-def _require_lossless(path):
-    """Refuses JPEG: it blurs borders into values between those of the classes."""
-    if is_tiff(path):
-        return
-    with open_image(path) as image:
-        if image.format in ("JPEG", "MPO", "JPEG2000"):
-            raise ImageError(
-                f"{path} must be a label image saved without loss. Received: a {image.format} "
-                "file, which blurs the numbers of the classes at every border. Take the original "
-                "labels, or draw them anew, and save them as PNG."
-            )
 
 
 def _unstretched(path, grey):

@@ -134,7 +134,9 @@ def as_picture(image):
         shown = (shown - np.float32(low)) / max(high - low, 1)
     levels = as_grey_levels(shown)
     colours = levels if len(levels) == 3 else np.repeat(levels, 3, axis=0)
-    return np.ascontiguousarray(colours.transpose(1, 2, 0))
+    picture = np.ascontiguousarray(colours.transpose(1, 2, 0))
+    # With one pixel in a row or column NumPy leaves strides that OpenCV does not draw on.
+    return picture.copy() if 1 in picture.shape else picture
 
 
 def visualize(image, path):

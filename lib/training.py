@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.util
+import shlex
 import shutil
 import sys
 
@@ -209,7 +210,8 @@ class TrainingRun:
             )
         if has_stopped_early(self.history, self.configuration.training_settings):
             given = f"early_stopping ended it after epoch {len(self.history)}. {given}"
-        return f"Trained. {given} Next: python run_testing.py {self.experiment.folder}"
+        folder = shlex.quote(str(self.experiment.folder))
+        return f"Trained. {given} Next: python run_testing.py {folder}"
 
     def _remove_earlier(self):
         """Removes an earlier training of this name, and the results of its tests."""

@@ -20,7 +20,8 @@ from lib.files import (
     remove_left_overs,
     write_hdf5,
 )
-from lib.pictures import group_images, legend, visualize
+from lib.pictures import as_picture, group_images, legend, visualize
+from lib.predictions import draw_outlines
 from tests.fuzz.inputs import spoil
 from tests.processes import require_refusal, run
 
@@ -321,6 +322,13 @@ def test_floats_are_rounded_to_bytes_and_clipped(tmp_path):
     with Image.open(tmp_path / "grey.png") as image:
         assert image.mode == "L"
         np.testing.assert_array_equal(np.asarray(image), [[0, 128, 255, 0, 255]])
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (3, 1, 1), (1, 1, 5), (3, 5, 1), (3, 4, 5)])
+def test_outlines_can_be_drawn_on_pictures_of_any_size(shape):
+    picture = as_picture(np.zeros(shape, np.uint8))
+    draw_outlines(picture, np.ones(shape[1:], np.uint8))
+    assert picture.any()
 
 
 def test_colour_picture_of_bytes_is_saved_as_it_is(tmp_path):

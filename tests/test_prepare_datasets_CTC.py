@@ -226,6 +226,24 @@ def test_pairs_of_folders_are_taken(sequences, tmp_path):
     assert "belong to no image" in problem and "c.tif" in problem
 
 
+def test_images_of_a_pair_without_labels_are_named_and_jpeg_labels_refused(
+    sequences, tmp_path, capsys
+):
+    truth = read(sequences / "01_ST/SEG/man_seg000.tif")
+    for name in "abc":
+        save(tmp_path / f"images/{name}.tif", read(sequences / "01/t000.tif"))
+        save(tmp_path / f"labels/{name}.tif", truth)
+    (tmp_path / "labels/b.tif").unlink()
+    pair = (str(tmp_path / "images"), str(tmp_path / "labels"))
+    arrays = prepared(tmp_path, tmp_path / "out", "--training-pair", *pair)
+    assert arrays["imgs_train_ids"] == ["a", "c"]
+    assert "NOTE: b.tif of" in capsys.readouterr().out
+    Image.fromarray(truth.astype(np.uint8)).save(tmp_path / "labels/b.jpg")
+    shutil.rmtree(tmp_path / "out")
+    (problem,) = problems_of(tmp_path / "images", "--training-pair", *pair)
+    assert "b.jpg must be a label image saved without loss. Received: a JPEG" in problem
+
+
 @pytest.mark.parametrize(
     ("word", "use", "other"),
     [("--training-pair", "train", "test"), ("--test-pair", "test", "train")],
