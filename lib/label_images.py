@@ -376,7 +376,8 @@ def _classes_by_colour(contents, listed, ignored):
             f"{shortened(names, 12)}. For names write classes.txt: name #rrggbb."
         )
         classes = Classes(names, tuple(map(unpacked, used)))
-        return classes, {colour: number for number, colour in enumerate(used)}, [remark]
+        remarks = [remark, *_colours_of_one_file(contents, used, names, ignored)]
+        return classes, {colour: number for number, colour in enumerate(used)}, remarks
     if listed.colours is None:
         shown = shortened([f"#{colour:06x}" for colour in used], 12)
         raise UserError(
@@ -391,6 +392,25 @@ def _classes_by_colour(contents, listed, ignored):
     ]
     raise_if_any(counted(problems))
     return listed, values, []
+
+
+def _colours_of_one_file(contents, used, names, ignored):
+    """Notes colours that one file alone has: of a smoothed edge, or mistyped."""
+    if len(contents) < 3:
+        return []
+    alone = {}
+    for number, (colour, name) in enumerate(zip(used, names)):
+        paths = [c.path for c in contents if c.colours is not None and colour in c.colours]
+        if len(paths) == 1 and not {name, str(number)} & set(ignored):
+            alone.setdefault(paths[0], []).append(name)
+    if not alone:
+        return []
+    listed = [f"{path} ({shortened(colours, 4)})" for path, colours in alone.items()]
+    return [
+        f"NOTE: colours that one label alone has: {shortened(listed, 4)}. If it is a smoothed edge "
+        "or a mistake, correct the label, or list the true colours in classes.txt, which refuses "
+        "all others."
+    ]
 
 
 def _unlisted_colours(content, known, listed):

@@ -256,6 +256,24 @@ def test_masks_with_1_beside_masks_with_255_are_noted(pair, prepared):
     assert "hold 255" not in prepared("--test", "last:1", "--ignore", "255")[1]
 
 
+def test_colours_that_one_label_alone_has_are_noted(pair, prepared, tmp_path):
+    label = np.zeros((*SIZE, 3), np.uint8)
+    label[:9] = (255, 0, 0)
+    smoothed, mistyped = label.copy(), label.copy()
+    smoothed[9], mistyped[:4] = (127, 0, 0), (254, 0, 0)
+    folder = pair("a", label=smoothed)
+    pair("b", "test", label=mistyped)
+    assert "one label alone" not in prepared("--check")[1], "two labels tell nothing"
+    pair("c", label=label)
+    status, output = prepared("--check")
+    assert status == 0
+    places = [f"{folder}/training/labels/a.png", f"{folder}/test/labels/b.png"]
+    words = "NOTE: colours that one label alone has: {} (#7f0000), {} (#fe0000). If it is a"
+    assert words.format(*places) in output and "classes.txt, which refuses all others." in output
+    assert "(#7f0000)" not in prepared("--check", "--ignore", "#7f0000")[1]
+    assert "(#fe0000)" not in prepared("--check", "--ignore", "2")[1]
+
+
 # ---------------------------------------------------------------- what is refused
 
 
