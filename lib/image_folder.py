@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy import ndimage
 
+from lib.class_metrics import IGNORE
 from lib.errors import UserError, raise_if_any
 from lib.image_files import list_images, read_channels, shortened, turned_words
 from lib.instances import BACKGROUND, OBJECT_CLASSES, border_targets
@@ -183,6 +184,7 @@ class Survey:
         self.files, self.has_instances, self.scaling = files, has_instances, scaling
         self.problems, self.remarks = [], []
         self.found, self.classes, self.coding = {}, None, None
+        self.has_list = False
 
     def read(self, listed, ignored):
         """Reads and checks all files.
@@ -194,6 +196,7 @@ class Survey:
             UserError: with all problems.
         """
         print(f"Checking {sum(map(len, self.files.values()))} images ...", flush=True)
+        self.has_list = listed is not None
         for subset, pairs in self.files.items():
             self.found[subset] = [self._look_at(*paths) for paths in pairs.values()]
             self.problems += counted([p for f in self.found[subset] for p in f.problems])
@@ -261,14 +264,32 @@ class Survey:
             ignored = 1 - counts.sum() / sum(one.shape[1] * one.shape[2] for one in found)
             rest = f"; ignored {ignored:.2%}" if ignored > 0 else ""
             print(f"  classes: {', '.join(named)}{rest}")
-            absent = [name for name, count in zip(self.classes.names, counts) if not count]
-            if absent:
-                print(f"  NOTE: never in {subset}: {', '.join(absent)}")
+            absent = np.flatnonzero(counts == 0)
+            if absent.size:
+                names = ", ".join(self.classes.names[number] for number in absent)
+                print(f"  NOTE: never in {subset}: {names}{self._why_a_class(absent[-1])}")
             if self.has_instances:
                 print(f"  {sum(one.num_objects for one in found)} objects")
         self._report_scale([one for found in self.found.values() for one in found])
         for remark in self.remarks:
             print(remark)
+
+    def _why_a_class(self, number):
+        """Words in which labels a number lies that made this a class; nothing where it was said.
+
+        Without a list, a number is a class because it, or one above it, occurs.
+        """
+        is_said = self.has_instances or self.has_list or self.coding.by_colour
+        if is_said or len(self.classes) == 2:
+            return ""
+        labels = [one.label for found in self.found.values() for one in found if one.label]
+        lowest = self.coding.values[self.coding.classes == number][0]
+        reason = min(n for one in labels for n in one.numbers if n >= lowest and n != IGNORE)
+        paths = [one.path for one in labels if reason in one.numbers]
+        return (
+            f". The number {reason} is in {shortened(paths, 3)}. If it is a mistake, correct the "
+            "label, or list the classes in classes.txt, one a line, which refuses others."
+        )
 
     def _report_scale(self, found):
         """Prints which values become 0 and 1, and advises another rule for dark images."""

@@ -274,6 +274,31 @@ def test_colours_that_one_label_alone_has_are_noted(pair, prepared, tmp_path):
     assert "(#fe0000)" not in prepared("--check", "--ignore", "2")[1]
 
 
+def test_a_stray_number_is_noted_with_its_label_and_what_to_do(pair, prepared):
+    label = np.zeros(SIZE, np.uint8)
+    label[:9, :9], label[9:, 9:] = 1, 2
+    stray = label.copy()
+    stray[0, 0], stray[-1, 0] = 7, 255
+    folder = pair("a", label=label)
+    pair("b", "test", label=stray)
+    pair("c", "test", label=label)
+    status, output = prepared("--check")
+    assert status == 0
+    reason = f". The number 7 is in {folder}/test/labels/b.png. If it is a mistake, correct the lab"
+    training, test = (line for line in output.splitlines() if "NOTE: never in" in line)
+    assert f"training: class 3, class 4, class 5, class 6, class 7{reason}" in training
+    assert f"test: class 3, class 4, class 5, class 6{reason}" in test
+    assert "classes.txt, one a line, which refuses others" in test
+    # The number in the file, also where other classes have moved up.
+    assert reason in prepared("--check", "--ignore", "1")[1]
+    assert reason in prepared("--check", "--ignore", "7")[1]
+    pair("a", label=np.full(SIZE, 2, np.uint8) - (label > 0))
+    pair("b", "test", label=label)
+    (folder / "classes.txt").write_text("ground\nroad\ncar\n")
+    output = prepared("--check")[1]
+    assert "never in training: ground\n" in output
+
+
 # ---------------------------------------------------------------- what is refused
 
 
