@@ -27,7 +27,8 @@ with tell_missing_packages():
 
     from lib.files import absolute_path, hdf5_files
     from lib.image_files import list_images, read_labels, read_pages, shortened
-    from lib.instances import carve_touching
+    from lib.image_files import list_images, read_labels, read_pages, shortened
+    from lib.instances import carve_touching, is_mostly_in_pieces
     from lib.weight_map import class_weights, weight_map
 
 OUTPUT_FOLDER = "CTC_datasets_training_testing"
@@ -405,13 +406,23 @@ def _unlike_sizes(frames, images):
 
 
 def _tell(ids, objects, kinds):
-    """Says what was read, and which annotated frames have far fewer objects than those around."""
+    """Says what was read, and which annotations are doubtful.
+
+    Of a doubtful one most objects lie in pieces, or it has far fewer than those around it.
+    """
     labelled = [(name, _count(one)) for name, one, kind in zip(ids, objects, kinds) if kind]
     numbers = ", ".join(
         f"{kinds.count(kind)} {words} truth" for kind, words in KINDS.items() if kind in kinds
     )
     total = sum(count for _, count in labelled)
     print(f"{len(ids)} frames, {ids[0]} to {ids[-1]}: {numbers or 'no truth'}, {total} objects.")
+    in_pieces = [name for name, one in zip(ids, objects) if is_mostly_in_pieces(one)]
+    if in_pieces:
+        print(
+            f"NOTE: most numbers in {shortened(in_pieces, 4)} stand for several pieces that lie "
+            "apart. Each object needs a number of its own (skimage.measure.label); class numbers "
+            "are prepared with prepare_datasets_folder.py."
+        )
     for index, (name, count) in enumerate(labelled):
         around = [n for _, n in labelled[max(0, index - 2) : index + 3]]
         if count < LEAST_OBJECTS * np.median(around):

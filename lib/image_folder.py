@@ -11,7 +11,7 @@ from scipy import ndimage
 from lib.class_metrics import IGNORE
 from lib.errors import UserError, raise_if_any
 from lib.image_files import list_images, read_channels, shortened, turned_words
-from lib.instances import BACKGROUND, OBJECT_CLASSES, border_targets
+from lib.instances import BACKGROUND, OBJECT_CLASSES, border_targets, is_mostly_in_pieces
 from lib.label_images import (
     Classes,
     content_of,
@@ -164,6 +164,7 @@ class Found:
     label: object = None  # LabelContent; of object numbers (3,) pixels of each class
     num_objects: int = 0
     num_parts: int = 0
+    is_in_pieces: bool = False  # most of its objects are
     problems: list = field(default_factory=list)
 
 
@@ -348,6 +349,7 @@ class Survey:
         found.num_objects = np.count_nonzero(numbers)
         if found.num_objects == 1:
             found.num_parts = ndimage.label(instances, np.ones((3, 3)))[1]
+        found.is_in_pieces = is_mostly_in_pieces(instances)
         return instances.shape
 
     def _check_channels(self, found):
@@ -374,7 +376,7 @@ class Survey:
             )
 
     def _check_objects(self, found):
-        """Adds a problem where labels show objects, but no numbers that tell them apart."""
+        """Adds a problem, or a remark, where numbers of labels do not tell objects apart."""
         most = max((one.num_objects for one in found), default=0)
         if found and most <= 1 and any(one.num_parts > 1 for one in found):
             self.problems.append(
@@ -386,6 +388,13 @@ class Survey:
             self.problems.append(
                 f"The labels in {found[0].label_path.parent} hold no object at all "
                 f"(all {BACKGROUND})."
+            )
+        in_pieces = [one.label_path for one in found if one.is_in_pieces]
+        if in_pieces:
+            self.remarks.append(
+                f"NOTE: most numbers in {shortened(in_pieces, 4)} stand for several pieces that "
+                "lie apart. Each object needs a number of its own (skimage.measure.label); class "
+                "numbers are prepared without --instances."
             )
 
     def _note_copies(self):

@@ -16,6 +16,9 @@ LINE_REACH = 5
 # The classes that a network learns objects by.
 OBJECT_CLASSES = ("background", "object", "border")
 BACKGROUND, OBJECT, BORDER = range(3)
+# An object lies in pieces where the largest has no more than this share of its pixels: single
+# pixels aside are no piece.
+LARGEST_PIECE = 0.9
 # Pixels from an object's edge, and from another object, that are border.
 EDGE_REACH, NEIGHBOUR_REACH = 1, 2
 
@@ -56,6 +59,25 @@ def border_targets(instances):
 def _differs(numbers, reach, extreme):
     """Marks the pixels that have not the extreme number within a reach of pixels."""
     return extreme(numbers, 2 * reach + 1, mode="nearest") != numbers
+
+
+def is_mostly_in_pieces(instances):
+    """Tells whether more than half of the objects lie in several pieces, as classes do.
+
+    Args:
+        instances: (H, W) integers >= 0; 0 is background, every other number one object.
+    Returns:
+        bool; pieces are 4-connected.
+    """
+    pieces = label(instances, background=0, connectivity=1)
+    number_of = np.zeros(pieces.max() + 1, instances.dtype)
+    number_of[pieces] = instances
+    sizes = np.bincount(pieces.ravel())[1:]
+    numbers, places = np.unique(number_of[1:], return_inverse=True)
+    largest = np.zeros(len(numbers), int)
+    np.maximum.at(largest, places, sizes)
+    is_in_pieces = largest <= LARGEST_PIECE * np.bincount(places, sizes, len(numbers))
+    return bool(2 * is_in_pieces.sum() > len(numbers))
 
 
 def carve_touching(instance_map, width=1):

@@ -7,6 +7,7 @@ from scipy import ndimage
 from lib.instances import (
     carve_touching,
     divided_probability,
+    is_mostly_in_pieces,
     objects_from_borders,
     objects_from_probability,
 )
@@ -44,6 +45,25 @@ def test_pixels_near_another_object_are_carved(width):
 def test_each_of_two_that_touch_loses_one_pixel_and_objects_apart_lose_none():
     row = np.array([[1, 1, 1, 2, 2, 2, 0, 3, 3, 0, 0, 4]])
     assert carve_touching(row).astype(int).tolist() == [[1, 1, 0, 0, 1, 1, 0, 1, 1, 0, 0, 1]]
+
+
+# ---------------------------------------------------------------- numbers of several objects
+
+
+def test_objects_in_pieces_are_told_from_objects_with_single_pixels_aside():
+    objects = np.kron(np.arange(12).reshape(3, 4), np.ones((8, 8), int)) * 5_000
+    assert not is_mostly_in_pieces(objects) and not is_mostly_in_pieces(objects * 0)
+    cut = objects.copy()
+    cut[:, 4] = 9_999  # through 2 of 11 objects, and the background
+    assert not is_mostly_in_pieces(cut)
+    aside = objects.copy()
+    aside[1::8, 1::8] = np.roll(aside[1::8, 1::8], 1)
+    assert not is_mostly_in_pieces(aside)
+    apart = np.kron([[1, 0, 1], [0, 3, 0], [2, 0, 2]], np.ones((8, 8), int))
+    assert is_mostly_in_pieces(apart), "2 of 3"
+    apart[-8:, :8] = 4
+    assert not is_mostly_in_pieces(apart), "1 of 4"
+    assert is_mostly_in_pieces(np.eye(2, dtype=np.uint16)), "corners do not join"
 
 
 # ---------------------------------------------------------------- from a probability

@@ -93,6 +93,20 @@ def test_masks_in_place_of_numbers_are_refused(folder):
     assert "Received: one number for all of a frame." in problem
 
 
+def test_numbers_that_stand_for_several_objects_are_noted(folder, tmp_path, capsys):
+    prepared(folder, tmp_path / "before")
+    assert "NOTE: most numbers" not in capsys.readouterr().out
+    classes = np.zeros((SIDE, SIDE), np.uint16)
+    classes[5:15, 5:15] = classes[5:15, 35:45] = 1
+    classes[35:45, 5:15] = classes[35:45, 35:45] = 2
+    save(tmp_path / "images/a.tif", read(folder / "01/t000.tif"))
+    save(tmp_path / "labels/a.tif", classes)
+    pair = (str(tmp_path / "images"), str(tmp_path / "labels"))
+    prepared(tmp_path, tmp_path / "pair", "--training-pair", *pair)
+    words = "NOTE: most numbers in a stand for several pieces that lie apart. Each object needs"
+    assert words in capsys.readouterr().out
+
+
 def test_numbers_count_as_stored_also_where_0_is_white(folder, tmp_path):
     expected = prepared(folder, tmp_path / "expected")
     for path in (folder / "01_ST/SEG").iterdir():

@@ -299,6 +299,21 @@ def test_a_stray_number_is_noted_with_its_label_and_what_to_do(pair, prepared):
     assert "never in training: ground\n" in output
 
 
+def test_numbers_that_stand_for_several_objects_are_noted(pair, prepared):
+    rows, columns = np.mgrid[: SIZE[0], : SIZE[1]]
+    cells = np.where((rows % 6 > 0) & (columns % 5 > 0), 1 + rows // 6 * 4 + columns // 5, 0)
+    cells = cells.astype(np.uint8)
+    folder = pair("a", label=cells)
+    assert "NOTE: most numbers" not in prepared("--instances", "--check")[1]
+    pair("b", label=np.where(cells > 0, 1 + cells % 2, 0).astype(np.uint8))
+    pair("c", label=cells % 4)
+    status, output = prepared("--instances", "--check")
+    paths = ", ".join(f"{folder}/training/labels/{name}.png" for name in "bc")
+    assert status == 0
+    assert f"NOTE: most numbers in {paths} stand for several pieces that lie apart." in output
+    assert "class numbers are prepared without --instances." in output
+
+
 # ---------------------------------------------------------------- what is refused
 
 
