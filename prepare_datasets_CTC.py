@@ -27,7 +27,6 @@ with tell_missing_packages():
 
     from lib.files import absolute_path, hdf5_files
     from lib.image_files import list_images, read_labels, read_pages, shortened
-    from lib.image_files import list_images, read_labels, read_pages, shortened
     from lib.instances import carve_touching, is_mostly_in_pieces
     from lib.weight_map import class_weights, weight_map
 
