@@ -26,6 +26,8 @@ NETWORK, SPLIT, TRAINING, FREE = "network", "split", "training", "free"
 PROJECT_FOLDERS = ("src", "lib", "tests", "docs", "benchmarks", "drive", "isbi", "ctc")
 # Folders that hold experiments and are none themselves.
 SHELVES = ("pretrained", "results", "demo")
+# Of so many unknown keys or more is told which other task has them.
+FEWEST_OF_ANOTHER_TASK = 3
 # Files carry the name and more; file systems allow 255 bytes.
 LONGEST_NAME = 150
 # The names of lib.encoders.SOURCES, which are not to be had without Keras.
@@ -37,7 +39,7 @@ ENCODERS = (
     "efficientnetv2b0",
     "efficientnet_lite0",
 )
-_NAME = re.compile(r"[^/\\:*?\"<>|\x00-\x1f]+")
+_NAME = re.compile(r"[^/\\:*?\"“”‘’<>|\x00-\x1f]+")
 _INLINE_COMMENT = re.compile(r"\s+[#;].*")
 
 
@@ -222,7 +224,7 @@ def experiment_name(value):
     if any(part.startswith(".") or not _NAME.fullmatch(part) for part in parts):
         raise ValueError(
             "the name of a folder, or folders in each other (results/eyes), below the current one; "
-            "without / or dots in front, or signs like : *"
+            "without / or dots in front, quotes, or signs like : *"
         )
     if len(parts[-1].encode()) > LONGEST_NAME:
         raise ValueError(f"a name of at most {LONGEST_NAME} letters")
@@ -420,15 +422,23 @@ def read_configuration(file, tasks, only=None):
     """
     file = Path(file)
     parser = _parse(file)
-    task = tasks[_task_name(file, parser, [only] if only else list(tasks), next(iter(tasks)))]
-    problems = _unknown_names(file, parser, task.keys)
+    default = next(iter(tasks))
+    if not parser.sections():
+        raise UserError(
+            f"{file} is empty: it has no section such as [data paths]. Begin with a copy of "
+            f"{tasks[only or default].template}, which has all keys."
+        )
+    task = tasks[_task_name(file, parser, [only] if only else list(tasks), default)]
+    missing = _missing_sections(parser, task.keys)
+    problems = _unknown_names(file, parser, task, tasks, missing)
     sections = {}
     for key in task.keys:
         values = sections.setdefault(key.attribute, SimpleNamespace())
         try:
             setattr(values, key.name, _value(parser, key, task))
         except ValueError as error:
-            problems.append(f"{file}: [{key.section}] {error}")
+            if key.section not in missing:
+                problems.append(f"{file}: [{key.section}] {error}")
     raise_if_any(problems)
     sections["experiment_name"].task = task.name
     configuration = Configuration(file, task, sections)
@@ -458,12 +468,20 @@ def _parse(file):
     except configparser.DuplicateOptionError as error:
         raise UserError(
             f"{file}, line {error.lineno}: [{error.section}] {_as_written(file, error.option)} "
-            "stands there twice. Keep one of the two."
+            "stands there twice. Keep one of the two; or, if they belong to two sections, write "
+            "the line of the second ([testing settings]) above its keys."
         ) from None
     except configparser.DuplicateSectionError as error:
         raise UserError(
             f"{file}, line {error.lineno}: the section [{error.section}] stands there twice. "
             "Put its keys together under one heading."
+        ) from None
+    except configparser.MissingSectionHeaderError as error:
+        raise UserError(
+            f"{file} must be plain text with sections like [data paths], each above its keys. "
+            f"Received in line {error.lineno}, above the first section: {error.line.strip()[:60]}. "
+            "Write the section's line above it; if a word processor wrote the file, save it as "
+            "plain text (UTF-8)."
         ) from None
     except configparser.Error as error:
         raise UserError(
@@ -473,8 +491,10 @@ def _parse(file):
 
 
 def _task_name(file, parser, allowed, default):
-    value = parser.get("experiment name", "task", fallback=default)
-    value = _INLINE_COMMENT.sub("", value)
+    # Also where the line [experiment name] is missing, and the key stands in the section above.
+    sections = ("experiment name", *parser.sections())
+    given = [parser.get(name, "task") for name in sections if parser.has_option(name, "task")]
+    value = _INLINE_COMMENT.sub("", given[0] if given else default)
     try:
         return choice(*allowed)(value)
     except ValueError as error:
@@ -483,24 +503,78 @@ def _task_name(file, parser, allowed, default):
         ) from None
 
 
-def _unknown_names(file, parser, keys):
-    problems = []
+def _known_names(keys):
+    """Gives {section: names of its keys}, also as they were before."""
     known = {}
     for key in keys:
         for section in filter(None, (key.section, key.old_section)):
             known.setdefault(section, []).extend([key.name, *key.old_names])
-    for section in parser.sections():
-        if section not in known:
-            problems.append(f"{file}: unknown section [{section}].{_nearest(section, known)}")
-            continue
-        lower = [name.lower() for name in known[section]]
-        problems += [
-            f"{file}: [{section}] has an unknown key {_as_written(file, name)}."
-            f"{_nearest(name, known[section])}"
-            for name in parser.options(section)
-            if name not in lower
-        ]
-    return problems
+    return known
+
+
+def _lower(names):
+    return {name.lower() for name in names}
+
+
+def _unknown_keys(parser, known):
+    """Lists (section, name) of the unknown keys in sections that are known."""
+    return [
+        (section, name)
+        for section in parser.sections()
+        for name in parser.options(section)
+        if section in known and name not in _lower(known[section])
+    ]
+
+
+def _missing_sections(parser, keys):
+    """Lists sections that the file lacks though it must have them, or has their keys elsewhere."""
+    known = _known_names(keys)
+    required = {key.section for key in keys if key.default is REQUIRED}
+    misplaced = {name for _, name in _unknown_keys(parser, known)}
+    return [
+        section
+        for section in known
+        if not parser.has_section(section)
+        and (section in required or misplaced & _lower(known[section]))
+    ]
+
+
+def _unknown_names(file, parser, task, tasks, missing):
+    """Lists missing sections, then unknown ones and unknown keys that do not follow from them."""
+    known = _known_names(task.keys)
+    unknown = [section for section in parser.sections() if section not in known]
+    problems = [
+        f"{file}: the line [{section}] is missing. Write it above the keys of that section, as in "
+        f"{task.template}."
+        for section in missing
+        if not any(_nearest(name, [section]) for name in unknown)
+    ]
+    misplaced = {name for section in missing for name in _lower(known[section])}
+    keys = [key for key in _unknown_keys(parser, known) if key[1] not in misplaced]
+    problems += _keys_of_another_task(file, keys, tasks)
+    problems += [f"{file}: unknown section [{name}].{_nearest(name, known)}" for name in unknown]
+    return problems + [
+        f"{file}: [{section}] has an unknown key {_as_written(file, name)}."
+        f"{_nearest(name, known[section])}"
+        for section, name in keys
+    ]
+
+
+def _keys_of_another_task(file, unknown, tasks):
+    """Words which task has most of the unknown keys (section, name); [] where none has."""
+    known = {name: _known_names(task.keys) for name, task in tasks.items()}
+    counts = {
+        task: sum(name in _lower(of.get(section, ())) for section, name in unknown)
+        for task, of in known.items()
+    }
+    most = max(counts.values())
+    if len(unknown) < FEWEST_OF_ANOTHER_TASK or 2 * most <= len(unknown):
+        return []
+    names = " or ".join(name for name, count in counts.items() if count == most)
+    return [
+        f"{file}: {most} of the {len(unknown)} unknown keys below are keys of task = {names}. If "
+        "that is meant, set [experiment name] task to it."
+    ]
 
 
 def _as_written(file, name):

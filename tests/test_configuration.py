@@ -311,7 +311,7 @@ FOLDERS = "src, lib, tests, docs, benchmarks, drive, isbi, ctc; within pretraine
 OWN = f"none of the project's own folders ({FOLDERS} it may lie)"
 NAME = (
     "the name of a folder, or folders in each other (results/eyes), below the current one; "
-    "without / or dots in front, or signs like : *"
+    "without / or dots in front, quotes, or signs like : *"
 )
 
 
@@ -382,8 +382,18 @@ NAME = (
         ),
         *(
             ("experiment name", "name", received, NAME)
-            for received in ("..", "a/../b", "/eyes", "a//b", ".hidden", "eyes: left", "a\\b")
+            for received in (
+                "..",
+                "a/../b",
+                "/eyes",
+                "a//b",
+                ".hidden",
+                "eyes: left",
+                "a\\b",
+                '"x"',
+            )
         ),
+        *(("experiment name", "name", received, NAME) for received in ("“x”", "‘x’", "a/x”")),
         ("experiment name", "name", "n" * 151, "a name of at most 150 letters"),
         ("experiment name", "task", "brain", " or ".join(TASKS)),
     ],
@@ -465,6 +475,54 @@ def test_unknown_section_is_named_with_a_near_one_or_none(write_configuration, s
     assert problems_of(path) == [f"{path}: unknown section [{section}].{advice}"]
 
 
+@pytest.mark.parametrize(
+    ("task", "named"),
+    [("segmentation", "segmentation"), ("membrane", "membrane"), ("retina", "retina")],
+)
+def test_keys_of_another_task_are_told_by_its_name(tmp_path, task, named):
+    path = tmp_path / "configuration.txt"
+    other = "membrane" if task == "retina" else "retina"
+    text = (PROJECT / TASKS[task].template).read_text()
+    path.write_text(text.replace(f"task = {task}", f"task = {other}"))
+    first, *others = problems_of(path)
+    assert first.startswith(f"{path}: ") and first.endswith(
+        f"unknown keys below are keys of task = {named}. If that is meant, set [experiment name] "
+        "task to it."
+    )
+    assert "has an unknown key" in others[0] and "keys of task" not in "".join(others)
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize(
+    "section", ["experiment name", "data attributes", "training settings", "testing settings"]
+)
+def test_a_section_whose_line_is_missing_is_told_alone(tmp_path, task, section):
+    path = tmp_path / "configuration.txt"
+    template = TASKS[task].template
+    text = (PROJECT / template).read_text()
+    # A key that two sections have stands there twice then: see test_duplicate_key.
+    twice = ("nohup", "inside_FOV", "tile_size")
+    lines = [line for line in text.splitlines() if not line.startswith(twice)]
+    lines.insert(lines.index("[data attributes]") + 1, "tile_size = 572" * (task != "retina"))
+    path.write_text("\n".join(line for line in lines if line != f"[{section}]"))
+    assert problems_of(path) == [
+        f"{path}: the line [{section}] is missing. Write it above the keys of that section, as in "
+        f"{template}."
+    ]
+
+
+def test_a_section_that_is_missing_whole_or_misspelt_is_told_alone(tmp_path):
+    path = write_small(tmp_path)
+    text = path.read_text()
+    path.write_text(text.replace("[data attributes]\npatch_height = 16\npatch_width = 16\n", ""))
+    (problem,) = problems_of(path)
+    assert "the line [data attributes] is missing" in problem
+    path.write_text(text.replace("[training settings]", "[training setting]"))
+    assert problems_of(path) == [
+        f"{path}: unknown section [training setting]. Did you mean training settings?"
+    ]
+
+
 def test_a_key_of_another_task_is_unknown(tmp_path):
     path = write_small(tmp_path, task="membrane", patch_height=48)
     assert "[training settings] has an unknown key patch_height." in problems_of(path)[0]
@@ -499,9 +557,15 @@ def test_both_strides_are_reported(tmp_path):
 def test_duplicate_key(write_configuration):
     path = write_configuration(("batch_size = 32", "batch_size = 32\nbatch_size = 64"))
     (problem,) = problems_of(path)
-    assert "[training settings] batch_size stands there twice. Keep one of the two." in problem
+    assert "[training settings] batch_size stands there twice. Keep one of the two;" in problem
     line = path.read_text().splitlines().index("batch_size = 64") + 1
     assert f"line {line}:" in problem
+
+
+def test_duplicate_key_where_the_line_of_a_section_is_missing(write_configuration):
+    (problem,) = problems_of(write_configuration(("[testing settings]\n", "")))
+    assert "[training settings] nohup stands there twice." in problem
+    assert "write the line of the second ([testing settings]) above its keys." in problem
 
 
 def test_duplicate_section(write_configuration):
@@ -509,12 +573,22 @@ def test_duplicate_section(write_configuration):
     assert "the section [data paths] stands there twice" in problem
 
 
-@pytest.mark.parametrize("text", ["patch_height = 48\n", "[training settings]\nnohup\n"])
-def test_text_without_sections_or_values(tmp_path, text):
+def test_text_without_values(tmp_path):
     path = tmp_path / "configuration.txt"
-    path.write_text(text)
+    path.write_text("[training settings]\nnohup\n")
     (problem,) = problems_of(path)
     assert "cannot be read as sections in [brackets] with lines `key = value`" in problem
+
+
+@pytest.mark.parametrize("line", ["patch_height = 48", r"{\rtf1\ansi [data paths]\line"])
+def test_text_without_sections(tmp_path, line):
+    path = tmp_path / "configuration.txt"
+    path.write_text(f"# A configuration\n{line}\n[data paths]\n")
+    assert problems_of(path) == [
+        f"{path} must be plain text with sections like [data paths], each above its keys. Received "
+        f"in line 2, above the first section: {line}. Write the section's line above it; if a word "
+        "processor wrote the file, save it as plain text (UTF-8)."
+    ]
 
 
 @pytest.mark.parametrize(
@@ -532,12 +606,14 @@ def test_indented_line_is_no_silent_part_of_the_value_above(write_configuration,
     assert "Begin every key at the left margin." in problem
 
 
-def test_empty_file_lists_every_required_key(tmp_path):
+@pytest.mark.parametrize("text", ["", "# [data paths]\n"])
+def test_empty_file(tmp_path, text):
     path = tmp_path / "configuration.txt"
-    path.write_text("")
-    problems = problems_of(path)
-    assert len(problems) == 6
-    assert all("is missing" in problem for problem in problems)
+    path.write_text(text)
+    assert problems_of(path) == [
+        f"{path} is empty: it has no section such as [data paths]. Begin with a copy of "
+        "configuration.txt, which has all keys."
+    ]
 
 
 def test_missing_file_says_where_it_was_looked_for(in_tmp_path):
