@@ -132,15 +132,21 @@ class TrainedWeights:
             UserError: that names all of them.
         """
         changed = [
-            f"{key.section} {key.name}: {self.recorded(key)} -> {configuration.value(key)}"
+            key
             for key in training_keys(configuration)
             if self.recorded(key) != configuration.value(key)
         ]
         if changed:
+            words = "; ".join(
+                f"{key.section} {key.name}: {self.recorded(key)} -> {configuration.value(key)}"
+                for key in changed
+            )
+            names = [key.name for key in changed]
+            reason = " With learning_rate_decay = cosine the learning rate reaches 0 at N_epochs."
             raise UserError(
-                f"{self.path} was trained with other settings ({'; '.join(changed)}). Set them "
-                "back to resume, choose another [experiment name] name, or start anew with "
-                "--overwrite."
+                f"{self.path} was trained with other settings ({words})."
+                f"{reason if 'N_epochs' in names else ''} Set them back to resume, choose another "
+                "[experiment name] name, or start anew with --overwrite."
             )
 
     def require_images(self, image_ids):
