@@ -26,6 +26,8 @@ NETWORK, SPLIT, TRAINING, FREE = "network", "split", "training", "free"
 PROJECT_FOLDERS = ("src", "lib", "tests", "docs", "benchmarks", "drive", "isbi", "ctc")
 # Folders that hold experiments and are none themselves.
 SHELVES = ("pretrained", "results", "demo")
+# The first bytes of an HDF5 file.
+HDF5 = b"\x89HDF\r\n\x1a\n"
 # Of so many unknown keys or more is told which other task has them.
 FEWEST_OF_ANOTHER_TASK = 3
 # Files carry the name and more; file systems allow 255 bytes.
@@ -458,6 +460,11 @@ def _parse(file):
     try:
         parser.read_string(file.read_text(encoding="utf-8-sig"), source=str(file))
     except UnicodeDecodeError as error:
+        if error.object.startswith(HDF5):
+            raise UserError(
+                f"{file} is an HDF5 file, as weights and data are. Give the configuration, or the "
+                "experiment's folder."
+            ) from None
         line = error.object[: error.start].count(b"\n") + 1
         raise UserError(
             f"{file} must be a text file in UTF-8. Received: another encoding, in line {line}. "

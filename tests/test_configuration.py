@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import h5py
 import pytest
 
 from lib.configuration import FREE, NETWORK, REQUIRED, SPLIT, TRAINING, read_configuration
@@ -640,6 +641,16 @@ def test_file_that_is_no_text(tmp_path):
     assert problems_of(path) == [
         f"{path} must be a text file in UTF-8. Received: another encoding, in line 2. Save it as "
         "UTF-8, or write without accents."
+    ]
+
+
+def test_weights_or_data_in_place_of_a_configuration(tmp_path):
+    path = tmp_path / "small_best.weights.h5"
+    with h5py.File(path, "w") as file:
+        file["a"] = 1
+    assert problems_of(path) == [
+        f"{path} is an HDF5 file, as weights and data are. Give the configuration, or the "
+        "experiment's folder."
     ]
 
 
