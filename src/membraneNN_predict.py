@@ -36,7 +36,12 @@ from lib.unpadded import (
     load_predictor,
 )
 from lib.weights import open_weights
-from src.membrane_task import load_labelled, load_test_slices, test_slices_path
+from src.membrane_task import (
+    labelled_slices_path,
+    load_labelled,
+    load_test_slices,
+    test_slices_path,
+)
 
 METRICS = {
     "pixel_error": "Pixel error",
@@ -112,6 +117,13 @@ def load_labelled_slices(configuration, weights):
     no_slices = wanted == "held_out" and configuration.training_settings.validation_split == 0
     if wanted == "none" or no_slices:
         return None
+    path, test = labelled_slices_path(configuration), test_slices_path(configuration)
+    if test.is_file() and not path.is_file():
+        expected = f"none without labelled slices: {path} does not exist, {test.name} does"
+        advice = "Or prepare the labelled slices too, or fix path_local."
+        raise UserError(
+            configuration.problem("testing settings", "labelled_slices", expected, advice)
+        )
     slices = load_labelled(configuration, weights.scaling)
     if wanted == "all":
         return slices

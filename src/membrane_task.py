@@ -57,6 +57,12 @@ def load_test_slices(configuration, scaling):
     return {"images": scale_to_unit(data["images"][:, 0], scaling), "ids": data["ids"]}
 
 
+def labelled_slices_path(configuration):
+    """Gives the path of the labelled slices."""
+    paths = configuration.data_paths
+    return locate(paths.path_local) / paths.train_imgs_original
+
+
 def test_slices_path(configuration):
     """Gives the path of the slices without labels."""
     paths = configuration.data_paths

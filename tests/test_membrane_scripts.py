@@ -266,7 +266,9 @@ def test_all_labelled_slices_can_be_tested_and_are_called_so(workspace, step):
 def test_slices_without_labels_need_no_labelled_ones(workspace, step):
     for kind in ("imgs", "groundTruth", "weightMaps"):
         data_file(workspace, kind).unlink()
-    require_refusal(step("testing"), "ISBI_dataset_imgs_train.hdf5 does not exist")
+    words = "[testing settings] labelled_slices must be none without labelled slices"
+    found = "ISBI_dataset_imgs_train.hdf5 does not exist, ISBI_dataset_imgs_test.hdf5 does"
+    require_refusal(step("testing"), words, found, "Received: held_out.")
     require_success(step("testing", labelled_slices="none"))
     names = {path.name for path in (workspace / "small").iterdir()}
     assert names >= OF_TEST
