@@ -26,7 +26,7 @@ with tell_missing_packages():
     from scipy import ndimage
 
     from lib.files import absolute_path, hdf5_files
-    from lib.image_files import list_images, read_labels, read_pages, shortened
+    from lib.image_files import list_images, read_labels, read_pages, read_picture, shortened
     from lib.instances import carve_touching, is_mostly_in_pieces
     from lib.weight_map import class_weights, weight_map
 
@@ -199,6 +199,13 @@ def find_frames(folder, sequence):
     images = _numbered_files(folder / sequence, FRAME)
     if not images:
         there = sorted(path.name for path in folder.iterdir() if path.is_dir())
+        others = sorted((folder / sequence).glob("t[0-9]*.*"))
+        if others:
+            raise UserError(
+                f"{folder / sequence} must hold the frames of the sequence as TIFF files "
+                f"(t000.tif, t001.tif, ...). Received: {others[0].name}. Save them so, or give "
+                "them with --training-pair and --test-pair, which take other image files."
+            )
         raise UserError(
             f"{folder / sequence} must hold the frames of the sequence (t000.tif, t001.tif, ...). "
             f"It {'holds none' if (folder / sequence).is_dir() else 'does not exist'}. Folders in "
@@ -354,10 +361,15 @@ def read_frames(frames, ignore=None):
 
 def _read_image(path):
     pages = read_pages(path)
+    # A library may write few slices as the colours of one page.
+    picture = read_picture(path) if len(pages) == 1 and len(pages[0]) > 1 else None
+    if picture and (picture.is_array or picture.has_planes):
+        pages = picture.pixels
     if len(pages) > 1:
         raise ValueError(
             f"{path} is a stack of {len(pages)} planes. Expected: one grey image, a frame of a "
-            "2-D sequence. Sequences of stacks (3-D) are not supported; save one plane of each."
+            "2-D sequence, in a file of its own. Sequences of stacks (3-D) are not supported; save "
+            "one plane of each."
         )
     (image,) = pages
     if len(image) != 1 or image.dtype not in (np.uint8, np.uint16):

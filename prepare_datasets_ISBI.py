@@ -188,7 +188,8 @@ def _checked_labels(folder, names, found):
     try:
         labels = two_values(place, labels)
     except ValueError as error:
-        raise UserError(str(error)) from error
+        swapped = " Or are slices and labels swapped?" if len(np.unique(slices)) <= 2 else ""
+        raise UserError(f"{error}{swapped}") from error
     raise_if_any(_label_problems(place, ids, labels))
     return labels
 

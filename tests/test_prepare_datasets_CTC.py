@@ -319,6 +319,23 @@ def test_empty_frames_alone_are_refused(folder):
     assert "No object in any of the 5 annotated frames to train on (01_000 to 01_004)." in problem
 
 
+def test_frames_that_are_no_tiff_files_are_refused(folder):
+    for path in (folder / "01").iterdir():
+        Image.open(path).save(path.with_suffix(".png"))
+        path.unlink()
+    (problem,) = problems_of(folder)
+    assert "01 must hold the frames of the sequence as TIFF files (t000.tif" in problem
+    assert "Received: t000.png. Save them so, or give them with --training-pair" in problem
+
+
+def test_a_stack_that_was_written_as_colours_is_refused(folder):
+    stack = np.random.default_rng(0).integers(0, 255, (3, SIDE, SIDE), dtype=np.uint8)
+    tifffile.imwrite(folder / "01/t001.tif", stack, photometric="rgb", planarconfig="separate")
+    (problem,) = problems_of(folder)
+    assert "t001.tif is a stack of 3 planes. Expected: one grey image" in problem
+    assert "in a file of its own" in problem
+
+
 def test_stacks_are_refused(folder):
     stack = np.zeros((7, SIDE, SIDE), np.uint8)
     tifffile.imwrite(folder / "01/t001.tif", stack, photometric="minisblack")

@@ -174,7 +174,14 @@ def test_grey_labels_are_listed(folder, stacks):
     write_stack(folder / "train-labels.tif", grey)
     message = message_of(folder)
     assert "must have two values only, the lower for background" in message
-    assert "4 values: 0, 7, 99, 255" in message
+    assert "4 values: 0, 7, 99, 255" in message and "swapped" not in message
+
+
+def test_slices_and_labels_that_are_swapped_are_asked_about(folder, stacks):
+    slices, labels = stacks
+    write_stack(folder / "train-volume.tif", labels)
+    write_stack(folder / "train-labels.tif", slices)
+    assert message_of(folder).endswith("Or are slices and labels swapped?")
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
