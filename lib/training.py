@@ -326,7 +326,7 @@ def find_begun(experiment, configuration):
                 "ones once there are any."
             )
         return None
-    begun = read_weights(last)
+    begun = _read_own(last)
     if "history" not in begun.record:
         raise UserError(
             f"{last} holds weights, but nothing to resume from. Choose another [experiment name] "
@@ -339,7 +339,17 @@ def find_begun(experiment, configuration):
 
 def _was_killed_in_epoch_1(best):
     """Tells whether a training was killed between its first best and its first last weights."""
-    return read_weights(best).record.get("epoch") == 1
+    return _read_own(best).record.get("epoch") == 1
+
+
+def _read_own(path):
+    """Reads weights of this training; where they cannot be read, it can also start anew."""
+    try:
+        return read_weights(path)
+    except UserError as error:
+        if "--overwrite" in str(error):
+            raise
+        raise UserError(f"{error} Or start anew with --overwrite.") from error
 
 
 def _require_incomplete(begun, experiment, configuration):

@@ -446,6 +446,15 @@ def test_weights_that_say_nothing_to_resume_from_are_not_replaced(experiment, mo
     assert overwrite in problem
 
 
+@pytest.mark.parametrize("kind", ["best", "last"])
+@pytest.mark.parametrize("content", [b"", b"no weights", b"\x89HDF\r\n\x1a\n"])
+def test_weights_that_cannot_be_read_can_be_overwritten(experiment, kind, content):
+    path = experiment.weights(kind)
+    path.write_bytes(content)
+    problem = problem_of(find_begun, experiment, configure())
+    assert problem.startswith(f"{path} is ") and problem.count("--overwrite") == 1
+
+
 def test_a_training_killed_between_its_first_best_and_last_weights_starts_anew(
     experiment, model, capsys
 ):
