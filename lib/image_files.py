@@ -4,6 +4,7 @@ TIFF files are read by lib/tiff_files.py, all others by Pillow; a single image m
 """
 
 import contextlib
+import functools
 import gzip
 import io
 import re
@@ -195,9 +196,10 @@ def iterate_images(path, channels, keeps_16_bits=False):
         keeps_16_bits: whether images of 16 bits stay as they are.
     Yields:
         (channels, height, width) uint8, or uint16 where 16 bits stay; and notes, a list of
-        sentences on what was changed.
+        sentences on what was changed. In the place of an image that cannot be read, or whose
+        channels cannot become the wanted ones, the ImageError that says so: the next ones may be.
     Raises:
-        ValueError: if it cannot be read whole, or its channels cannot become the wanted ones.
+        ImageError: if the file cannot be read, or not from here on.
     """
     problem = _no_file(path)
     if problem:
@@ -208,14 +210,29 @@ def iterate_images(path, channels, keeps_16_bits=False):
             _require_channels(path, pixels, f"have {channels} channels", channels)
             yield pixels, []
             return
-        pictures = iterate_tiff(path, None) if is_tiff(path) and not _has_ink(path) else None
-        for picture in pictures or _pillow_pages(path):
-            if channels == 1 and picture.is_array:
-                for image in _slices_of(picture):
-                    pixels, notes = _as_wanted(path, image.pixels, channels, keeps_16_bits)
-                    yield pixels, ["A slice of several written as one page in colours.", *notes]
-            else:
-                yield _as_wanted(path, picture.pixels, channels, keeps_16_bits)
+        pages = iterate_tiff(path, None) if is_tiff(path) and not _has_ink(path) else None
+        for decode in pages or _pillow_pages(path):
+            pictures = _or_error(path, decode)
+            if isinstance(pictures, ImageError):
+                if not is_tiff(path):
+                    raise pictures  # what follows in an animation is drawn upon this image
+                yield pictures
+                continue
+            for picture in pictures:
+                is_array = channels == 1 and picture.is_array
+                for image in _slices_of(picture) if is_array else [picture]:
+                    notes = ["A slice of several written as one page in colours."] * is_array
+                    wanted = (path, image.pixels, channels, keeps_16_bits, notes)
+                    yield _or_error(path, _as_wanted, *wanted)
+
+
+def _or_error(path, read, *arguments):
+    """Gives what a function reads of a file, or the ImageError that it raises."""
+    try:
+        with _readable(path):
+            return read(*arguments)
+    except ImageError as error:
+        return error
 
 
 def _has_ink(path):
@@ -228,11 +245,15 @@ def _has_ink(path):
 
 
 def _pillow_pages(path):
-    """Decodes the pages of a file one after the other, colours of print as RGB."""
+    """Reads the pages of a file, colours of print as RGB; yields what iterate_tiff does."""
     with open_image(path) as image:
         check_size(path, image.height, image.width, None)
         for page in range(_num_pages(image)):
-            yield _page_of(path, image, page, convert=True)
+            yield functools.partial(_page_alone, path, image, page)
+
+
+def _page_alone(path, image, page):
+    return [_page_of(path, image, page, convert=True)]
 
 
 def _require_channels(path, pixels, words, *numbers):
@@ -243,9 +264,8 @@ def _require_channels(path, pixels, words, *numbers):
         )
 
 
-def _as_wanted(path, pixels, channels, keeps_16_bits):
-    """Makes (any, H, W) of any type (channels, H, W) of 8 or 16 bits; says what was changed."""
-    notes = []
+def _as_wanted(path, pixels, channels, keeps_16_bits, notes):
+    """Makes (any, H, W) of any type (channels, H, W) of 8 or 16 bits; notes what was changed."""
     _require_channels(path, pixels, "be grey or RGB", 1, 3)
     if pixels.dtype == bool:
         pixels = pixels.astype(np.uint8) * 255

@@ -247,12 +247,13 @@ class PredictionFolder:
     def _original(self, row, predictor):
         """Reads the image again -> (H, W, 3) uint8; where that fails, with its outlines."""
         number = max(0, int(row["page"] or 1) - 1)
-        try:
+        image = None
+        with contextlib.suppress(ValueError):
             with contextlib.closing(predictor.images_of(Path(row["file"]))) as pages:
-                pixels, _ = next(itertools.islice(pages, number, None))
-        except (ValueError, StopIteration):
+                image = next(itertools.islice(pages, number, None), None)
+        if image is None or isinstance(image, ValueError):
             return _read(self.file(row["id"], "overlay"))
-        return as_picture(pixels)
+        return as_picture(image[0])
 
     def file(self, identity, kind):
         """Gives the path of a file of an image; kind is one of ENDINGS."""

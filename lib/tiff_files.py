@@ -6,6 +6,7 @@ keeps every bit; DRIVE's photographs are such files.
 """
 
 import contextlib
+import functools
 import logging
 import math
 from pathlib import Path
@@ -120,32 +121,37 @@ def free_memory():
 
 def read_tiff(path, most_pixels=MOST_PIXELS):
     """Reads all images of a TIFF file as a list of Picture; see iterate_tiff."""
-    return list(iterate_tiff(path, most_pixels))
+    return [picture for decode in iterate_tiff(path, most_pixels) for picture in decode()]
 
 
 def iterate_tiff(path, most_pixels=MOST_PIXELS):
     """Reads the images of a TIFF file one after the other; all are checked before the first.
 
-    Thumbnails and the levels of a pyramid are no images. Pages are decoded one by one, series that
-    metadata describe as a whole.
+    Thumbnails and the levels of a pyramid are no images. Pages are decoded one by one, so that a
+    damaged one is alone; of series that metadata describe, those whose pages are images too.
 
     Args:
         path: a TIFF file.
         most_pixels: of one image; None for any number.
     Yields:
-        Picture, in the file's order.
+        functions without arguments, in the file's order: each decodes a page or a whole series, and
+        gives its Pictures as a list. They are called while the file is open: before the next.
     Raises:
-        ImageError: for what is not read, by name. A damaged file raises almost anything.
+        ImageError: for what is not read, by name. A damaged file raises almost anything; so do the
+            functions.
     """
-    with _complaints_raised(), tifffile.TiffFile(path) as tiff:
-        parts = _parts(path, tiff)
+    with contextlib.ExitStack() as opened:
+        with _complaints_raised():
+            tiff = opened.enter_context(tifffile.TiffFile(path))
+            parts = _parts(path, tiff)
+            for part in parts:
+                _check_part(path, part, tiff.filehandle.size, most_pixels)
+            if most_pixels:
+                sizes = [part.size * part.keyframe.dtype.itemsize for part in parts]
+                check_total(path, len(parts), sum(sizes))
         for part in parts:
-            _check_part(path, part, tiff.filehandle.size, most_pixels)
-        if most_pixels:
-            sizes = [part.size * part.keyframe.dtype.itemsize for part in parts]
-            check_total(path, len(parts), sum(sizes))
-        for part in parts:
-            yield from _pictures(path, part)
+            for page in _single_images(part):
+                yield functools.partial(_pictures, path, page, _layout(part))
 
 
 @contextlib.contextmanager
@@ -212,8 +218,16 @@ def _check_part(path, part, file_size, most_pixels):
             raise tifffile.TiffFileError("it ends before its last pixel")
 
 
-def _pictures(path, part):
-    """Decodes a page or series -> list of Picture."""
+def _single_images(part):
+    """Takes a series apart into its pages where each is an image; others stay whole."""
+    pages, page = _pages_of(part), part.keyframe
+    is_stack = part.axes[1:] == page.axes and part.axes[0] not in "SC"
+    return pages if is_stack and part.shape == (len(pages), *page.shape) else [part]
+
+
+@_complaints_raised()
+def _pictures(path, part, layout):
+    """Decodes a page or series -> list of Picture; layout: of the series that it belongs to."""
     page = part.keyframe
     planes, is_as_seen = _planes(path, part)
     indices = planes if page.photometric == _COLOURS.PALETTE else None
@@ -229,9 +243,9 @@ def _pictures(path, part):
     if indices is not None:
         numbers = planes[:, 0]
         colours = [coloured(page.colormap >> 8, image) for image in numbers]
-        return [Picture(c, None, n, _layout(part)) for c, n in zip(colours, numbers)]
+        return [Picture(c, None, n, layout) for c, n in zip(colours, numbers)]
     is_array = getattr(part, "kind", "") == "shaped" and part.axes == "SYX"
-    pictures = [_without_alpha(image, page, _layout(part), is_array) for image in planes]
+    pictures = [_without_alpha(image, page, layout, is_array) for image in planes]
     if stored is None:
         return pictures
     stored = turned(_stacked(path, part, stored), orientation)
@@ -246,17 +260,19 @@ def _planes(path, part):
         is_codec = any(sign in str(error) for sign in ("imagecodecs", "not supported"))
         if not is_codec and not isinstance(error, ImportError):
             raise
-    pages = _pages_of(part)
-    images = [_page_by_others(path, page.aspage(), len(pages)) for page in pages]
+    images = [_page_by_others(path, page.aspage()) for page in _pages_of(part)]
     leading = part.shape[: len(part.shape) - images[0].ndim]
     return np.stack(images).reshape(*leading, *images[0].shape), True
 
 
-def _page_by_others(path, page, num_pages):
-    """Decodes one page with Pillow; colours of 16 bits, which Pillow cuts to 8, with OpenCV."""
+def _page_by_others(path, page):
+    """Decodes one page with Pillow; colours of 16 bits, which Pillow cuts to 8, with OpenCV.
+
+    OpenCV reads the first page of a file.
+    """
     is_plain = page.planarconfig == tifffile.PLANARCONFIG.CONTIG and page.sampleformat == 1
     key = (page.bitspersample, page.samplesperpixel)
-    if is_plain and key == (16, 3) and num_pages == 1:
+    if is_plain and key == (16, 3) and page.index == 0:
         return turned(colours_of_16_bits(path), page.tags.valueof(_ORIENTATION, 1), first=0)
     if is_plain and key in _PILLOW_MODES and page.compression in _PILLOW_COMPRESSIONS:
         with Image.open(path) as image:

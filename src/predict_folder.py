@@ -39,7 +39,7 @@ def predict(arguments):
         arguments: with images, experiment, output, threshold, angle and overwrite.
     Raises:
         UserError: for inputs, weights or settings that do not fit, before anything is written; at
-            the end, with every file that could not be predicted.
+            the end, with every file and page that could not be predicted.
     """
     # 1. The files, the experiment, the place for the results: all that needs no network.
     start = time.monotonic()
@@ -254,20 +254,14 @@ def predict_files(files, predictor, results):
         predictor: lib.predictions.ImagePredictor.
         results: lib.predictions.PredictionFolder.
     Returns:
-        list of problems: the files that could not be predicted.
+        list of problems: the files, and pages of files, that could not be predicted.
     """
     from lib.progress import Progress
 
     names = name_files(files, results.rows)
     progress, problems = Progress(len(files)), []
     for path in files:
-        try:
-            predict_file(path, names[path], predictor, results)
-        except UserError:
-            raise
-        except (ValueError, MemoryError) as error:
-            words = str(error) or "the memory that is free is too small"
-            problems.append(words if str(path) in words else f"{path}: {words}.")
+        problems += predict_file(path, names[path], predictor, results)
         progress.add(1)
     progress.finish()
     return problems
@@ -281,21 +275,41 @@ def predict_file(path, name, predictor, results):
         name: what its results are called; those of several pages get a number behind it.
         predictor: lib.predictions.ImagePredictor.
         results: lib.predictions.PredictionFolder.
+    Returns:
+        list of problems: the pages that could not be predicted.
     """
-    done = results.done(path)
+    done, problems = results.done(path), []
     if SINGLE in done:
-        return
+        return []
     images = predictor.images_of(path)
-    image, number = next(images, None), 1
+    image, number = _next_image(images), 1
     while image is not None:
-        following = next(images, None)  # only then is it known whether there are several
+        following = _next_image(images)  # only then is it known whether there are several
         is_single = number == 1 and following is None
         page = SINGLE if is_single else str(number)
         if page not in done:
             identity = name if is_single else f"{name}_page{number:03d}"
-            results.require_free(identity, path)
-            predict_image(path, page, identity, image, predictor, results)
+            try:
+                predict_image(path, page, identity, image, predictor, results)
+            except (ValueError, MemoryError) as error:
+                problems.append(_worded(error, path, page))
         image, number = following, number + 1
+    return problems
+
+
+def _next_image(images):
+    """Gives the next image of a file, the error in its place, or None behind the last one."""
+    try:
+        return next(images, None)
+    except (ValueError, MemoryError) as error:  # after which nothing comes
+        return error
+
+
+def _worded(error, path, page):
+    """Words what went wrong with a file or with one of its pages."""
+    words = str(error) or "the memory that is free is too small"
+    place = f"{path}, page {page}" if page else str(path)
+    return words.replace(str(path), place, 1) if str(path) in words else f"{place}: {words}."
 
 
 def predict_image(path, page, identity, image, predictor, results):
@@ -305,12 +319,18 @@ def predict_image(path, page, identity, image, predictor, results):
         path: the file.
         page: of the file; SINGLE for one that holds one image.
         identity: what its results are called.
-        image: pixels (channels, height, width) and notes, as predictor.images_of gives them.
+        image: pixels (channels, height, width) and notes, or the error in their place, as
+            predictor.images_of gives them.
         predictor: lib.predictions.ImagePredictor.
         results: lib.predictions.PredictionFolder.
+    Raises:
+        ValueError: if it cannot be predicted, as MemoryError; UserError: if it cannot be saved.
     """
     from lib.pictures import as_picture
 
+    if isinstance(image, Exception):
+        raise image
+    results.require_free(identity, path)
     pixels, notes = image
     prediction = predictor.predict_image(pixels)
     prediction = dataclasses.replace(prediction, notes=(*notes, *prediction.notes))
@@ -361,7 +381,7 @@ def save_report(rows, predictor, results, configuration, weights, seconds, probl
         configuration: lib.configuration.Configuration.
         weights: lib.weights.TrainedWeights.
         seconds: that the prediction took so far.
-        problems: files that could not be predicted.
+        problems: files and pages that could not be predicted.
     """
     from lib.predictions import REPORT, TABLE
     from lib.report import Report, facts_of

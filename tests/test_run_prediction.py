@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 import shutil
 import sys
 import zipfile
@@ -174,6 +175,123 @@ def test_a_page_and_a_file_of_its_name_do_not_replace_each_other(in_tmp_path, ca
         assert "its results would be called a_page001, as those of" in done.output
         names = [row["id"] for row in rows_of(in_tmp_path / "eyes_segmented")]
         assert sorted(names) == ["a_page001", "a_page002"]
+
+
+# ---------------------------------------------------------------- bad pages
+
+
+LEAST_HEIGHT = 8
+
+
+def predict_all(*files):
+    """Predicts grey files without a network; gives the results and the problems."""
+
+    def predict(image):
+        if image.shape[1] < LEAST_HEIGHT:
+            raise ValueError(f"it must have {LEAST_HEIGHT} rows")
+        return image / np.float32(255)
+
+    results = PredictionFolder(files[0].parent / "results", {"weights": "a"})
+    problems = predict_folder.predict_files(files, ImagePredictor(predict, 1, "cell"), results)
+    return results, problems
+
+
+def stack_with_a_bad_page(path, kind, rng):
+    """Writes four pages, of which the third is bad."""
+    pages = [rng.random((20, 30), np.float32) for _ in range(4)]
+    if kind == "not finite":
+        pages[2][5, 5] = np.nan
+    if kind == "small":
+        pages[2] = pages[2][: LEAST_HEIGHT - 1]
+    options = {"photometric": "minisblack"}
+    if kind in ("small", "five channels", "damaged page"):
+        options["metadata"] = None
+    if kind in ("small", "five channels"):
+        with tifffile.TiffWriter(path) as file:
+            for number, page in enumerate(pages):
+                if number == 2 and kind == "five channels":
+                    colours = np.stack([page] * 5, axis=-1)
+                    file.write(colours, planarconfig="contig", **options)
+                else:
+                    file.write(page, **options)
+        return
+    tifffile.imwrite(path, np.stack(pages), compression="zlib", **options)
+    if kind.startswith("damaged"):
+        with tifffile.TiffFile(path) as file:
+            offset = file.pages[2].dataoffsets[0]
+        content = bytearray(path.read_bytes())
+        content[offset : offset + 20] = bytes(20)
+        path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("not finite", r" holds numbers that are not finite \(NaN, infinity\)\.$"),
+        ("damaged page", " cannot be read whole; "),
+        ("damaged slice", " cannot be read whole; "),
+        ("five channels", " must be grey or RGB"),
+        ("small", ": it must have 8 rows.$"),
+    ],
+)
+def test_a_bad_page_is_named_and_the_others_are_done(tmp_path, rng, kind, words):
+    stack_with_a_bad_page(tmp_path / "n.tif", kind, rng)
+    for _ in range(2):
+        results, problems = predict_all(tmp_path / "n.tif")
+        assert [row["id"] for row in results.rows] == ["n_page001", "n_page002", "n_page004"]
+        (problem,) = problems
+        assert re.match(f"{re.escape(str(tmp_path))}/n.tif, page 3{words}", problem), problem
+    shown = [results.report_image(row, ImagePredictor(None, 1, "cell")) for row in results.rows]
+    assert len(shown) == 3
+
+
+@pytest.mark.parametrize("bad", [0, 1, 3])
+def test_bad_pages_at_the_ends_and_in_other_files(tmp_path, rng, bad):
+    """The first page alone does not tell whether there are several."""
+    pages = rng.random((4, 20, 30), np.float32)
+    pages[bad] = np.inf
+    tifffile.imwrite(tmp_path / "n.tif", pages, photometric="minisblack")
+    tifffile.imwrite(tmp_path / "alone.tif", pages[bad])
+    (tmp_path / "text.tif").write_text("dear all")
+    files = [tmp_path / name for name in ("n.tif", "alone.tif", "text.tif")]
+    results, problems = predict_all(*files)
+    good = [f"n_page{page:03d}" for page in range(1, 5) if page != bad + 1]
+    assert [row["id"] for row in results.rows] == good
+    assert [problem.partition(" holds")[0] for problem in problems[:2]] == [
+        f"{files[0]}, page {bad + 1}",
+        str(files[1]),
+    ]
+    assert problems[2].startswith(f"{files[2]} is not an image") and len(problems) == 3
+
+
+def test_what_follows_a_damaged_image_of_an_animation_is_not_made_up(tmp_path, rng):
+    """An image of a GIF is drawn upon those before it."""
+    path = tmp_path / "n.gif"
+    frames = [Image.fromarray(rng.integers(0, 256, (20, 30), np.uint8)) for _ in range(4)]
+    frames[0].save(path, save_all=True, append_images=frames[1:])
+    with Image.open(path) as image:
+        image.seek(2)
+        offset = image.tile[0][2]
+    content = bytearray(path.read_bytes())
+    content[offset : offset + 40] = b"\xff" * 40
+    path.write_bytes(content)
+    results, problems = predict_all(path)
+    assert [row["id"] for row in results.rows] == ["n_page001", "n_page002"]
+    (problem,) = problems
+    assert problem.startswith(f"{path}, page 3 cannot be read whole"), problem
+
+
+def test_a_bad_page_is_told_at_the_end(in_tmp_path, call, eye):
+    pages = np.stack([eye] * 3).astype(np.float32)
+    pages[1, 5, 5] = np.nan
+    tifffile.imwrite(in_tmp_path / "eyes.tif", pages, photometric="rgb")
+    done = call("eyes.tif")
+    assert done.returncode == 1
+    assert "2 images are done" in done.output
+    assert f"ERROR: {in_tmp_path / 'eyes.tif'}, page 2 holds numbers that are" in done.output
+    assert "eyes.tif, page 2 holds" in (in_tmp_path / "segmented" / "report.html").read_text()
+    rows = rows_of(in_tmp_path / "segmented")
+    assert [row["id"] for row in rows] == ["eyes_page001", "eyes_page003"]
 
 
 # ---------------------------------------------------------------- going on

@@ -284,6 +284,19 @@ def test_lzw_of_16_bits(path, rng):
     np.testing.assert_array_equal(read_image(path), image.transpose(2, 0, 1))
 
 
+def test_lzw_of_16_bits_is_no_first_page_in_place_of_others(path, rng):
+    """OpenCV reads the first page only."""
+    if tifffile.TIFF.DECOMPRESSORS.get(5):
+        pytest.skip("imagecodecs is installed, which decodes it")
+    pages = [colours(rng).astype(np.uint16) * 257 for _ in range(2)]
+    assert cv2.imwritemulti(str(path), pages)
+    first, *others = iterate_images(path, 3, keeps_16_bits=True)
+    np.testing.assert_array_equal(first[0], pages[0][..., ::-1].transpose(2, 0, 1))
+    for other in others:
+        assert isinstance(other, ValueError) and "which needs the package imagecodecs" in str(other)
+    assert len(others) == 1
+
+
 def test_what_pillow_would_change_is_refused_with_a_way_out(path, rng):
     if tifffile.TIFF.DECOMPRESSORS.get(5):
         pytest.skip("imagecodecs is installed, which decodes it")
