@@ -24,12 +24,13 @@ from PIL.PngImagePlugin import PngInfo
 from scipy import ndimage
 from skimage.measure import find_contours
 
+from lib.configuration import LONGEST_NAME
 from lib.errors import UserError
 from lib.files import append_line, atomic_write, remove_left_overs
 from lib.image_files import iterate_images
 from lib.pictures import as_picture
 from lib.report import OUTLINE, ReportImage
-from lib.results import file_names
+from lib.results import safe_name
 
 OWN = TABLE, STATE, REPORT = "measurements.csv", ".prediction.json", "report.html"
 # Where a picture says which version of its file it shows.
@@ -42,6 +43,8 @@ ENDINGS = {
     "objects": "_objects.png",
     "rois": "_rois.zip",
 }
+# Bytes of an id: a name, the number of one that is there twice, and the page.
+LONGEST_ID = LONGEST_NAME + 50
 # How the names of the measurements begin that the report has itself.
 SHARE = "share of "
 # An outline is one pixel wide in images up to this side, and grows with larger ones.
@@ -497,7 +500,8 @@ def _is_row(row):
     except ValueError:
         return False
     is_page = not row["page"] or (row["page"].isascii() and row["page"].isdigit())
-    return is_page and file_names([row["id"]]) == [row["id"]]
+    is_safe = safe_name(row["id"]) == row["id"] and len(row["id"].encode()) <= LONGEST_ID
+    return is_page and is_safe
 
 
 def _cell(value):

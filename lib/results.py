@@ -13,6 +13,7 @@ import h5py
 import numpy as np
 from PIL import Image
 
+from lib.configuration import LONGEST_NAME
 from lib.errors import UserError
 from lib.files import append_line, atomic_write, new_hdf5, remove_left_overs, write_hdf5
 from lib.pictures import as_rgb, group_images, visualize
@@ -291,27 +292,34 @@ def open_results(configuration, experiment, ids=()):
     return results
 
 
-def file_names(ids):
+def file_names(ids, taken=()):
     """Makes names for files of ids, whatever a foreign HDF5 file calls its images.
 
     Example: "../../eye/7" and "eye_7" become "eye_7" and "eye_7_2".
 
     Args:
         ids: list of texts.
+        taken: names that others have.
     Returns:
-        list of different texts without slashes, control signs and dots in front.
+        list of different texts, as safe_name makes them, of at most LONGEST_NAME bytes and a
+        number.
     """
-    names = []
-    for identity in map(str, ids):
-        kept = "".join(c if c.isprintable() and c not in '/\\:*?"<>|' else "_" for c in identity)
-        # File systems allow 255 bytes; what is added behind the name needs some of them.
-        base = name = kept.strip("._ ").encode()[:150].decode(errors="ignore") or "image"
+    names = [*taken]
+    for identity in ids:
+        start = safe_name(identity).encode()[:LONGEST_NAME].decode(errors="ignore")
+        base = name = safe_name(start)  # cut at a dot or a space, it ends there
         number = 1
         while name.lower() in map(str.lower, names):
             number += 1
             name = f"{base}_{number}"
         names.append(name)
-    return names
+    return names[len(taken) :]
+
+
+def safe_name(identity):
+    """Makes a text fit to be a file's name: no slashes and control signs, no dots at its ends."""
+    kept = (c if c.isprintable() and c not in '/\\:*?"<>|' else "_" for c in str(identity))
+    return "".join(kept).strip("._ ") or "image"
 
 
 def _written_by_a_test(path):

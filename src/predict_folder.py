@@ -363,8 +363,7 @@ def name_files(files, rows):
         else image_stem(path)
         for path in new
     ]
-    taken = list(dict.fromkeys(kept.values()))
-    names = dict(zip(new, file_names([*taken, *wanted])[len(taken) :]))
+    names = dict(zip(new, file_names(wanted, taken=kept.values())))
     return {path: names.get(path) or kept[text_of(path)] for path in files}
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lib.errors import UserError
-from lib.results import LIST, Results, file_names
+from lib.results import LIST, Results, file_names, safe_name
 
 CLIMBING = ["../../x", "/etc/passwd", "a\\b", "..", "C:\\eye", "eye\n7"]
 
@@ -42,6 +42,14 @@ def test_ordinary_ids_stay_as_they_are():
 
 def test_ids_whose_names_would_be_one_get_names_of_their_own():
     assert file_names(["../x", "y", "x", "X"]) == ["x", "y", "x_2", "X_3"]
+    assert file_names(["x", "y"], taken=["X", "x_2"]) == ["x_3", "y"]
+
+
+@pytest.mark.parametrize("ending", [".b", " b", "_b", "眼b", "\nb"])
+def test_names_are_safe_wherever_they_are_cut(ending):
+    for number in range(145, 151):
+        for name in file_names(["n" * number + ending] * 2):
+            assert safe_name(name) == name and len(name.encode()) <= 152
 
 
 def test_a_test_removes_what_an_earlier_one_wrote_and_no_more(results, capsys):

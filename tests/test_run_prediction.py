@@ -414,6 +414,44 @@ def test_the_clock_decides_nothing(tmp_path, eye):
     assert again.done(path) == {}
 
 
+EYE = "眼" * 49  # 147 bytes
+
+
+@pytest.mark.parametrize("stem", [EYE, "n" * 240, "n" * 149 + ".n"])
+def test_long_names_are_known_at_the_next_start(tmp_path, rng, stem, capsys):
+    """An id is longer than the name of its file: the page, or a number, stands behind it."""
+    places = [(tmp_path / folder / f"{stem}.tif") for folder in ("a", "b")]
+    for path, shape in zip(places, [(2, 20, 30), (20, 30)]):
+        path.parent.mkdir()
+        tifffile.imwrite(path, rng.random(shape, np.float32), photometric="minisblack")
+    results, problems = predict_all(*places)
+    assert not problems and len(results.rows) == 3
+    written = hashes(results.folder)
+    assert max(len(name.encode()) for name in written) > 150
+    again = PredictionFolder(results.folder, {"weights": "a"})
+    assert again.rows == results.rows
+    names = predict_folder.name_files(places, again.rows)
+    assert len({name.lower() for name in names.values()}) == 2
+    assert "is not as it was written" not in capsys.readouterr().out
+    PredictionFolder(results.folder, {"weights": "b"}, overwrite=True)
+    assert not list(results.folder.iterdir())
+
+
+def test_a_name_that_is_taken_stays_with_its_file(tmp_path):
+    """Of two files with one long name, only the second is done."""
+    first, second, third = (tmp_path / folder / f"{'n' * 160}.png" for folder in "abc")
+    rows = [{"id": "n" * 150 + "_2", "file": str(second), "page": ""}]
+    names = predict_folder.name_files([first, second, third], rows)
+    assert len({names[path].lower() for path in (first, second, third)}) == 3
+
+
+def test_an_id_that_is_too_long_for_a_file_is_not_looked_for(tmp_path, capsys):
+    table = b"id,file,page,area,notes\n" + b"n" * 250 + b",b.png,,3,\n"
+    assert beside(tmp_path, table).rows == []
+    assert "measurements.csv is not as it was written" in capsys.readouterr().out
+    PredictionFolder(tmp_path / "results", {"weights": 2}, overwrite=True)
+
+
 # ---------------------------------------------------------------- mistakes
 
 
