@@ -417,7 +417,9 @@ def test_the_clock_decides_nothing(tmp_path, eye):
 EYE = "眼" * 49  # 147 bytes
 
 
-@pytest.mark.parametrize("stem", [EYE, "n" * 240, "n" * 149 + ".n"])
+@pytest.mark.parametrize(
+    "stem", [EYE, "n" * 240, "n" * 149 + ".n"], ids=["bytes", "letters", "dot"]
+)
 def test_long_names_are_known_at_the_next_start(tmp_path, rng, stem, capsys):
     """An id is longer than the name of its file: the page, or a number, stands behind it."""
     places = [(tmp_path / folder / f"{stem}.tif") for folder in ("a", "b")]
