@@ -32,7 +32,8 @@ images, values = rng.random((2, 1, 8, 8), np.float32), []
 labels, weights = rng.choice([0, 1, 255], (2, 64)), rng.random((2, 64), np.float32)
 for name in LOSSES:
     for class_weights in (None, [0.5, 2.0]):
-        model = get_unet(1, 8, 8, dropout=0, output_activation="linear")
+        options = {"output_activation": "linear", "data_format": "channels_last"}
+        model = get_unet(1, 8, 8, dropout=0, **options)
         drawn = np.random.default_rng(1)
         model.set_weights([drawn.normal(0, .1, w.shape) for w in model.get_weights()])
         model.compile(keras.optimizers.SGD(0.01), get_loss(name, class_weights=class_weights))
