@@ -11,19 +11,20 @@ from benchmarks import backends, cameras, side_by_side, tables, variants
 from benchmarks.note_looks import note
 from benchmarks.pack_weights import pack
 from lib.configuration import read_configuration
-from lib.devices import convolves_channels_first
 from lib.errors import UserError
 from lib.files import load_hdf5, load_hdf5_extra, write_hdf5
 from lib.unet import get_unet, get_unpadded_unet
 from lib.weight_map import class_weights, weight_map
 from lib.weights import read_weights, save_weights
 from src.tasks import TASKS
+from tests.networks import WITH_ONEDNN
 from tests.processes import REPOSITORY, run
 
 
-@pytest.mark.skipif(not convolves_channels_first(), reason="the plain way is channels_first")
 def test_quick_run_measures_everything_and_writes_the_tables(tmp_path):
-    done = run("-m", "benchmarks.run", "--quick", "--output", str(tmp_path), cwd=REPOSITORY)
+    done = run(
+        "-m", "benchmarks.run", "--quick", "--output", str(tmp_path), cwd=REPOSITORY, **WITH_ONEDNN
+    )
     assert done.returncode == 0, done.output
     measured = json.loads((tmp_path / "results.json").read_text())
     # 2 * 9 * (1*32 + 32*32) * 48^2 + 2 * 9 * (32*64 + 64*64) * 24^2 + ...: benchmarks/README.md

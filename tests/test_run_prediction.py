@@ -495,8 +495,6 @@ def test_a_folder_of_somebody_else_is_left_alone(in_tmp_path, call, eye):
 def test_a_prediction_does_not_depend_on_the_sizes_that_came_before(rng):
     arguments = SimpleNamespace(experiment="pretrained/vessels", threshold=None, angle=None)
     configuration, shipped = predict_folder.open_experiment(arguments)
-    once = {"average_flips": 1, "camera_scales": (1.0,)}
-    configuration = configuration.with_values("testing_settings", **once)
     _, predictor = predict_folder.load_predictor(retinaNN_predict, configuration, shipped)
     images = [rng.integers(0, 256, (3, 48 + 16 * n, 64), np.uint8) for n in range(4)]
     first, second = (
