@@ -134,12 +134,16 @@ def number_or_none(parse):
     return parse_or_none
 
 
-def factors(text):
-    """Parses factors, separated by commas: 0.67, 1, 1.33."""
-    try:
-        return tuple(real(0, 4, above=True)(part) for part in text.split(","))
-    except ValueError as error:
-        raise ValueError(f"{error}, or several of them: 0.67, 1, 1.33") from None
+def one_for_each(parse, example):
+    """Gives a parser of values, separated by commas, each as another one takes it."""
+
+    def parse_each(text):
+        try:
+            return tuple(parse(part.strip()) for part in text.split(","))
+        except ValueError as error:
+            raise ValueError(f"{error}, or several of them: {example}") from None
+
+    return parse_each
 
 
 def boolean(text):

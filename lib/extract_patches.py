@@ -4,6 +4,8 @@ No file of this kind knows the network: a predictor is a callable, so that stitc
 without one. Whole stacks of patches are never held in memory; positions are, and one batch.
 """
 
+import itertools
+
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from scipy.ndimage import minimum_filter
@@ -357,31 +359,46 @@ def predict_in_blocks(predict, image, margin, side=LARGEST_BLOCK):
 MIRRORED = ((0, 1, 1), (0, 1, -1), (0, -1, 1), (0, -1, -1))
 SQUARE = tuple((turns, 1, step) for turns in range(4) for step in (1, -1))
 ORIENTATIONS = {1: MIRRORED[:1], 2: MIRRORED[:2], 4: MIRRORED, 8: SQUARE}
+# All eight, in an order in which few in a row are turned and mirrored differently.
+MIXED = tuple(SQUARE[number] for number in (0, 3, 5, 6, 4, 7, 1, 2))
 
 
-def average_orientations(predict, image, number):
-    """Averages the predictions of an image in 1, 2, 4 or 8 orientations.
+def share_orientations(numbers):
+    """Shares the eight orientations out: each size of an image is seen in others.
+
+    Args:
+        numbers: how many for each size: 1, 2, 4 or 8.
+    Returns:
+        a tuple of orientations for each, as average_orientations takes them; after eight from the
+        first again.
+    """
+    in_turn = itertools.cycle(MIXED)
+    return [tuple(itertools.islice(in_turn, number)) for number in numbers]
+
+
+def average_orientations(predict, image, orientations):
+    """Averages the predictions of an image in some of its orientations.
 
     Not in retina-unet. U-Net paper, table 1: the published result is the mean over seven rotated
-    versions of the image; which seven, it does not say. Here: 2 are the image as it is and mirrored
-    left-right; 4 are these and mirrored up-down, which keep height and width; 8 are all symmetries
-    of the square.
+    versions of the image; which seven, it does not say. Here, of ORIENTATIONS: 2 are the image as
+    it is and mirrored left-right; 4 are these and mirrored up-down, which keep height and width; 8
+    are all symmetries of the square.
 
     Args:
         predict: (C, any height, any width) -> (K, same height, same width).
         image: (C, height, width) float32; need not be square.
-        number: 1, 2, 4 or 8.
+        orientations: one of ORIENTATIONS, or as share_orientations gives them.
     Returns:
         (K, height, width) of the type predict returns.
     """
     # Summed in float64, so that equal predictions have exactly themselves as their mean.
     total = 0.0
-    for turns, row_step, column_step in ORIENTATIONS[number]:
+    for turns, row_step, column_step in orientations:
         mirrored = image[:, ::row_step, ::column_step]
         predicted = predict(np.ascontiguousarray(np.rot90(mirrored, turns, (1, 2))))
         turned_back = np.rot90(predicted, -turns, (1, 2))
         total = total + turned_back[:, ::row_step, ::column_step].astype(np.float64)
-    return (total / number).astype(predicted.dtype)
+    return (total / len(orientations)).astype(predicted.dtype)
 
 
 def num_overlap_patches(image_size, patch_size, stride):

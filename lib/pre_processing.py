@@ -160,7 +160,7 @@ def sizes_for_fov(fov_masks, fov_width, factors):
 def power_mean(predictions):
     """Averages probabilities that were found at several sizes, near the highest of each pixel.
 
-    As in the filter of Frangi et al. (1998), a vessel is seen best at one of them. The highest
+    As in the filter of Frangi et al. (1998), a line is seen best at one of them. The highest
     ranks pixels hardly better than this mean, and more of it lies above a threshold that was chosen
     at one size (docs/RESULTS.md).
 

@@ -19,6 +19,7 @@ from lib.configuration import (
     choice,
     eight_orientations,
     integer,
+    one_for_each,
     orientations,
     real,
     share_or_number,
@@ -62,6 +63,7 @@ UNPADDED_KEYS = (
         8,
         old_names={"symmetries": eight_orientations},
     ),
+    Key("testing settings", "scales", one_for_each(real(0, 4, above=True), "0.8, 1"), (1.0,)),
     *with_defaults(TRAINING_KEYS, learning_rate=0.003),
     *augmentation_keys(
         elastic_sigma=10.0, rotation_degrees=180.0, flip=False, brightness=0.05, contrast=0.2
@@ -162,6 +164,12 @@ def split_validation(configuration, num_slices, word="slice"):
     return {"training": slice(0, first), "validation": slice(first, num_slices)}
 
 
+def seen_sizes(configuration, size):
+    """Lists the sizes (height, width) at which the network sees slices of a size when it tests."""
+    scales = configuration.testing_settings.scales
+    return [tuple(max(1, round(side * scale)) for side in size) for scale in scales]
+
+
 def require_context(configuration, images):
     """Refuses a network whose margin is wider than the slices: it would see mirrors of mirrors.
 
@@ -169,7 +177,7 @@ def require_context(configuration, images):
         configuration: lib.configuration.Configuration with [training settings] depth.
         images: (N, 1, H, W).
     Raises:
-        UserError: that names the margin and the size.
+        UserError: that names the margin and the size; also where scales make slices as small.
     """
     side = min(images.shape[2:])
     depth = configuration.training_settings.depth
@@ -181,5 +189,15 @@ def require_context(configuration, images):
                 f"such that the margin of the network ({margin(depth)} pixels a side) is below the "
                 f"sides of the slices ({images.shape[3]} x {images.shape[2]})",
                 "Use larger slices, or train with a smaller depth.",
+            )
+        )
+    if margin(depth) >= min(map(min, seen_sizes(configuration, images.shape[2:]))):
+        raise UserError(
+            configuration.problem(
+                "testing settings",
+                "scales",
+                f"such that the slices ({images.shape[3]} x {images.shape[2]}) stay larger than "
+                f"the margin of the network ({margin(depth)} pixels a side)",
+                "Leave out the small ones.",
             )
         )

@@ -3,6 +3,7 @@
 Ronneberger, Fischer, Brox 2015, section 3. What the paper leaves open: docs/DIFFERENCES.md.
 """
 
+import math
 from functools import partial
 
 import keras
@@ -10,13 +11,13 @@ import numpy as np
 
 from lib.devices import ONE_DEVICE, inner_data_format
 from lib.elastic_deformation import get_augmentation
-from lib.extract_patches import average_orientations, predict_in_blocks
+from lib.extract_patches import ORIENTATIONS, average_orientations, predict_in_blocks
 from lib.overlap_tile import margin, output_size, predict_overlap_tile, tile_starts
 from lib.patch_dataset import TileDataset, covering_places, uniform_places
 from lib.pictures import group_images, visualize
-from lib.pre_processing import look_of, scale_to_unit
+from lib.pre_processing import look_of, power_mean, resized, scale_to_unit
 from lib.progress import Progress
-from lib.slices import split_validation
+from lib.slices import seen_sizes, split_validation
 from lib.unet import get_unpadded_unet
 
 NUM_SAMPLES, SAMPLES_PER_ROW = 6, 3
@@ -25,7 +26,9 @@ EXPORTED = {
     "output": "(batch, side * side, 2) float32, probabilities, row after row; side = tile - 2 "
     "margin, the middle of the tile",
     "pre_processing": "percentile: each slice from its 0.1 to its 99.9 percentile to [0, 1], "
-    "clipped; minmax_stack: from the lowest to the highest value of the stack.",
+    "clipped; minmax_stack: from the lowest to the highest value of the stack. Then it is seen at "
+    "each of scales times its size, and of the probabilities of membrane the power mean is taken "
+    "(lib/pre_processing.py).",
     "objects": "connected pixels above the threshold, which goes with divide: where that is above "
     "0 they are divided along lines with a lower mean. Cells of fewer than smallest_object pixels "
     "are left out, holes filled, and each cell grows by grow pixels (lib/instances.py).",
@@ -156,12 +159,15 @@ def load_predictor(configuration, weights):
     settings = configuration.testing_settings
     depth = configuration.training_settings.depth
     side = output_size(settings.tile_size, depth)
-    predict_one = load_slice_predictor(configuration, weights)
+    predict_one = at_scales(configuration, load_slice_predictor(configuration, weights))
 
     def predict(title, slices):
         print(f"Testing {weights.path} on {len(slices)} {title}.")
-        num_tiles = np.prod([len(tile_starts(size, side, depth)) for size in slices.shape[1:]])
-        progress = Progress(int(num_tiles) * settings.average_flips * len(slices))
+        num_tiles = sum(
+            math.prod(len(tile_starts(length, side, depth)) for length in size)
+            for size in seen_sizes(configuration, slices.shape[1:])
+        )
+        progress = Progress(num_tiles * settings.average_flips * len(slices))
         predicted = [predict_one(image, progress.add) for image in slices[:, np.newaxis]]
         progress.finish()
         return np.concatenate(predicted)
@@ -192,9 +198,35 @@ def load_slice_predictor(configuration, weights):
         def predict_turned(turned):
             return predict_overlap_tile(predictor, turned, settings.tile_size, depth)
 
-        return average_orientations(predict_turned, image, settings.average_flips)
+        return average_orientations(predict_turned, image, ORIENTATIONS[settings.average_flips])
 
     return predict
+
+
+def at_scales(configuration, predict):
+    """Lets slices be predicted at each of [testing settings] scales times their size.
+
+    Args:
+        configuration: lib.configuration.Configuration with the keys of lib.slices.
+        predict: function of (1, H, W) float32, and of others that are handed on, -> (1, H, W)
+            float32, probability of cell.
+    Returns:
+        such a function: a power mean, near the lowest, as a membrane is seen best at one of them.
+    """
+
+    def predict_scaled(image, *others):
+        own_size = image.shape[1:]
+
+        def predict_at(size):
+            predicted = predict(resized(image[np.newaxis], size)[0], *others)
+            return resized(predicted[np.newaxis], own_size)[0]
+
+        sizes = seen_sizes(configuration, own_size)
+        if len(sizes) == 1:
+            return predict_at(*sizes)
+        return 1 - power_mean(1 - predict_at(size) for size in sizes)
+
+    return predict_scaled
 
 
 def load_image_predictor(configuration, weights):
@@ -208,26 +240,36 @@ def load_image_predictor(configuration, weights):
     predict_one = load_slice_predictor(configuration, weights)
     depth = configuration.training_settings.depth
     reach, step = margin(depth), 2**depth
+    least = math.ceil((reach + 1) / min(configuration.testing_settings.scales))
+    predict_scaled = at_scales(
+        configuration, lambda image: predict_in_blocks(predict_one, image, -(-reach // step) * step)
+    )
 
     def predict(image):
-        if min(image.shape[1:]) <= reach:
+        if min(image.shape[1:]) < least:
             raise ValueError(
-                f"it must be more than {reach} pixels wide and high, what the network sees around "
+                f"it must be at least {least} pixels wide and high, what the network sees around "
                 f"a pixel. Received: {image.shape[2]} x {image.shape[1]}"
             )
         scaled = scale_to_unit(image, weights.scaling)
-        return scaled, predict_in_blocks(predict_one, scaled, -(-reach // step) * step)
+        return scaled, predict_scaled(scaled)
 
     return predict
 
 
+def describe_views(configuration, word):
+    """Words at which sizes and in how many orientations images are seen; word: what one is."""
+    settings = configuration.testing_settings
+    seen = "as they are"
+    if settings.scales != (1.0,):
+        seen = f"at {' and '.join(f'{scale:g}' for scale in settings.scales)} times their size"
+    return f"{word.capitalize()}s {seen}, averaged over {settings.average_flips} orientations."
+
+
 def describe_prediction(configuration, word):
     """Words how images of one's own are predicted; word: what one is called."""
-    return (
-        f"{word.capitalize()}s as they are, averaged over "
-        f"{configuration.testing_settings.average_flips} orientations. Grey values are scaled in "
-        f"each {word} by itself."
-    )
+    views = describe_views(configuration, word)
+    return f"{views} Grey values are scaled in each {word} by itself."
 
 
 def export_network(configuration, weights, classes, keys=("divide",)):
@@ -248,7 +290,7 @@ def export_network(configuration, weights, classes, keys=("divide",)):
         "classes": classes,
         **EXPORTED,
         "scaling": weights.scaling,
-        **{name: getattr(settings, name) for name in keys},
+        **{name: getattr(settings, name) for name in ("scales", *keys)},
         "margin": margin(depth),
     }
 

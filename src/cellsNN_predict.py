@@ -228,7 +228,7 @@ def save_report(results, configuration, frames, probabilities, objects, weights,
         report,
         configuration,
         weights,
-        protocol=f"{PROTOCOL} {note}".strip(),
+        protocol=f"{PROTOCOL} {unpadded.describe_views(configuration, 'frame')} {note}".strip(),
         flags=[NONE_FOUND] if scores["ap"]["0.5"] == 0 else [],
         scores={"SEG": scores["seg"], "Mean IoU": scores["mean_iou"], "AP": scores["ap"]["0.5"]},
     )

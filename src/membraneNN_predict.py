@@ -31,6 +31,7 @@ from lib.results import Results
 from lib.slices import split_validation
 from lib.unpadded import (
     describe_prediction,
+    describe_views,
     export_network,
     load_image_predictor,
     load_predictor,
@@ -261,12 +262,13 @@ def save_report(results, configuration, slices, probabilities, weights, metrics=
         picture = as_picture(image[np.newaxis])
         flags = unlike_training(look_of(image), weights.looks)
         report.add(ReportImage(name, picture, probability, label, scores=scores, flags=flags))
-    note = metrics and weights.describe_origin(ids)
+    views, divided = describe_views(configuration, "slice"), _divided(configuration)
+    protocol = metrics and PROTOCOL, views, divided, metrics and weights.describe_origin(ids)
     results.save_report(
         report,
         configuration,
         weights,
-        protocol=" ".join(filter(None, (metrics and PROTOCOL, _divided(configuration), note))),
+        protocol=" ".join(filter(None, protocol)),
         scores=metrics and {METRICS[key]: metrics[key]["best"] for key in SHOWN},
         name="report" if metrics else "report_test",
     )

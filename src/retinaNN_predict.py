@@ -29,6 +29,7 @@ from lib.evaluation import (
     spread,
 )
 from lib.extract_patches import (
+    ORIENTATIONS,
     average_orientations,
     full_image_places,
     full_image_tile,
@@ -36,6 +37,7 @@ from lib.extract_patches import (
     pad_to_multiple,
     predict_full_image,
     predict_overlap,
+    share_orientations,
 )
 from lib.pictures import as_grey_levels, as_picture
 from lib.plots import draw_precision_recall, draw_roc
@@ -203,12 +205,17 @@ def _predict_at_sizes(configuration, predictor, photographs, fov_masks, has_prog
     """
     own_size, sizes = photographs.shape[2:], _sizes(configuration, fov_masks)
     largest = min(own_size, max(sizes))  # at their own size photographs may fill the memory
-    given = configuration, predictor, photographs, fov_masks
-    predictions = (resized(_predict_at(*given, size, has_progress), largest) for size in sizes)
+    given = configuration, predictor, photographs, fov_masks, has_progress
+    settings = configuration.testing_settings
+    orientations = [ORIENTATIONS[settings.average_flips]] * len(sizes)
+    if settings.camera_flips and sizes != [own_size]:
+        orientations = share_orientations(settings.camera_flips)
+    views = zip(sizes, orientations)
+    predictions = (resized(_predict_at(*given, *view), largest) for view in views)
     return resized(power_mean(predictions), own_size)
 
 
-def _predict_at(configuration, predictor, photographs, fov_masks, size, has_progress):
+def _predict_at(configuration, predictor, photographs, fov_masks, has_progress, size, orientations):
     """Predicts photographs as the network sees them at one size.
 
     Args:
@@ -216,8 +223,9 @@ def _predict_at(configuration, predictor, photographs, fov_masks, size, has_prog
         predictor: as load_predictor gives it.
         photographs: (num_images, 3, H, W) RGB.
         fov_masks: (num_images, 1, H, W), 0 outside.
-        size: (height, width).
         has_progress: whether to tell the time left.
+        size: (height, width).
+        orientations: in which they are averaged, as average_orientations takes them.
     Returns:
         (num_images, 1, *size) float32, the probability of vessel.
     """
@@ -229,9 +237,9 @@ def _predict_at(configuration, predictor, photographs, fov_masks, size, has_prog
     if has_progress:
         if words:
             print(words)
-        progress = Progress(per_image * len(images) * settings.average_flips)
+        progress = Progress(per_image * len(images) * len(orientations))
         predict = partial(predict, on_part=progress.add)
-    predicted = [average_orientations(predict, image, settings.average_flips) for image in images]
+    predicted = [average_orientations(predict, image, orientations) for image in images]
     if has_progress:
         progress.finish()
     return np.stack(predicted)
@@ -476,7 +484,9 @@ def _way(settings):
     words = f"Predicted by {way[settings.inference]}{averaged}."
     if len(settings.camera_scales) > 1:
         factors = " and ".join(f"{factor:g}" for factor in settings.camera_scales)
-        words += f" Photographs that are scaled to fov_width: seen at {factors} times of it."
+        words += f" Photographs that are scaled to fov_width: seen at {factors} times of it"
+        flips = " and ".join(map(str, settings.camera_flips or ()))
+        words += f", in {flips} orientations." if flips else "."
     return words
 
 

@@ -17,11 +17,11 @@ from lib.configuration import (
     boolean,
     choice,
     data_keys,
-    factors,
     integer,
     integer_or_all,
     multiple_of_4,
     number_or_none,
+    one_for_each,
     orientations,
     real,
     share_or_number,
@@ -77,7 +77,18 @@ KEYS = (
     Key("testing settings", "inference", choice("patches", "full_image"), "patches"),
     Key("testing settings", "inside_FOV", boolean, False),
     Key("testing settings", "average_flips", orientations, 1),
-    Key("testing settings", "camera_scales", factors, (1.0,)),
+    Key(
+        "testing settings",
+        "camera_scales",
+        one_for_each(real(0, 4, above=True), "0.67, 1, 1.33"),
+        (1.0,),
+    ),
+    Key(
+        "testing settings",
+        "camera_flips",
+        number_or_none(one_for_each(orientations, "4, 2, 1")),
+        None,
+    ),
     Key("testing settings", "images", choice("test", "validation", "training"), "test"),
     Key("testing settings", "threshold", real(0, 1), 0.5),
     Key("testing settings", "accuracy_threshold", number_or_none(real(0, 1)), None),
@@ -98,6 +109,18 @@ def check(configuration):
                 "varied",
                 "Or switch off elastic_sigma, rotation_degrees, shear, quarter_turns, flip, zoom, "
                 "shift, brightness, contrast, gamma, noise and cutout in [training settings].",
+            )
+        )
+    settings = configuration.testing_settings
+    scales, flips = settings.camera_scales, settings.camera_flips
+    if flips is not None and len(flips) != len(scales):
+        factors = ", ".join(f"{scale:g}" for scale in scales)
+        problems.append(
+            configuration.problem(
+                "testing settings",
+                "camera_flips",
+                f"a number for each of camera_scales = {factors}",
+                "With none each is averaged as average_flips says.",
             )
         )
     return problems + _stride_problems(configuration)

@@ -15,7 +15,7 @@ import numpy as np
 
 from lib.class_metrics import IGNORE, class_scores, confusion_matrix
 from lib.errors import UserError
-from lib.extract_patches import average_orientations
+from lib.extract_patches import ORIENTATIONS, average_orientations
 from lib.image_sets import channel_limits, scaled
 from lib.instance_metrics import NONE_FOUND, count_overlaps, summarize
 from lib.instances import objects_from_borders
@@ -172,7 +172,7 @@ def load_predictor(configuration, weights, on_pass=None):
         return predicted.T.reshape(-1, *tile.shape[1:])
 
     def predict_orientations(tile):
-        return average_orientations(predict_tile, tile, settings.average_flips)
+        return average_orientations(predict_tile, tile, ORIENTATIONS[settings.average_flips])
 
     return lambda image: predict_blended(predict_orientations, image, *tiling(configuration))
 
@@ -188,13 +188,14 @@ def make_predictor(configuration, weights, threshold=None):
     predict_scaled = load_predictor(configuration, weights)
     is_binary = len(names) == 2
     sizes = "at their own sizes"
-    if "size" in data:
-        height, width = data["size"]
+    size = data.get("size")  # none in the records of earlier versions
+    if size:
+        height, width = size
         sizes = f"scaled to {width} x {height} pixels, as those of the training, and back"
 
     def predict(image):
         own_size = image.shape[1:]
-        image = resized(image[np.newaxis], tuple(data.get("size", own_size)))[0]
+        image = resized(image[np.newaxis], tuple(size or own_size))[0]
         image = scaled(image, channel_limits(image, data["scaling"]))
         at_training_size = predict_scaled(image)
         probabilities = resized(at_training_size[np.newaxis], own_size)[0]
@@ -212,7 +213,7 @@ def make_predictor(configuration, weights, threshold=None):
         side = settings.tile_size
         network = build_network(configuration, data, side, side)
         weights.load_into(network, settings.skip_order)
-        known = {name: data[name] for name in ("scaling", "size") if name in data}
+        known = {"scaling": data["scaling"], **({"size": size} if size else {})}
         if data["has_instances"]:
             keys = ("object_threshold", "smallest_object")
             known |= {"objects": OBJECTS, **{name: getattr(settings, name) for name in keys}}

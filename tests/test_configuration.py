@@ -123,6 +123,7 @@ def test_file_with_the_originals_keys_alone_reads_with_defaults(write_configurat
             "inside_FOV": False,
             "average_flips": 1,
             "camera_scales": (1.0,),
+            "camera_flips": None,
             "images": "test",
             "threshold": 0.5,
             "accuracy_threshold": None,
@@ -226,6 +227,8 @@ def test_byte_order_mark_of_windows_editors_is_skipped(write_configuration):
         ("average_flips", "8", 8),
         ("camera_scales", "1", (1.0,)),
         ("camera_scales", "0.67, 1,1.33", (0.67, 1.0, 1.33)),
+        ("camera_flips", "none", None),
+        ("camera_flips", "8", (8,)),
         ("initial_weights", "None", None),
         ("initial_weights", "./pretrained/a b.weights.h5", "./pretrained/a b.weights.h5"),
         # A comment behind a number or a word.
@@ -553,6 +556,14 @@ def test_both_strides_are_reported(tmp_path):
     first, second = problems_of(write_small(tmp_path, stride_height=50, stride_width=60))
     assert "stride_height must be at most patch_height = 16" in first
     assert "stride_width must be at most patch_width = 16" in second
+
+
+def test_orientations_of_cameras_go_with_their_sizes(tmp_path):
+    (problem,) = problems_of(write_small(tmp_path, camera_scales="0.67, 1", camera_flips="4, 2, 1"))
+    assert "camera_flips must be a number for each of camera_scales = 0.67, 1." in problem
+    (problem,) = problems_of(write_small(tmp_path, camera_flips="3"))
+    assert "camera_flips must be False (1), horizontal" in problem
+    assert "or several of them: 4, 2, 1, or none. Received: 3" in problem
 
 
 def test_duplicate_key(write_configuration):

@@ -58,8 +58,8 @@ def test_a_shipped_network_is_the_same_in_onnx(name, tmp_path):
     ("name", "keys"),
     [
         ("vessels", ()),
-        ("membranes", ("divide",)),
-        ("cells", ("divide", "smallest_object", "grow")),
+        ("membranes", ("scales", "divide")),
+        ("cells", ("scales", "divide", "smallest_object", "grow")),
         ("nuclei", ("object_threshold", "smallest_object")),
     ],
 )
@@ -70,7 +70,7 @@ def test_the_metadata_tell_how_objects_are_found(name, keys):
     script = importlib.import_module(configuration.task.prediction)
     _, metadata = script.make_predictor(configuration, weights).export()
     assert ("objects" in metadata) == bool(keys)
-    every = {"divide", "smallest_object", "grow", "object_threshold"}
+    every = {"scales", "divide", "smallest_object", "grow", "object_threshold"}
     assert {key: metadata[key] for key in every & set(metadata)} == {
         key: getattr(settings, key) for key in keys
     }

@@ -14,10 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lib.extract_patches import (
+    ORIENTATIONS,
     average_orientations,
     full_image_places,
     full_image_tile,
     predict_full_image,
+    share_orientations,
 )
 from lib.unet import NETWORKS
 from src.retinaNN_predict import by_full_image
@@ -204,7 +206,7 @@ def identical(image):
 @pytest.mark.parametrize("shape", [(1, 8, 12), (2, 5, 5)])
 def test_orientations_average_an_even_predictor_to_itself(number, shape):
     image = random_image(*shape)
-    averaged = average_orientations(identical, image, number)
+    averaged = average_orientations(identical, image, ORIENTATIONS[number])
     np.testing.assert_array_equal(averaged, identical(image))
     assert averaged.dtype == np.float32
 
@@ -221,12 +223,14 @@ def test_orientations_of_a_predictor_that_marks_a_corner(number):
     expected = np.zeros((1, 3, 5))
     expected[0][np.ix_([0, 2], [0, 4])] = 0.25
     image = np.zeros((1, 3, 5), np.float32)
-    np.testing.assert_array_equal(average_orientations(corner, image, number), expected)
+    np.testing.assert_array_equal(
+        average_orientations(corner, image, ORIENTATIONS[number]), expected
+    )
 
 
 def test_two_orientations_are_mirrored_left_right():
     image = np.zeros((1, 3, 5), np.float32)
-    averaged = average_orientations(corner, image, 2)
+    averaged = average_orientations(corner, image, ORIENTATIONS[2])
     np.testing.assert_array_equal(averaged[0, 0], [0.5, 0, 0, 0, 0.5])
     assert averaged.sum() == 1
 
@@ -238,5 +242,17 @@ def test_eight_orientations_show_a_predictor_all_symmetries_of_the_square():
         seen.append(image[0].tolist())
         return image
 
-    average_orientations(remember, np.arange(4, dtype=np.float32).reshape(1, 2, 2), 8)
+    square = np.arange(4, dtype=np.float32).reshape(1, 2, 2)
+    average_orientations(remember, square, ORIENTATIONS[8])
     assert len({str(image) for image in seen}) == 8
+
+
+def test_orientations_are_shared_out_each_once_before_one_comes_again():
+    first, second, third = share_orientations((4, 2, 1))
+    assert [len(first), len(second), len(third)] == [4, 2, 1]
+    assert len({*first, *second, *third}) == 7
+    # Of four every quarter turn, two of them mirrored.
+    assert sorted(turns for turns, _, _ in first) == [0, 1, 2, 3]
+    assert sum(step < 0 for _, _, step in first) == 2
+    assert all(set(shared) == set(ORIENTATIONS[8]) for shared in share_orientations((8, 8)))
+    assert share_orientations((8, 1)) == [share_orientations((8,))[0], first[:1]]

@@ -223,6 +223,19 @@ def test_eight_orientations_are_averaged_under_the_name_of_before_too(finished, 
     assert 1e-4 < difference.max() < 0.6
 
 
+def test_slices_are_tested_at_several_scales(finished, workspace, step):
+    one = read_predictions(finished.folder)[0]
+    predicted = {}
+    for scales in ("1.5", "1, 1.5"):
+        require_success(step("testing", scales=scales))
+        predicted[scales] = read_predictions(workspace)[0]
+    seen = "Slices at 1 and 1.5 times their size, averaged over"
+    assert seen in (workspace / "small" / "report_test.html").read_text()
+    other, both = 1 - predicted["1.5"], 1 - predicted["1, 1.5"]
+    np.testing.assert_allclose(both, (((1 - one) ** 4 + other**4) / 2) ** 0.25, atol=1e-5)
+    assert np.abs(other - (1 - one)).max() > 0.01
+
+
 def test_divided_cells_go_into_all_but_the_hdf5_files(finished, workspace, step):
     output = require_success(step("testing", divide=0.6))
     words = "cells are divided along lines with a mean below 0.6"

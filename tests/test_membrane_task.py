@@ -1,5 +1,7 @@
 """Tests of reading the membranes that a configuration names, and of what is held out."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -7,6 +9,7 @@ from lib.configuration import read_configuration
 from lib.errors import UserError
 from lib.files import load_hdf5, write_hdf5
 from lib.slices import split_validation
+from lib.unpadded import at_scales
 from src.membrane_task import load_labelled, load_test_slices
 from src.tasks import TASKS
 from tests.small_data import write_configuration
@@ -77,6 +80,33 @@ def test_network_must_see_less_context_than_the_slices_have(in_tmp_path):
     (problem,) = problems_of(load_labelled, configuration, SCALING)
     assert "the margin of the network (92 pixels a side) is below the sides" in problem
     assert "(48 x 40)" in problem
+
+
+def test_slices_must_stay_larger_than_the_context_at_every_scale(configuration):
+    configuration = configuration.with_values("testing_settings", scales=(1.0, 0.6))
+    load_labelled(configuration, SCALING)
+    configuration = configuration.with_values("testing_settings", scales=(1.0, 0.5))
+    (problem,) = problems_of(load_labelled, configuration, SCALING)
+    assert "scales must be such that the slices (48 x 40) stay larger than the margin" in problem
+    assert problem.endswith("Received: (1.0, 0.5). Leave out the small ones.")
+
+
+def test_slices_are_seen_at_each_scale_and_membranes_at_their_best():
+    seen = []
+
+    def predict(image, word):
+        seen.append((image.shape, word))
+        return np.full_like(image, 0.6 if image.shape[1] == 20 else 0.9)
+
+    def at(*scales):
+        settings = SimpleNamespace(testing_settings=SimpleNamespace(scales=scales))
+        return at_scales(settings, predict)(np.zeros((1, 40, 48), np.float32), "tile")
+
+    expected = 1 - ((0.4**4 + 0.1**4) / 2) ** 0.25
+    np.testing.assert_allclose(at(0.5, 1), np.full((1, 40, 48), expected), rtol=1e-6)
+    assert seen == [((1, 20, 24), "tile"), ((1, 40, 48), "tile")]
+    np.testing.assert_array_equal(at(1), np.full((1, 40, 48), 0.9, np.float32))
+    np.testing.assert_array_equal(at(0.5), np.full((1, 40, 48), 0.6, np.float32))
 
 
 @pytest.mark.parametrize(

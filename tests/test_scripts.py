@@ -257,6 +257,25 @@ def test_images_of_another_camera_are_predicted_at_the_size_of_the_training(work
     assert np.abs(first - second).max() > 0.01
 
 
+def test_at_each_size_photographs_are_seen_in_other_orientations(workspace, call):
+    def predict(scales="1", **settings):
+        settings = {"fov_width": 40, **settings}
+        configure(workspace, inference="full_image", camera_scales=scales, **settings)
+        require_success(call("testing", workspace))
+        return read_predictions(workspace / "small")[0]
+
+    one = predict()
+    np.testing.assert_array_equal(predict(camera_flips=1), one)  # the first is as it is
+    eight = predict(average_flips=8)
+    np.testing.assert_allclose(predict(camera_flips=8), eight, atol=1e-6)
+    assert np.abs(one - eight).max() > 0.01
+    shared = predict("1, 1", camera_flips="8, 1")
+    # The mean is taken before it is enlarged to the size of the photographs.
+    np.testing.assert_allclose(shared, power_mean([eight, one]), atol=1e-3)
+    # A photograph that is not scaled is averaged as average_flips says.
+    np.testing.assert_array_equal(predict(fov_width=0, camera_flips=8), predict(fov_width=0))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("inference", ["patches", "full_image"])
 @pytest.mark.parametrize("flips", [False, True])

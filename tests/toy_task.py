@@ -7,7 +7,7 @@ import numpy as np
 from lib import configuration as keys
 from lib.devices import inner_data_format
 from lib.experiment import locate
-from lib.extract_patches import average_orientations, pad_to_multiple
+from lib.extract_patches import ORIENTATIONS, average_orientations, pad_to_multiple
 from lib.files import load_hdf5
 from lib.patch_dataset import TileDataset, covering_places, places_by_area
 from lib.pictures import as_picture, colour_classes
@@ -77,7 +77,7 @@ def test(configuration, experiment):
     results = Results(experiment.results, experiment.name)
     results.require_room(ids)
     predict = predictor_of(weights)
-    predicted = [average_orientations(predict, image, 4) for image in images]
+    predicted = [average_orientations(predict, image, ORIENTATIONS[4]) for image in images]
     results.remove()
     classes = [probabilities.argmax(axis=0) for probabilities in predicted]
     coloured = [colour_classes(one, list(COLOURS.values())) for one in classes]
