@@ -25,7 +25,7 @@ with tell_missing_packages():
     import numpy as np
     from scipy import ndimage
 
-    from lib.files import absolute_path, hdf5_files
+    from lib.files import absolute_path, hdf5_files, settle_earlier
     from lib.image_files import list_images, read_labels, read_pages, read_picture, shortened
     from lib.instances import carve_touching, is_mostly_in_pieces
     from lib.weight_map import class_weights, weight_map
@@ -503,22 +503,9 @@ def write(read, arguments):
     has_pair = bool(arguments.training_pair or arguments.test_pair)
     for use in (use for use, data in read.items() if data is None):
         kinds = ("imgs", "instances", "groundTruth", "weightMaps")
-        _settle_earlier([path(kind, use) for kind in kinds], use, stay=has_pair)
+        reason = f"No frames to {use} on were given"
+        settle_earlier([path(kind, use) for kind in kinds], reason, stay=has_pair)
     print(f"Written to {output_folder}")
-
-
-def _settle_earlier(paths, use, *, stay):
-    """Leaves or removes what an earlier run wrote for a half that has no frames now; says which."""
-    earlier = [path for path in paths if path.exists()]
-    if not earlier:
-        return
-    print(
-        f"No frames to {use} on were given: {', '.join(path.name for path in earlier)} of an "
-        f"earlier run {'stay as they are' if stay else 'are removed'}."
-    )
-    if not stay:
-        for path in earlier:
-            path.unlink()
 
 
 def learnt(objects, is_unknown, arguments):

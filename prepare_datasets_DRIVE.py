@@ -26,12 +26,13 @@ from lib.errors import UserError, raise_if_any, run_script, tell_missing_package
 with tell_missing_packages():
     import numpy as np
 
-    from lib.files import absolute_path, hdf5_files
+    from lib.files import absolute_path, hdf5_files, settle_earlier
     from lib.fundus_layouts import DRIVE, LAYOUTS, find_files, hint, testing_ids, unpaired
     from lib.image_files import list_images, read_binary_mask, read_photograph, turned_words
     from lib.pre_processing import estimate_fov
 
 OUTPUT_FOLDER = "DRIVE_datasets_training_testing"
+KINDS = ("imgs", "borderMasks", "groundTruth")
 SUBSETS = {"training": "train", "test": "test"}  # folder: what its files are called
 # Ground truth may reach a few pixels beyond the FOV at its rim: 0.05 % of DRIVE's vessel pixels do.
 MOST_VESSEL_OUTSIDE_FOV = 0.05
@@ -123,6 +124,10 @@ def prepare(
     for name, (images, _) in read.items():
         if "1st_manual" not in images:
             _file(output_folder, "groundTruth", SUBSETS[name]).unlink(missing_ok=True)
+    for name in (name for name in subsets if name not in read):
+        # What trained then may be what tests now.
+        files = [_file(output_folder, kind, SUBSETS[name]) for kind in KINDS]
+        settle_earlier(files, f"--test leaves no image for {name}")
     print(f"Written to {output_folder}")
 
 
@@ -163,11 +168,14 @@ def _halves(folder, layout, subsets, has_masks, test):
                 if not share
             ]
         )
-    return {
+    halves = {
         name: {kind: {one: by_id[one] for one in share} for kind, by_id in files.items()}
         for name, share in shares.items()
         if share
     }
+    if not halves:
+        raise UserError(f"--test {' '.join(test)} leaves no image for --only {' '.join(subsets)}.")
+    return halves
 
 
 def read_subset(folder, has_masks=True):
@@ -220,9 +228,7 @@ def write_subset(write, output_folder, subset, arrays):
     """
     ids = arrays["ids"]
     print(f"{subset}: {len(ids)} images of {_size(arrays['images'])}, ids {ids[0]} to {ids[-1]}")
-    imgs, masks, truth = (
-        _file(output_folder, kind, subset) for kind in ("imgs", "borderMasks", "groundTruth")
-    )
+    imgs, masks, truth = (_file(output_folder, kind, subset) for kind in KINDS)
     has_ground_truth = "1st_manual" in arrays
     blank = [name for name, mask in zip(ids, arrays.get("1st_manual", [])) if not mask.any()]
     if blank:

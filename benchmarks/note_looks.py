@@ -32,7 +32,7 @@ def main():
     configuration, folder = find_configuration(arguments)
     with quietly():
         importlib.import_module(configuration.task.training)
-    weights = open_weights(configuration, Experiment(folder))
+    weights = open_weights(configuration, Experiment(folder or configuration.experiment_name.name))
     looks = range_of_looks(looks_of_training(configuration, weights))
     note(weights, looks)
     print(f"{weights.path}: {looks}")

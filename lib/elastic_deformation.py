@@ -361,7 +361,7 @@ def get_augmentation(settings):
     """
     augmentation = Augmentation(
         **{
-            field.name: getattr(settings, field.name, field.default)
+            field.name: getattr(settings, field.name, getattr(NO_AUGMENTATION, field.name))
             for field in fields(Augmentation)
         }
     )

@@ -94,8 +94,8 @@ def run_script(main):
     Args:
         main: function without arguments.
     Returns:
-        0; 1 after a UserError; 130 after Ctrl-C and 143 after SIGTERM (the shell's numbers for
-        them); the status of Stopped.
+        0; 1 after a UserError, or without the rights to a file; 130 after Ctrl-C and 143 after
+        SIGTERM (the shell's numbers for them); the status of Stopped.
     """
     signal.signal(signal.SIGTERM, _leave)
     with contextlib.suppress(AttributeError):  # a stream of another kind, in tests
@@ -115,6 +115,12 @@ def run_script(main):
         advice = "Close other programs, or take smaller images, tiles or batches."
         words = f"The memory that is free is too small: {error or 'out of memory'}. {advice}"
         print_problems([words])
+        return 1
+    except PermissionError as error:
+        if error.filename is None:
+            raise
+        words = f"{os.fsdecode(error.filename)} may not be read or written: {error.strerror}."
+        print_problems([f"{words} Ask for the rights to it, or take a copy of your own."])
         return 1
     except Stopped as error:
         print(f"\n{error}", flush=True)

@@ -172,6 +172,26 @@ def hdf5_files():
         yield write
 
 
+def settle_earlier(paths, reason, *, stay=False):
+    """Removes or leaves what an earlier run wrote for a half that has nothing now; says which.
+
+    Args:
+        paths: of the half's files.
+        reason: why there is nothing: "No frames to test on were given".
+        stay: whether the files stay.
+    """
+    earlier = [path for path in paths if path.exists()]
+    if not earlier:
+        return
+    print(
+        f"{reason}: {', '.join(path.name for path in earlier)} of an earlier run "
+        f"{'stay as they are' if stay else 'are removed'}."
+    )
+    if not stay:
+        for path in earlier:
+            path.unlink()
+
+
 @contextlib.contextmanager
 def new_hdf5(path):
     """Opens a new HDF5 file for writing; a full disk is raised at its end.

@@ -27,6 +27,7 @@ from lib.tiff_files import (
     check_total,
     coloured,
     colours_of_16_bits,
+    compression_of_tiff,
     is_tiff,
     iterate_tiff,
     orientation_of_tiff,
@@ -289,16 +290,43 @@ def _as_wanted(path, pixels, channels, keeps_16_bits, notes):
 
 
 def require_lossless(path):
-    """Refuses label images in JPEG, which blurs borders into numbers between those beside them."""
+    """Refuses label images that lost something when they were saved, in JPEG above all.
+
+    At borders there are then numbers between those on both sides.
+
+    Raises:
+        ImageError: for JPEG and JPEG 2000, WebP with loss, and TIFF that is compressed by them.
+    """
     if is_tiff(path):
-        return
-    with open_image(path) as image:
-        if image.format in ("JPEG", "MPO", "JPEG2000"):
-            raise ImageError(
-                f"{path} must be a label image saved without loss. Received: a {image.format} "
-                "file, which blurs the numbers at every border. Take the original labels, or draw "
-                "them anew, and save them as PNG."
-            )
+        name = compression_of_tiff(path)
+        kind = f"TIFF file with {name} in it" if re.search("JPEG|JP2000|WEBP", name) else None
+    else:
+        with open_image(path) as image:
+            kind = image.format
+        is_lossy = kind in ("JPEG", "MPO", "JPEG2000")
+        if kind == "WEBP":
+            file = _unpacked(path)
+            is_lossy = _is_lossy_webp(Path(path).read_bytes() if file is path else file.getvalue())
+        kind = f"{kind} file" if is_lossy else None
+    if kind:
+        raise ImageError(
+            f"{path} must be a label image saved without loss. Received: a {kind}, which blurs the "
+            "numbers at every border. Take the original labels, or draw them anew, and save them "
+            "as PNG."
+        )
+
+
+def _is_lossy_webp(content):
+    """Tells whether a WebP file holds an image with loss, a chunk VP8, in place of VP8L."""
+    place = 12
+    while place + 8 <= len(content):
+        name, size = content[place : place + 4], content[place + 4 : place + 8]
+        if name == b"VP8 ":
+            return True
+        # The chunks of an animation's frame lie in that of the frame, behind 16 bytes.
+        length = 16 if name == b"ANMF" else int.from_bytes(size, "little")
+        place += 8 + length + length % 2
+    return False
 
 
 def read_labels(path, most_pixels=MOST_PIXELS):

@@ -102,7 +102,7 @@ def hold_out(pairs, subset, how):
         held = set(names[len(names) - int(number) :]) if 0 < int(number) < len(names) else set()
     elif kind == "every" and number.isdecimal():
         held = set(names[int(number) - 1 :: int(number)]) if int(number) > 1 else set()
-    elif not kind and re.fullmatch(r"0?\.\d+", number):
+    elif not kind and re.fullmatch(r"0?\.\d*[1-9]\d*", number):
         held = set(names[-max(1, round(float(number) * len(names))) :])
     if not 0 < len(held) < len(names):
         raise UserError(

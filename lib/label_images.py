@@ -364,6 +364,7 @@ def _classes_by_colour(contents, listed, ignored):
     """Gives classes, {colour: number} and remarks."""
     used = sorted(_used_colours(contents) - {-1}, key=luma)
     if listed is None:
+        raise_if_any(counted([words for content in contents for words in _no_colours(content)]))
         if len(used) > MOST_UNLISTED:
             raise UserError(
                 f"The labels in {contents[0].path.parent} show {len(used)} colours. Expected at "
@@ -413,13 +414,18 @@ def _colours_of_one_file(contents, used, names, ignored):
     ]
 
 
+def _no_colours(content):
+    """Words that a file holds numbers that are no greys, where others show colours."""
+    if content.colours is not None:
+        return []
+    return [f"{content.path} must show colours as the other labels do. Received: numbers."]
+
+
 def _unlisted_colours(content, known, listed):
     """Words the first colour of a file that is in no list, with its place."""
-    if content.colours is None:
-        return [f"{content.path} must show colours as the other labels do. Received: numbers."]
-    unlisted = content.colours.keys() - known
+    unlisted = set() if content.colours is None else content.colours.keys() - known
     if not unlisted:
-        return []
+        return _no_colours(content)
     pixels = read_label(content.path).colours
     row, column = np.argwhere(np.isin(pixels, list(unlisted)))[0]
     colour = int(pixels[row, column])

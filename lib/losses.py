@@ -61,7 +61,7 @@ class SegmentationLoss(keras.losses.Loss):
     def __init__(
         self, dice_weight=1.0, cross_entropy_weight=0.8, class_weights=None, name="segmentation"
     ):
-        super().__init__(name=name, reduction="sum", dtype="float32")
+        super().__init__(name=name, reduction="mean", dtype="float32")
         self.dice_weight = float(dice_weight)
         self.cross_entropy_weight = float(cross_entropy_weight)
         self.class_weights = class_weights and [float(weight) for weight in class_weights]
@@ -92,7 +92,13 @@ class SegmentationLoss(keras.losses.Loss):
             # No reshape of y_pred: TensorFlow finds the logits behind it, which cannot saturate.
             entropies = ops.sparse_categorical_crossentropy(labels, y_pred)
             loss += self.cross_entropy_weight * _weighted_mean(entropies, weights)
-        return loss
+        # The mean of one number, in which Keras shares the loss among TensorFlow's devices.
+        loss = ops.reshape(loss, (1,))
+        return super().__call__(loss, loss)
+
+    def call(self, y_true, y_pred):
+        """Gives the loss of the batch, (1,), which both are."""
+        return y_pred
 
     def get_config(self):
         """Gives what makes an equal loss."""

@@ -78,6 +78,12 @@ def orientation_of_tiff(path):
         return tiff.pages[0].tags.valueof(_ORIENTATION, 1)
 
 
+def compression_of_tiff(path):
+    """Names how the first page of a TIFF file is compressed: NONE, LZW, JPEG."""
+    with _complaints_raised(), tifffile.TiffFile(path) as tiff:
+        return str(_name(tiff.pages[0].compression))
+
+
 def check_size(path, height, width, most_pixels):
     """Raises an ImageError for more pixels than most_pixels; None: than the memory that is free."""
     if not most_pixels:

@@ -8,6 +8,7 @@ import contextlib
 import io
 import json
 import math
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -178,14 +179,15 @@ class TrainedWeights:
         """Refuses weights that were trained on data of another kind than the data are now.
 
         Args:
-            data: dictionary that JSON can hold, such as names of classes and number of channels.
+            data: dictionary that JSON can hold, such as names of classes and number of channels;
+                what a record lacks is None. A record of nothing fits all.
         Raises:
             UserError: that names what differs.
         """
         changed = [
-            f"{name.replace('_', ' ')}: {_listed(self.data[name])} -> {_listed(value)}"
+            f"{name.replace('_', ' ')}: {_listed(self.data.get(name))} -> {_listed(value)}"
             for name, value in data.items()
-            if self.data.get(name, value) != value
+            if self.data and self.data.get(name) != value
         ]
         if changed:
             raise UserError(
@@ -302,7 +304,7 @@ class TrainedWeights:
 
     def _architecture(self):
         """Reads the network's JSON beside the weights, as retina-unet writes it; None without."""
-        stem = self.path.name.rsplit("_best", 1)[0].rsplit("_last", 1)[0]
+        stem = re.sub(r"_(best|last)[._]weights\.h5$", "", self.path.name)
         file = self.path.with_name(f"{stem}_architecture.json")
         return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
 

@@ -212,11 +212,11 @@ def describe_data(images):
         images: lib.image_sets.ImageSet.
     Returns:
         dictionary that JSON can hold: num_channels, class_names, class_colours, has_instances,
-        scaling (the rule of lib.image_sets.channel_limits); and size, [height, width], where all
-        images were scaled to one.
+        scaling (the rule of lib.image_sets.channel_limits); and size, [height, width], to which
+        all images were scaled, or None.
     """
     return {
-        **({"size": list(images.size)} if images.size else {}),
+        "size": list(images.size) if images.size else None,
         "num_channels": images.num_channels,
         "class_names": list(images.class_names),
         "class_colours": [list(colour) for colour in images.class_colours],

@@ -37,6 +37,7 @@ if os.environ["KERAS_BACKEND"] == "tensorflow":
 import keras
 import numpy as np
 from lib.devices import start_computing
+from lib.losses import get_loss
 from lib.patch_dataset import TileDataset
 from lib.unet import get_unet
 rng = np.random.default_rng(0)
@@ -50,7 +51,8 @@ for distribute in ("none", "auto"):
                            batch_size=8, shuffle=shuffle, devices=devices)
     with devices.scope():
         model = get_unet(1, 16, 16, data_format="channels_last", dropout=float(sys.argv[1]))
-        model.compile(keras.optimizers.SGD(0.1, momentum=0.9), "sparse_categorical_crossentropy")
+        own = get_loss("cross_entropy") if sys.argv[2] == "own" else sys.argv[2]
+        model.compile(keras.optimizers.SGD(0.1, momentum=0.9), own)
     # As lib.training does: Keras's own shuffling is another one on several devices.
     options = {"validation_data": tiles(places[:12], False), "shuffle": False, "verbose": 0}
     history = model.fit(tiles(places, True), **options)
@@ -60,10 +62,11 @@ for distribute in ("none", "auto"):
 
 # TensorFlow's devices draw the same drop-out for their parts; JAX draws as one device does.
 @pytest.mark.parametrize("backend, dropout", [("tensorflow", 0.0), ("jax", 0.2)])
-def test_two_devices_lose_the_same_as_one_after_five_steps(backend, dropout, tmp_path):
+@pytest.mark.parametrize("loss", ["sparse_categorical_crossentropy", "own"])
+def test_two_devices_lose_the_same_as_one_after_five_steps(backend, dropout, loss, tmp_path):
     require(backend)
     environment = {**TWO_DEVICES, "KERAS_BACKEND": backend}
-    output = require_success(run("-c", FIVE_STEPS, dropout, cwd=tmp_path, **environment))
+    output = require_success(run("-c", FIVE_STEPS, dropout, loss, cwd=tmp_path, **environment))
     lines = [line for line in output.splitlines() if line.startswith("RESULT")]
     numbers, (one, two) = zip(*(json.loads(line.removeprefix("RESULT")) for line in lines))
     assert numbers == (1, 2)

@@ -322,6 +322,7 @@ def test_settings_that_change_nothing_are_no_augmentation():
     assert ed.get_augmentation(off) is None  # a task without colours has no key for the hue
     off.zoom = 1.5
     assert ed.get_augmentation(off) == replace(NOTHING, zoom=1.5)
+    assert ed.get_augmentation(SimpleNamespace()) is None
 
 
 def test_shift_stays_within_its_range_and_uses_it():

@@ -45,6 +45,17 @@ def test_several_problems_are_numbered(capsys):
     assert capsys.readouterr().err == "\nERROR: 2 problems:\n  1. One thing.\n  2. Another.\n"
 
 
+def test_a_file_without_rights_is_named(capsys):
+    error = PermissionError(13, "Permission denied", "/data/training")
+    assert run_script(raising(error)) == 1
+    assert capsys.readouterr().err == (
+        "\nERROR: /data/training may not be read or written: Permission denied. Ask for the rights "
+        "to it, or take a copy of your own.\n"
+    )
+    with pytest.raises(PermissionError):  # of a signal, say: no file's
+        run_script(raising(PermissionError(1, "Operation not permitted")))
+
+
 def test_success_gives_status_0(capsys):
     assert run_script(lambda: print("done")) == 0
     assert capsys.readouterr().err == ""

@@ -122,6 +122,28 @@ def test_stare_unpacked_beside_the_packed_files(tmp_path, output, rng):
     assert not (output / "DRIVE_dataset_imgs_train.hdf5").exists()
 
 
+def test_images_that_test_now_and_trained_before_train_no_more(tmp_path, output, rng, capsys):
+    write_stare(tmp_path, rng)
+    prepare(tmp_path, output, layout="STARE", test=["im0001"])
+    assert ids_of(output, "train") == ["im0002", "im0077"]
+    prepare(tmp_path, output, layout="STARE", test=["all"], subsets=["test"])
+    assert ids_of(output, "train") == ["im0002", "im0077"], "--only leaves the other half alone"
+    capsys.readouterr()
+    prepare(tmp_path, output, layout="STARE", test=["all"])
+    assert [path.name for path in output.glob("*_train.hdf5")] == []
+    assert (
+        "--test leaves no image for training: DRIVE_dataset_imgs_train" in capsys.readouterr().out
+    )
+
+
+def test_a_half_without_images_is_not_said_to_be_written(tmp_path, output, rng):
+    write_stare(tmp_path, rng)
+    options = {"layout": "STARE", "test": ["all"], "subsets": ["training"]}
+    (problem,) = problems_of(tmp_path, output, **options)
+    assert problem == "--test all leaves no image for --only training."
+    assert not output.exists()
+
+
 def test_stare_without_a_second_observer(tmp_path, output, rng):
     write_stare(tmp_path, rng)
     for path in (tmp_path / "labels-vk").iterdir():

@@ -7,6 +7,7 @@ from PIL import Image
 
 from lib.class_metrics import IGNORE
 from lib.errors import UserError
+from lib.image_files import require_lossless
 from lib.label_images import (
     content_of,
     default_colours,
@@ -270,6 +271,45 @@ def test_jpeg_is_refused_whatever_its_name(save, ending):
     path = save(f"a.{ending}", np.zeros((8, 8), np.uint8), format="JPEG")
     with pytest.raises(ValueError, match="saved without loss. Received: a JPEG"):
         read_label(path)
+
+
+@pytest.mark.parametrize("animated", [False, True])
+def test_webp_is_refused_where_it_lost_something(save, animated, rng):
+    numbers = rng.integers(0, 3, (8, 8), np.uint8)
+    options = {"format": "WEBP"}
+    if animated:  # the image then lies in a frame
+        other = Image.fromarray(numbers[::-1].copy())
+        options |= {"save_all": True, "append_images": [other], "exif": b"Exif\0\0"}
+    with pytest.raises(ValueError, match="saved without loss. Received: a WEBP file"):
+        require_lossless(save("a.webp", numbers, lossless=False, quality=90, **options))
+    require_lossless(save("b.webp", numbers, lossless=True, **options))
+
+
+def test_a_lossless_webp_is_read(save, rng):
+    numbers = rng.integers(0, 3, (8, 8), np.uint8)
+    np.testing.assert_array_equal(
+        read_label(save("a.webp", numbers, lossless=True)).numbers, numbers
+    )
+
+
+def test_tiff_with_jpeg_in_it_is_refused(save, rng):
+    numbers = rng.integers(0, 3, (16, 16), np.uint8)
+    path = save("a.tif", numbers, compression="jpeg")
+    for read in (read_label, read_instances):
+        with pytest.raises(ValueError, match="without loss. Received: a TIFF file with JPEG in it"):
+            read(path)
+    packed = save("b.tif", numbers, compression="tiff_lzw")
+    np.testing.assert_array_equal(read_label(packed).numbers, numbers)
+
+
+def test_numbers_above_255_beside_colours_are_named(save):
+    colours = save("a.png", np.array([[GREEN, RED]], np.uint8))
+    numbers = save("b.png", np.array([[0, 300]], np.uint16))
+    with pytest.raises(UserError) as error:
+        decoded([colours, numbers])
+    assert error.value.problems == [
+        f"{numbers} must show colours as the other labels do. Received: numbers."
+    ]
 
 
 @pytest.mark.parametrize(

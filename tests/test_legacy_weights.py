@@ -1,6 +1,9 @@
 """Tests of reading what Keras 1 (2016, Theano) and Keras 2 (later edits and forks) wrote."""
 
+import contextlib
 import functools
+import io
+import json
 import zipfile
 
 import h5py
@@ -15,6 +18,7 @@ from lib.image_files import read_binary_mask, read_photograph
 from lib.legacy_weights import explain_not_weights, is_legacy, load_legacy_weights
 from lib.pre_processing import preprocess
 from lib.unet import _Layers, get_gnet, get_unet
+from lib.weights import read_weights
 from tests.small_data import keras2_architecture, write_keras2_weights
 
 # Reordered channels are summed in another order: float32 differs in the last digits, and noise is
@@ -235,6 +239,20 @@ def test_keras_2_order_by_the_architecture(rng, tmp_path, skip_order, whole):
     told = load(model, path, architecture=beside, skip_order="auto")
     assert f"(its architecture: {skip_order})" in told
     assert largest_difference(model, expected, rng) < ROUNDING
+
+
+@pytest.mark.parametrize("ending", ["last_weights.h5", "best.weights.h5"])
+def test_the_architecture_lies_beside_under_the_experiments_name(tmp_path, ending):
+    _, arrays = reference(skip_order="up_first")
+    architecture = keras2_architecture("up_first")
+    path = tmp_path / f"eyes_last_try_{ending}"
+    write_keras2_weights(path, arrays, names_of(architecture))
+    beside = tmp_path / "eyes_last_try_architecture.json"
+    beside.write_text(json.dumps(architecture))
+    words = io.StringIO()
+    with contextlib.redirect_stdout(words):
+        read_weights(path).load_into(get_unet(1, 8, 8, data_format="channels_last"))
+    assert "(its architecture: up_first)" in words.getvalue()
 
 
 def test_each_join_may_have_an_order_of_its_own(rng, tmp_path):

@@ -389,6 +389,7 @@ def test_duplicates_folders_links_and_pages(pair, prepared, tmp_path, rng):
     [
         (["--test", "every:1"], "--test must be last:N, every:N or a share"),
         (["--test", "last:2"], "hold out some of the 2 images, not all"),
+        (["--test", "0.0"], "Received: 0.0"),
         (["--validation", "1.5"], "Received: 1.5"),
         (["--size", "256"], "--size must be WIDTHxHEIGHT in pixels, like 256x256"),
         (["--ignore", "1"], "at least two classes"),

@@ -354,6 +354,11 @@ def test_photographs_are_scaled_to_the_size_of_the_training_and_back(step, works
     # Data of another size are of another kind.
     prepare(workspace, "--size", "24x40")
     require_refusal(step("testing", name="sized"), "size: 40, 48 -> 40, 24")
+    prepare(workspace)
+    require_refusal(step("testing", name="sized"), "size: 40, 48 -> None")
+    require_success(step("training", name="unsized", N_epochs=1))
+    prepare(workspace, "--size", "24x40")
+    require_refusal(step("testing", name="unsized"), "size: None -> 40, 24")
 
 
 def test_images_without_labels_are_segmented_without_scores(step, workspace, prepare):
