@@ -21,7 +21,7 @@ test, in place of the usual split: STARE has none.
 import argparse
 import sys
 
-from lib.errors import UserError, raise_if_any, run_script, tell_missing_packages
+from lib.errors import UserError, counted, raise_if_any, run_script, tell_missing_packages
 
 with tell_missing_packages():
     import numpy as np
@@ -29,7 +29,7 @@ with tell_missing_packages():
     from lib.files import absolute_path, hdf5_files, settle_earlier
     from lib.fundus_layouts import DRIVE, LAYOUTS, find_files, hint, testing_ids, unpaired
     from lib.image_files import list_images, read_binary_mask, read_photograph, turned_words
-    from lib.pre_processing import estimate_fov
+    from lib.pre_processing import WHOLE_FOV, estimate_fov
 
 OUTPUT_FOLDER = "DRIVE_datasets_training_testing"
 KINDS = ("imgs", "borderMasks", "groundTruth")
@@ -37,14 +37,11 @@ SUBSETS = {"training": "train", "test": "test"}  # folder: what its files are ca
 # Ground truth may reach a few pixels beyond the FOV at its rim: 0.05 % of DRIVE's vessel pixels do.
 MOST_VESSEL_OUTSIDE_FOV = 0.05
 MOST_VESSEL_IN_FOV = 0.5
-# A round field of view covers at most pi / 4 of an image, a little more where it is cut off.
-MOST_ESTIMATED_FOV = 0.95
 # Masks are inverted where what is black in them overlaps the estimated FOV by more than this
 # (intersection over union).
 MOST_OVERLAP_OUTSIDE = 0.8
 # The check of the masks takes every n-th pixel, so that about this number of rows is left.
 ROWS_TO_CHECK = 100
-MOST_PROBLEMS_OF_A_FOLDER = 5
 OTHER_SIZE = "Prepare each size from a folder of its own, with its own --output."
 IS_TURNED = (
     "One of the two is turned: images are turned as their cameras noted (EXIF), so masks must be "
@@ -285,15 +282,7 @@ def _read_all(kind, paths):
             arrays.append(read(path))
         except ValueError as error:
             problems.append(str(error))
-    return arrays, _counted(problems, paths[0].parent)
-
-
-def _counted(problems, folder):
-    """Keeps the first problems of a folder and counts the others."""
-    more = len(problems) - MOST_PROBLEMS_OF_A_FOLDER
-    if more <= 0:
-        return problems
-    return [*problems[:-more], f"{folder}: {more} more files have such problems."]
+    return arrays, counted(problems, paths[0].parent)
 
 
 def _check_sizes(files, arrays):
@@ -309,7 +298,7 @@ def _check_sizes(files, arrays):
             for identity, image in zip(arrays["ids"], arrays[kind])
             if image.shape[-2:] != expected
         ]
-        problems += _counted(found, by_id[arrays["ids"][0]].parent)
+        problems += counted(found, by_id[arrays["ids"][0]].parent)
     return problems
 
 
@@ -321,7 +310,7 @@ def _estimated_masks(folder, arrays):
         f"{folder}: the field of view was estimated: {min(shares):.0%} to {max(shares):.0%} of "
         "the image. Predictions are black outside; if that is wrong, give masks."
     )
-    whole = [name for name, share in zip(arrays["ids"], shares) if share > MOST_ESTIMATED_FOV]
+    whole = [name for name, share in zip(arrays["ids"], shares) if share > WHOLE_FOV]
     if whole:
         print(
             f"{folder}: no dark surround was found in {', '.join(whole)}, so that nothing tells "
@@ -337,7 +326,7 @@ def _check_masks(files, arrays):
     if "mask" not in files:  # an estimate refuses nobody's ground truth
         fovs = [np.ones(fov.shape, bool) for fov in fovs]
     elif problems := _problems_of_fovs(files, arrays, fovs):
-        return _counted(problems, files["mask"][arrays["ids"][0]].parent)
+        return counted(problems, files["mask"][arrays["ids"][0]].parent)
     problems = []
     for kind in ("1st_manual", "2nd_manual"):
         if kind in files:
@@ -349,7 +338,7 @@ def _check_masks(files, arrays):
                 for path, look in looks
                 if look
             ]
-            problems += _counted(found, paths[0].parent)
+            problems += counted(found, paths[0].parent)
     return problems
 
 
@@ -377,7 +366,7 @@ def _seems_inverted(photograph, fov):
     step = max(1, len(fov) // ROWS_TO_CHECK)
     photograph, fov = photograph[:, ::step, ::step], fov[::step, ::step]
     estimate = estimate_fov(photograph)
-    if estimate.mean() > MOST_ESTIMATED_FOV or fov.all() or not fov.any():
+    if estimate.mean() > WHOLE_FOV or fov.all() or not fov.any():
         return False
     is_even = photograph[:, fov].std() < photograph[:, ~fov].std()
     overlap = np.count_nonzero(estimate & ~fov) / np.count_nonzero(estimate | ~fov)

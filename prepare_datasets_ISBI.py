@@ -18,7 +18,7 @@ from lib.errors import UserError, raise_if_any, run_script, tell_missing_package
 with tell_missing_packages():
     import numpy as np
 
-    from lib.files import absolute_path, hdf5_files
+    from lib.files import absolute_path, hdf5_files, numbered
     from lib.image_files import read_grey_images, read_stack, two_values
     from lib.weight_map import class_weights, instances, weight_map
 
@@ -167,7 +167,7 @@ def _read_numbered(path, is_label):
     if path.suffix != ".tif":
         return read_grey_images(path, is_label)
     stack = read_stack(path, is_label)
-    return [f"{number:02d}" for number in range(len(stack))], stack
+    return numbered(stack), stack
 
 
 def _checked_labels(folder, names, found):

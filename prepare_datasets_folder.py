@@ -25,7 +25,7 @@ with tell_missing_packages():
     from lib.image_folder import SUBSETS, Survey, find_files
     from lib.image_sets import SCALINGS, channel_limits, scaled, write_image_sets
     from lib.label_images import read_classes
-    from lib.pictures import colour_classes, legend, visualize
+    from lib.pictures import as_picture, colour_classes, legend, visualize
     from lib.pre_processing import resized, resized_labels
 
 PREVIEW_PAIRS, PREVIEW_SIDE, PREVIEW_GAP = 4, 256, 4  # side and gap in pixels
@@ -213,8 +213,7 @@ def _fitted(picture, resize):
 def _as_picture(image, scaling):
     """Scales an image (C, H, W) to a picture (3, H, W) uint8; of other channels the first."""
     shown = image if len(image) == 3 else image[:1]
-    shown = np.rint(255 * scaled(shown, channel_limits(shown, scaling))).astype(np.uint8)
-    return np.broadcast_to(shown, (3, *shown.shape[1:]))
+    return as_picture(scaled(shown, channel_limits(shown, scaling))).transpose(2, 0, 1)
 
 
 if __name__ == "__main__":

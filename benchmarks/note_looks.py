@@ -18,6 +18,7 @@ from lib.errors import UserError, run_script
 from lib.experiment import Experiment
 from lib.files import atomic_write
 from lib.pre_processing import look_of, range_of_looks
+from lib.slices import load_labelled
 from lib.weights import RECORD, open_weights
 from src.launch import find_configuration
 
@@ -52,8 +53,7 @@ def looks_of_training(configuration, weights):
     name, ids = configuration.task.name, weights.record["images"]["training"]
     problem = f"--data must hold the images that trained {weights.path}: {ids}."
     if name in ("membrane", "cells"):
-        task = importlib.import_module(f"src.{name}_task")
-        slices = task.load_labelled(configuration, weights.scaling)
+        slices = load_labelled(configuration, weights.scaling)
         images = dict(zip(slices["ids"], slices["images"]))
         if not set(ids) <= set(images):
             raise UserError(problem)

@@ -6,9 +6,7 @@ import os
 import sys
 import tempfile
 
-from lib.errors import UserError
-
-BACKENDS = ("tensorflow", "jax", "torch", "openvino")
+from lib.errors import BACKENDS, UserError
 
 
 def require_backend():

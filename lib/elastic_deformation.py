@@ -18,7 +18,7 @@ from functools import cached_property, lru_cache
 
 import numpy as np
 
-from lib.overlap_tile import mirror_indices
+from lib.overlap_tile import cut_mirrored, mirror_indices
 
 # Nodes along each axis of the tile (paper: "a coarse 3 by 3 grid").
 GRID_POINTS = 3
@@ -81,30 +81,6 @@ NO_AUGMENTATION = Augmentation(
 )
 
 
-@dataclass(frozen=True)
-class Tile:
-    """A square training tile: where its label lies in the slice, and the two sizes of the network.
-
-    Attributes:
-        row: first row of the label's tile in the slice; the image's tile starts
-            (input_size - output_size) / 2 rows above. May lie outside: the slice is mirrored.
-        column: first column of the label's tile, alike.
-        input_size: side of the image's tile in pixels (572).
-        output_size: side of the tile of label and weights in pixels (388 for an unpadded network,
-            the input size for a padded one).
-    """
-
-    row: int
-    column: int
-    input_size: int
-    output_size: int
-
-    @property
-    def margin(self):
-        """Pixels by which the image's tile reaches beyond the label's on each side."""
-        return (self.input_size - self.output_size) // 2
-
-
 def random_grid(rng, sigma=10.0):
     """Draws the displacements at the nodes.
 
@@ -157,7 +133,7 @@ def interpolation_matrix(num_pixels, num_nodes):
     return matrix
 
 
-def tile_coordinates(tile, augmentation=None, rng=None):
+def tile_coordinates(place, size, margin, augmentation, rng):
     """Finds for every pixel of a tile the place in the slice that it shows.
 
     A pixel at q from the tile's centre shows centre + shift + R F S (q + D(q)) / z: its
@@ -166,20 +142,17 @@ def tile_coordinates(tile, augmentation=None, rng=None):
     as they are (but not the hue, gamma and cutout of vary_grey_values, where shear is switched).
 
     Args:
-        tile: Tile.
-        augmentation: Augmentation; None leaves the tile as it is.
-        rng: numpy.random.Generator; needed with an augmentation.
+        place: (row, column) of the label's tile in the slice; may lie outside: it is mirrored.
+        size: side of the image's tile in pixels (572).
+        margin: pixels by which that reaches beyond the label's tile on each side (92; 0 for a
+            padded network).
+        augmentation: Augmentation.
+        rng: numpy.random.Generator.
     Returns:
-        (2, input_size, input_size) float64 rows and columns of the slice, not bounded by its size.
+        (2, size, size) float64 rows and columns of the slice, not bounded by its size.
     """
-    size = tile.input_size
     from_centre = np.arange(size) - (size - 1) / 2.0
-    centre = np.array([tile.row, tile.column]) - tile.margin + (size - 1) / 2.0
-    if augmentation is None:
-        coordinates = np.empty((2, size, size))
-        coordinates[0] = (centre[0] + from_centre)[:, None]
-        coordinates[1] = centre[1] + from_centre
-        return coordinates
+    centre = np.asarray(place) - margin + (size - 1) / 2.0
     grid = random_grid(rng, augmentation.elastic_sigma)
     linear, shift = _random_linear_map(augmentation, rng)
     # The field is linear in its nodes: the nodes are rotated and flipped instead of every pixel.
@@ -317,9 +290,9 @@ def cut_tile(image, label, weights, place, input_size, output_size, augmentation
         weights = None if weights is None else _cut_mirrored(weights, place, output_size)
         cut = _cut_mirrored(image, outer, input_size)
         return cut, _cut_mirrored(label, place, output_size), weights
-    tile = Tile(int(place[0]), int(place[1]), input_size[0], output_size[0])
-    coordinates = tile_coordinates(tile, augmentation, rng)
-    middle = slice(tile.margin, tile.margin + tile.output_size)
+    margin = (input_size[0] - output_size[0]) // 2
+    coordinates = tile_coordinates(place, input_size[0], margin, augmentation, rng)
+    middle = slice(margin, margin + output_size[0])
     image = warp(image, coordinates, order=1)
     others = [label] if weights is None else [label, weights]
     label, *weights = warp_together(others, coordinates[:, middle, middle], [0, 1])
@@ -335,19 +308,7 @@ def _cut_mirrored(array, place, size):
     rows, columns = (
         mirror_indices(np.arange(n) + at, length) for at, n, length in zip(place, size, shape)
     )
-    part, rows, columns = _part_with(array, rows, columns)
-    return part[..., rows[:, None], columns]
-
-
-def _part_with(array, rows, columns):
-    """Slices what holds given rows and columns out of (..., height, width), once.
-
-    Returns:
-        the part; and the rows and columns as they are numbered in it.
-    """
-    first_row, first_column = rows.min(), columns.min()
-    part = array[..., first_row : rows.max() + 1, first_column : columns.max() + 1]
-    return part, rows - first_row, columns - first_column
+    return cut_mirrored(array, rows, columns)
 
 
 def get_augmentation(settings):
@@ -389,17 +350,16 @@ class _MirroredWindow:
 
     def sample(self, image, order):
         """Returns the image's values at the places: nearest for order 0, linear for order 1."""
-        part, rows, columns = _part_with(image, self.row_indices, self.column_indices)
-        if part.ndim == 3:
-            return np.stack([self._sample(plane, rows, columns, order) for plane in part])
-        return self._sample(part, rows, columns, order)
+        window = cut_mirrored(image, self.row_indices, self.column_indices)
+        if window.ndim == 3:
+            return np.stack([self._sample(plane.ravel(), order) for plane in window])
+        return self._sample(window.ravel(), order)
 
-    def _sample(self, plane, rows, columns, order):
-        flat = plane.take(rows, axis=0).take(columns, axis=1).ravel()
+    def _sample(self, flat, order):
         if order == 0:
             return flat.take(self._nearest_index)
         index, below, right = self._linear_index
-        below, right = below.astype(plane.dtype), right.astype(plane.dtype)
+        below, right = below.astype(flat.dtype), right.astype(flat.dtype)
         upper_row = _mix(flat.take(index), flat[1:].take(index), right)
         next_row = flat[len(self.column_indices) :]
         return _mix(upper_row, _mix(next_row.take(index), next_row[1:].take(index), right), below)

@@ -11,7 +11,7 @@ import sys
 
 _PACKAGES = tuple("numpy h5py keras PIL cv2 scipy skimage tifffile jinja2 roifile".split())
 _OWN = ("lib", "src", "benchmarks", "demo")
-_BACKENDS = ("tensorflow", "jax", "torch", "openvino")
+BACKENDS = ("tensorflow", "jax", "torch", "openvino")
 
 
 class UserError(Exception):
@@ -49,6 +49,14 @@ def raise_if_any(problems):
         raise UserError(problems)
 
 
+def counted(problems, folder=None, most=5):
+    """Keeps the first problems of a kind, or of a folder, and counts the others."""
+    more, place = len(problems) - most, f"{folder}: " if folder else ""
+    if more <= 0:
+        return problems
+    return [*problems[:most], f"{place}{more} more files have such problems."]
+
+
 def missing_package(error):
     """Words that a package of the project is not installed.
 
@@ -67,7 +75,7 @@ def missing_package(error):
     return UserError(
         f"{sys.executable} lacks {', '.join(dict.fromkeys([*missing, name]))}. Start the scripts "
         "with the Python that has the project's packages: `make demo` installs them into .venv, "
-        f"then `source .venv/bin/activate`{backend if name in _BACKENDS else ''}."
+        f"then `source .venv/bin/activate`{backend if name in BACKENDS else ''}."
     )
 
 

@@ -93,12 +93,12 @@ def confusion_scores(ground_truth, prediction):
     tn = len(ground_truth) - tp - fn - fp
     return {
         "confusion_matrix": [[tn, fp], [fn, tp]],
-        "accuracy": _ratio(tp + tn, tp + tn + fp + fn),
-        "sensitivity": _ratio(tp, tp + fn),
-        "specificity": _ratio(tn, tn + fp),
-        "precision": _ratio(tp, tp + fp),
-        "f1": _ratio(2 * tp, 2 * tp + fp + fn),
-        "jaccard": _ratio(tp, tp + fp + fn),
+        "accuracy": ratio(tp + tn, tp + tn + fp + fn),
+        "sensitivity": ratio(tp, tp + fn),
+        "specificity": ratio(tn, tn + fp),
+        "precision": ratio(tp, tp + fp),
+        "f1": ratio(2 * tp, 2 * tp + fp + fn),
+        "jaccard": ratio(tp, tp + fp + fn),
     }
 
 
@@ -399,5 +399,6 @@ def _short(value):
     return "-" if value is None else f"{value:.4f}"
 
 
-def _ratio(numerator, denominator):
+def ratio(numerator, denominator):
+    """Divides; None where it is 0/0."""
     return numerator / denominator if denominator else None

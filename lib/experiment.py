@@ -41,6 +41,12 @@ def locate(path):
     return here
 
 
+def data_path(configuration, key):
+    """Gives the absolute path of a file of [data paths], by its key."""
+    paths = configuration.data_paths
+    return locate(paths.path_local) / getattr(paths, key)
+
+
 class Experiment:
     """Names the files in the folder of an experiment; they carry the folder's last name.
 

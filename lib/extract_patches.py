@@ -101,20 +101,7 @@ def cut_patches(images, positions, patch_height, patch_width):
     Returns:
         (num_patches, channels, patch_height, patch_width), a copy.
     """
-    return take_patches(patch_windows(images, patch_height, patch_width), positions)
-
-
-def patch_windows(images, patch_height, patch_width):
-    """Gives a view of all patches of images (num_images, channels, height, width), without a copy.
-
-    Returns:
-        (num_images, channels, num_rows, num_columns, patch_height, patch_width).
-    """
-    return sliding_window_view(images, (patch_height, patch_width), axis=(2, 3))
-
-
-def take_patches(windows, positions):
-    """Cuts patches out of patch_windows; positions and result as in cut_patches."""
+    windows = sliding_window_view(images, (patch_height, patch_width), axis=(2, 3))
     image, top, left = positions.T
     return windows[image, :, top, left]
 

@@ -4,7 +4,6 @@ TIFF files are read by lib/tiff_files.py, all others by Pillow; a single image m
 """
 
 import contextlib
-import functools
 import gzip
 import io
 import re
@@ -250,11 +249,7 @@ def _pillow_pages(path):
     with open_image(path) as image:
         check_size(path, image.height, image.width, None)
         for page in range(_num_pages(image)):
-            yield functools.partial(_page_alone, path, image, page)
-
-
-def _page_alone(path, image, page):
-    return [_page_of(path, image, page, convert=True)]
+            yield lambda page=page: [_page_of(path, image, page, convert=True)]
 
 
 def _require_channels(path, pixels, words, *numbers):

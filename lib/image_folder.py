@@ -9,17 +9,10 @@ import numpy as np
 from scipy import ndimage
 
 from lib.class_metrics import IGNORE
-from lib.errors import UserError, raise_if_any
+from lib.errors import UserError, counted, raise_if_any
 from lib.image_files import list_images, read_channels, shortened, turned_words
 from lib.instances import BACKGROUND, OBJECT_CLASSES, border_targets, is_mostly_in_pieces
-from lib.label_images import (
-    Classes,
-    content_of,
-    counted,
-    find_coding,
-    read_instances,
-    read_label,
-)
+from lib.label_images import Classes, content_of, find_coding, read_instances, read_label
 from lib.pre_processing import percentiles, resized, resized_labels
 
 # What each folder may be called.

@@ -176,7 +176,7 @@ class ImageSet:
         images: N StoredArray of (C, H, W), float32 in [0, 1] when sliced.
         labels: N StoredArray of (H, W) uint8, classes and IGNORE; None without labels.
         instances: N StoredArray of (H, W) int32, object numbers; None without.
-        classes: lib.label_images.Classes; num_classes, class_names, class_colours are parts of it.
+        classes: lib.label_images.Classes, K of them.
         image_class_counts: (N, K) int64, pixels of every class in every image; without labels
             (0, K).
         has_instances: whether the classes are background, object and border of objects.
@@ -295,18 +295,3 @@ class ImageSet:
                 f"{self.path} is not as {SCRIPT.split()[1]} writes it: it {found}. "
                 f"Prepare the data again: {SCRIPT}"
             )
-
-    @property
-    def num_classes(self):
-        """K."""
-        return len(self.classes)
-
-    @property
-    def class_names(self):
-        """K texts."""
-        return self.classes.names
-
-    @property
-    def class_colours(self):
-        """K tuples of red, green and blue."""
-        return self.classes.colours

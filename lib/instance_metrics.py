@@ -156,13 +156,11 @@ def count_splits_and_merges(overlaps):
     return int(splits.sum()), int(merges.sum())
 
 
-def instance_metrics(truths, predictions, thresholds=THRESHOLDS):
+def summarize(tables):
     """Scores the objects of all images together.
 
     Args:
-        truths: label images (height, width), of any sizes.
-        predictions: label images of the same sizes.
-        thresholds: of the average precision.
+        tables: Overlaps of each image.
     Returns:
         dictionary of floats and whole numbers:
         seg, mean_iou: means over all true objects of all images; None where there is none;
@@ -173,24 +171,11 @@ def instance_metrics(truths, predictions, thresholds=THRESHOLDS):
             pair at 0.5;
         splits, merges: as count_splits_and_merges.
     """
-    tables = [count_overlaps(truth, predicted) for truth, predicted in zip(truths, predictions)]
-    return summarize(tables, thresholds)
-
-
-def summarize(tables, thresholds=THRESHOLDS):
-    """Scores the objects of all images together.
-
-    Args:
-        tables: Overlaps of each image.
-        thresholds: of the average precision.
-    Returns:
-        dictionary as instance_metrics gives it.
-    """
     num_true = sum(len(table.true_sizes) for table in tables)
     num_predicted = sum(len(table.predicted_sizes) for table in tables)
-    pairs = {t: [match(table, t) for table in tables] for t in sorted({*thresholds, 0.5})}
+    pairs = {t: [match(table, t) for table in tables] for t in THRESHOLDS}
     num_pairs = {t: sum(len(true) for true, _ in found) for t, found in pairs.items()}
-    ap = {f"{t:g}": _average_precision(num_pairs[t], num_true, num_predicted) for t in thresholds}
+    ap = {f"{t:g}": _average_precision(n, num_true, num_predicted) for t, n in num_pairs.items()}
     matched = np.concatenate([t.iou[pair] for t, pair in zip(tables, pairs[0.5])] or [[]])
     covered = np.concatenate([seg(table) for table in tables] or [[]])
     best = np.concatenate([best_iou(table) for table in tables] or [[]])
@@ -199,7 +184,7 @@ def summarize(tables, thresholds=THRESHOLDS):
         "seg": float(covered.mean()) if num_true else None,
         "mean_iou": float(best.mean()) if num_true else None,
         "ap": ap,
-        "mean_ap": float(np.mean(list(ap.values()))) if ap else None,
+        "mean_ap": float(np.mean(list(ap.values()))),
         "mean_matched_iou": float(matched.mean()) if len(matched) else 0.0,
         "num_true": num_true,
         "num_predicted": num_predicted,

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lib.class_metrics import IGNORE
-from lib.errors import UserError, raise_if_any
+from lib.errors import UserError, counted, raise_if_any
 from lib.image_files import (
     MOST_CLASSES,
     kind_of,
@@ -545,12 +545,6 @@ def _left_out(classes, ignored):
     raise_if_any(problems)
     kept = [place for place in range(len(classes)) if place not in places]
     return [kept.index(p) if p not in places else IGNORE for p in range(len(classes))]
-
-
-def counted(problems, most=5):
-    """Keeps the first problems of a kind and counts the others."""
-    more = len(problems) - most
-    return problems if more <= 0 else [*problems[:most], f"{more} more files have such problems."]
 
 
 def _distance(first, second):

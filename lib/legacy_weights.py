@@ -295,14 +295,11 @@ def _find_layers(file, group, architecture):
     layers = config.get("layers", []) if isinstance(config, dict) else []
     versions = {architecture.get("keras_version"), _attribute(group, "keras_version")} - {None, ""}
     if len(versions) > 1:
-        return [], f"and the architecture is of another training ({_word_versions(versions)})"
+        words = " and ".join(f"Keras {version}" for version in sorted(versions))
+        return [], f"and the architecture is of another training ({words})"
     if [layer["config"].get("name") for layer in layers] != _names(group, "layer_names"):
         return [], "and the architecture is of another training (its layers have other names)"
     return layers, ""
-
-
-def _word_versions(versions):
-    return " and ".join(f"Keras {version}" for version in sorted(versions))
 
 
 def _orders_of(layers):

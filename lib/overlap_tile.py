@@ -176,7 +176,7 @@ def _cut(image, start, size, depth):
         mirror_indices(np.arange(size) + first - margin(depth), length)
         for first, length in zip(start, image.shape[1:])
     )
-    return image[:, rows[:, None], columns]
+    return cut_mirrored(image, rows, columns)
 
 
 # ---------------------------------------------------------------- networks with padded convolutions
@@ -284,7 +284,7 @@ def num_blended_tiles(image_size, tile_size, overlap, multiple=1):
 
 
 def cut_mirrored(image, rows, columns):
-    """Cuts (C, rows, columns) out of an image by indices, reading only the part that holds them."""
+    """Cuts (..., rows, columns) out of (..., H, W) by indices, reading only what holds them."""
     top, left = rows.min(), columns.min()
-    part = np.asarray(image[:, top : rows.max() + 1, left : columns.max() + 1])
-    return part[:, (rows - top)[:, np.newaxis], columns - left]
+    part = np.asarray(image[..., top : rows.max() + 1, left : columns.max() + 1])
+    return part.take(rows - top, axis=-2).take(columns - left, axis=-1)

@@ -4,11 +4,11 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from skimage.color import label2rgb
 from skimage.segmentation import find_boundaries
+from skimage.util import montage
 
 from lib.files import atomic_write
 from lib.pre_processing import image_limits
 
-GRID_BACKGROUND = 0
 LEGEND_TEXT, LEGEND_LINE = 14, 20  # pixels
 OUTLINE = (1.0, 1.0, 0.0)
 
@@ -24,14 +24,10 @@ def group_images(images, per_row):
     Returns:
         (num_rows * height, per_row * width, channels).
     """
-    num_images, channels, height, width = images.shape
+    num_images, channels = images.shape[:2]
     per_row = min(per_row, num_images)
-    num_rows = -(-num_images // per_row)
-    grid = np.full((num_rows * per_row, channels, height, width), GRID_BACKGROUND, images.dtype)
-    grid[:num_images] = images
-    grid = grid.reshape(num_rows, per_row, channels, height, width)
-    grid = grid.transpose(0, 3, 1, 4, 2)  # (num_rows, height, per_row, width, channels)
-    return grid.reshape(num_rows * height, per_row * width, channels)
+    grid_shape = (-(-num_images // per_row), per_row)
+    return montage(images, (0,) * channels, grid_shape=grid_shape, channel_axis=1)
 
 
 def as_grey_levels(images):
@@ -55,33 +51,33 @@ def colour_classes(labels, colours):
     return np.moveaxis(table[np.minimum(labels, 255)], -1, -3)
 
 
-def draw_objects(image, objects, truth=None):
+def draw_objects(image, objects, truth=None, alpha=0.35):
     """Colours objects over their image, and outlines the true ones in yellow.
 
     Args:
         image: (H, W) floats in [0, 1].
         objects: (H, W) whole numbers, 0 is background; equal numbers have equal colours.
         truth: (H, W), the true objects; None where they are not known.
+        alpha: how strongly the colours cover the image, in [0, 1].
     Returns:
         (3, H, W) float32 in [0, 1].
     """
-    coloured = label2rgb(objects, image, bg_label=0, alpha=0.35)
+    coloured = label2rgb(objects, image, bg_label=0, alpha=alpha)
     if truth is not None:
         coloured[find_boundaries(truth, mode="inner")] = OUTLINE
     return coloured.transpose(2, 0, 1).astype(np.float32)
 
 
-def on_canvas(images, size, background=GRID_BACKGROUND):
-    """Puts images of several sizes on canvases of one size, in the top left corner.
+def on_canvas(images, size):
+    """Puts images of several sizes on black canvases of one size, in the top left corner.
 
     Args:
         images: list of (C, H, W), one C.
         size: (height, width) of the canvas in pixels, at least that of every image.
-        background: value around them.
     Returns:
         (N, C, height, width) of the images' type.
     """
-    canvases = np.full((len(images), len(images[0]), *size), background, images[0].dtype)
+    canvases = np.zeros((len(images), len(images[0]), *size), images[0].dtype)
     for canvas, image in zip(canvases, images):
         canvas[:, : image.shape[1], : image.shape[2]] = image
     return canvases

@@ -16,6 +16,8 @@ SIZES_POWER = 4
 FOV_BRIGHTNESS = 0.15
 # It is sought at this longest side at most.
 LARGEST_FOR_FOV = 2048
+# A round field of view covers at most pi / 4 of an image, a little more where it is cut off.
+WHOLE_FOV = 0.95
 GAMMA = 1.2
 # An image is very unlike those of the training beyond their range times this.
 UNLIKE_FACTORS = {"brightness": 1.5, "sharpness": 2.0}

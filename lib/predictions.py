@@ -29,7 +29,7 @@ from lib.errors import UserError
 from lib.files import append_line, atomic_write, remove_left_overs
 from lib.image_files import iterate_images
 from lib.pictures import as_picture
-from lib.report import OUTLINE, ReportImage
+from lib.report import OUTLINE, ReportImage, outline
 from lib.results import safe_name
 
 OWN = TABLE, STATE, REPORT = "measurements.csv", ".prediction.json", "report.html"
@@ -418,10 +418,7 @@ def draw_object_outlines(picture, objects):
         picture: (H, W, 3) uint8.
         objects: (H, W) whole numbers, 0 for none.
     """
-    ends = np.zeros(objects.shape, bool)
-    ends[1:] |= objects[1:] != objects[:-1]
-    ends[:, 1:] |= objects[:, 1:] != objects[:, :-1]
-    width = _line_width(objects)
+    ends, width = outline(objects), _line_width(objects)
     picture[ndimage.binary_dilation(ends, iterations=width - 1) if width > 1 else ends] = OUTLINE
 
 

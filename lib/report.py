@@ -26,7 +26,7 @@ from PIL import Image
 
 from lib.class_metrics import class_scores, confusion_matrix
 from lib.devices import describe_devices
-from lib.evaluation import thinned
+from lib.evaluation import ratio, thinned
 from lib.files import atomic_write
 from lib.progress import duration
 
@@ -41,8 +41,8 @@ MOST_CURVE_POINTS = 400
 LEAST_RANGE = 1e-3
 NO_TRUTH = "There is no ground truth, so there are no scores."
 ONE_CLASS = "One class only: every pixel of every image is given the same one."
-# A threshold is far from the recorded one where it differs, or its F1 on these images, by more.
-FAR_THRESHOLD, FAR_F1 = 0.1, 0.02
+# The recorded threshold is far from the best one where their F1 on these images differ by more.
+FAR_F1 = 0.02
 # Okabe and Ito's colours, which differ in brightness too.
 COLOURS = {"hit": (255, 255, 255), "missed": (86, 180, 233), "false": (230, 120, 0)}
 OUTLINE = (240, 228, 66)
@@ -464,10 +464,10 @@ def pixel_scores(tp, fp, positives, negatives):
     """
     tp, fp, positives, negatives = map(int, (tp, fp, positives, negatives))
     return {
-        "F1": _ratio(2 * tp, tp + fp + positives),
-        "sensitivity": _ratio(tp, positives),
-        "specificity": _ratio(negatives - fp, negatives),
-        "precision": _ratio(tp, tp + fp),
+        "F1": ratio(2 * tp, tp + fp + positives),
+        "sensitivity": ratio(tp, positives),
+        "specificity": ratio(negatives - fp, negatives),
+        "precision": ratio(tp, tp + fp),
     }
 
 
@@ -581,18 +581,18 @@ def _error_picture(codes):
 
 
 def _outlines(numbers):
-    return _error_picture(np.where(_outline(numbers), 4, 0))
+    return _error_picture(np.where(outline(numbers), 4, 0))
 
 
 def _draw_objects(objects):
     """Draws objects in colours of their own, their borders black."""
     numbers = _shrunk_classes(objects)
     codes = np.where(numbers > 0, 1 + (numbers - 1) % len(OBJECT_COLOURS), 0)
-    codes[_outline(numbers) & (numbers > 0)] = 0
+    codes[outline(numbers) & (numbers > 0)] = 0
     return _palette(codes, np.concatenate([np.zeros((1, 3), np.uint8), OBJECT_COLOURS]))
 
 
-def _outline(numbers):
+def outline(numbers):
     """Marks the pixels at which something ends: another number lies above or to the left."""
     ends = np.zeros(numbers.shape, bool)
     ends[1:] |= numbers[1:] != numbers[:-1]
@@ -645,10 +645,6 @@ def _num_letters(layers):
 def _extremes(probability):
     scale = 65535 if probability.dtype == np.uint16 else 1
     return float(probability.min()) / scale, float(probability.max()) / scale
-
-
-def _ratio(numerator, denominator):
-    return numerator / denominator if denominator else None
 
 
 # ---------------------------------------------------------------- curves as vectors

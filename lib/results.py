@@ -16,6 +16,7 @@ from PIL import Image
 from lib.configuration import LONGEST_NAME
 from lib.errors import UserError
 from lib.files import append_line, atomic_write, new_hdf5, remove_left_overs, write_hdf5
+from lib.image_files import shortened
 from lib.pictures import as_rgb, group_images, visualize
 from lib.report import facts_of, loss_curve
 
@@ -69,9 +70,8 @@ class Results:
         if foreign:
             raise UserError(
                 f"{self.folder} holds files that no test of this project is known to have written, "
-                f"and that this one would replace: {', '.join(foreign[:8])}"
-                f"{', ...' if len(foreign) > 8 else ''}. Move them, or write the results elsewhere "
-                "with --output FOLDER."
+                f"and that this one would replace: {shortened(foreign)}. Move them, or write the "
+                "results elsewhere with --output FOLDER."
             )
 
     def remove(self):

@@ -26,6 +26,7 @@ from lib.configuration import (
     with_defaults,
 )
 from lib.errors import UserError, raise_if_any
+from lib.experiment import data_path
 from lib.files import channels_problem, load_companion, load_hdf5, load_ids, load_masks, numbered
 from lib.overlap_tile import margin, output_size, tile_starts
 from lib.pre_processing import scale_to_unit
@@ -102,13 +103,12 @@ def load_slices(path):
     return {"images": images, "ids": ids}, problems
 
 
-def load_weighted(folder, paths, configuration, scaling):
-    """Reads slices with what the network learns of them.
+def load_labelled(configuration, scaling):
+    """Reads the labelled slices with what the network learns of them.
 
     Args:
-        folder: of the files.
-        paths: with train_imgs_original, train_groundTruth and train_weight_maps, their names.
-        configuration: lib.configuration.Configuration, for its depth.
+        configuration: lib.configuration.Configuration with train_imgs_original, train_groundTruth
+            and train_weight_maps in [data paths].
         scaling: the rule of lib.pre_processing.scale_to_unit that the weights record.
     Returns:
         dictionary: images (N, H, W) float32 in [0, 1]; labels (N, H, W) uint8, 1 = cell; weights
@@ -117,9 +117,10 @@ def load_weighted(folder, paths, configuration, scaling):
         UserError: with all problems: files missing, cut off, or of other lengths, sizes or values;
             where the slices cannot be read, with that alone.
     """
-    images_path, weights_path = folder / paths.train_imgs_original, folder / paths.train_weight_maps
+    keys = ("train_imgs_original", "train_groundTruth", "train_weight_maps")
+    images_path, labels_path, weights_path = (data_path(configuration, key) for key in keys)
     data, problems = load_slices(images_path)
-    labels, found = load_masks(folder / paths.train_groundTruth, images_path, data)
+    labels, found = load_masks(labels_path, images_path, data)
     weights, more = load_companion(weights_path, images_path, data)
     if weights is not None and (weights.min() < 0 or weights.max() <= 0):
         more.append(f"{weights_path} must hold weights of at least 0, some above. Prepare again.")

@@ -19,9 +19,9 @@ from lib import unpadded
 from lib.instance_metrics import (
     NONE_FOUND,
     count_overlaps,
-    instance_metrics,
     leave_out_unknown,
     seg,
+    summarize,
 )
 from lib.instances import objects_from_probability
 from lib.pictures import as_picture, draw_objects
@@ -175,8 +175,9 @@ def save_scores(results, configuration, frames, probabilities, objects, weights)
     ids = [frames["ids"][index] for index in known]
     truths, unknown = frames["objects"][known], frames["unknown"][known]
     found = np.stack([leave_out_unknown(*pair) for pair in zip(objects[known], unknown)])
-    scores = instance_metrics(truths, found)
-    scores["frames"] = {name: _of_frame(*pair) for name, *pair in zip(ids, truths, found)}
+    tables = [count_overlaps(*pair) for pair in zip(truths, found)]
+    scores = summarize(tables)
+    scores["frames"] = dict(zip(ids, map(_of_frame, tables)))
     subset = configuration.testing_settings.images
     note = weights.describe_origin(ids)
     if unknown.any():
@@ -234,8 +235,7 @@ def save_report(results, configuration, frames, probabilities, objects, weights,
     )
 
 
-def _of_frame(truth, found):
-    overlaps = count_overlaps(truth, found)
+def _of_frame(overlaps):
     num_true, num_predicted = overlaps.shared.shape
     mean = float(seg(overlaps).mean()) if num_true else None
     return {"seg": mean, "num_true": num_true, "num_predicted": num_predicted}
@@ -245,7 +245,7 @@ def performances_text(scores, subset, note=""):
     """Words the scores as performances.txt has them.
 
     Args:
-        scores: as lib.instance_metrics.instance_metrics gives them, and those of each frame.
+        scores: as lib.instance_metrics.summarize gives them, and those of each frame.
         subset: test, validation or training.
         note: a sentence about the weights that readers of the scores must know.
     """

@@ -10,9 +10,9 @@ scores and times.
 
 import sys
 
+from lib.slices import load_labelled
 from lib.training import training_run
 from lib.unpadded import train_on_tiles
-from src.cells_task import load_labelled
 
 
 def main(configuration, experiment, overwrite=False):

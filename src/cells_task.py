@@ -11,14 +11,13 @@ from lib.configuration import (
     with_defaults,
 )
 from lib.errors import UserError, raise_if_any
-from lib.experiment import locate
+from lib.experiment import data_path
 from lib.files import load_companion, load_hdf5_extra
 from lib.pre_processing import scale_to_unit
 from lib.slices import (
     UNPADDED_KEYS,
     check_tiles,
     load_slices,
-    load_weighted,
     require_context,
     split_validation,
 )
@@ -44,28 +43,12 @@ KEYS = (
 check = check_tiles
 
 
-def load_labelled(configuration, scaling):
-    """Reads the frames to train on.
-
-    Args:
-        configuration: lib.configuration.Configuration of the cells task.
-        scaling: the rule of lib.pre_processing.scale_to_unit that the weights record.
-    Returns:
-        dictionary: images (N, H, W) float32 in [0, 1]; labels (N, H, W) uint8, 1 = cell, with a
-        border between cells that touch; weights (N, H, W) float32; ids: list of N names.
-    Raises:
-        UserError: with all problems; see lib.slices.load_weighted.
-    """
-    paths = configuration.data_paths
-    return load_weighted(locate(paths.path_local), paths, configuration, scaling)
-
-
 def load_tested(configuration, scaling, subset):
     """Reads frames to test on, and their objects.
 
     Args:
         configuration: lib.configuration.Configuration of the cells task.
-        scaling: as in load_labelled.
+        scaling: the rule of lib.pre_processing.scale_to_unit that the weights record.
         subset: "test"; "training", all frames to train on; or "validation", those held out.
     Returns:
         dictionary: images (N, H, W) float32 in [0, 1]; objects (N, H, W) of whole numbers; unknown
@@ -75,10 +58,9 @@ def load_tested(configuration, scaling, subset):
         UserError: with all problems: files missing, cut off, or of other lengths or sizes; where
             the frames cannot be read, with that alone; or if no frame validates.
     """
-    paths = configuration.data_paths
-    folder, part = locate(paths.path_local), "test" if subset == "test" else "train"
-    images_path = folder / getattr(paths, f"{part}_imgs_original")
-    objects_path = folder / getattr(paths, f"{part}_instances")
+    part = "test" if subset == "test" else "train"
+    images_path = data_path(configuration, f"{part}_imgs_original")
+    objects_path = data_path(configuration, f"{part}_instances")
     data, problems = load_slices(images_path)
     objects, found = load_companion(objects_path, images_path, data)
     raise_if_any(problems + found + _problems_of_objects(objects_path, objects))

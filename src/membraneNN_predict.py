@@ -15,20 +15,20 @@ from functools import partial
 import numpy as np
 from PIL import Image
 from scipy import ndimage
-from skimage.color import label2rgb
 
 from lib.configuration import SPLIT
 from lib.errors import UserError
 from lib.evaluation import confusion_scores
+from lib.experiment import data_path
 from lib.files import atomic_write
 from lib.instances import divided_probability
 from lib.membrane_metrics import membrane_metrics, thin_membrane, v_rand_thin
-from lib.pictures import as_picture
+from lib.pictures import as_picture, draw_objects
 from lib.pre_processing import look_of, unlike_training
 from lib.predictions import ImagePredictor, Prediction
 from lib.report import Report, ReportImage
 from lib.results import Results
-from lib.slices import split_validation
+from lib.slices import load_labelled, split_validation
 from lib.unpadded import (
     describe_prediction,
     describe_views,
@@ -37,12 +37,7 @@ from lib.unpadded import (
     load_predictor,
 )
 from lib.weights import open_weights
-from src.membrane_task import (
-    labelled_slices_path,
-    load_labelled,
-    load_test_slices,
-    test_slices_path,
-)
+from src.membrane_task import load_test_slices
 
 METRICS = {
     "pixel_error": "Pixel error",
@@ -89,14 +84,15 @@ def load_slices(configuration, weights):
         configuration: lib.configuration.Configuration of the membrane task.
         weights: lib.weights.TrainedWeights, which tell the scaling and which slices were held out.
     Returns:
-        labelled slices, as src.membrane_task.load_labelled gives them, and slices without labels;
+        labelled slices, as lib.slices.load_labelled gives them, and slices without labels;
         None for those that are not there or not asked for.
     Raises:
         UserError: if there are neither, or other slices were held out.
     """
     labelled = load_labelled_slices(configuration, weights)
     test = load_test_slices(configuration, weights.scaling)
-    path, wanted = test_slices_path(configuration), configuration.testing_settings.labelled_slices
+    path = data_path(configuration, "test_imgs_original")
+    wanted = configuration.testing_settings.labelled_slices
     if labelled is None and test is None:
         raise UserError(
             f"There is nothing to test: no labelled slices ([testing settings] labelled_slices = "
@@ -118,7 +114,7 @@ def load_labelled_slices(configuration, weights):
     no_slices = wanted == "held_out" and configuration.training_settings.validation_split == 0
     if wanted == "none" or no_slices:
         return None
-    path, test = labelled_slices_path(configuration), test_slices_path(configuration)
+    path, test = (data_path(configuration, f"{part}_imgs_original") for part in ("train", "test"))
     if test.is_file() and not path.is_file():
         expected = f"none without labelled slices: {path} does not exist, {test.name} does"
         advice = "Or prepare the labelled slices too, or fix path_local."
@@ -324,15 +320,10 @@ def _pictures(slices, probabilities, threshold, truth=None):
     The segmentation shows the objects that V_Rand(thin) compares: 4-connected cells at a
     probability above the threshold, their membranes thinned to one pixel.
     """
-    coloured = np.stack([_coloured(p > threshold, s) for p, s in zip(probabilities, slices)])
+    objects = [thin_membrane(probability > threshold) for probability in probabilities]
+    coloured = np.stack([draw_objects(*pair, alpha=0.5) for pair in zip(slices, objects)])
     stacks = {"originals": slices[:, np.newaxis], **(truth or {})}
     return {**stacks, "predictions": probabilities[:, np.newaxis], "segmentations": coloured}
-
-
-def _coloured(cells, image):
-    """Colours cells (H, W) as objects over the slice: (3, H, W) float32 in [0, 1]."""
-    objects = thin_membrane(cells)
-    return label2rgb(objects, image, bg_label=0, alpha=0.5).transpose(2, 0, 1).astype(np.float32)
 
 
 if __name__ == "__main__":

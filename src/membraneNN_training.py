@@ -9,9 +9,9 @@ the deformed tiles, their labels and their weights. docs/RESULTS.md gives scores
 
 import sys
 
+from lib.slices import load_labelled
 from lib.training import training_run
 from lib.unpadded import train_on_tiles
-from src.membrane_task import load_labelled
 
 
 def main(configuration, experiment, overwrite=False):

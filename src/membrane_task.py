@@ -7,9 +7,9 @@ from lib.configuration import (
     real,
 )
 from lib.errors import raise_if_any
-from lib.experiment import locate
+from lib.experiment import data_path
 from lib.pre_processing import scale_to_unit
-from lib.slices import UNPADDED_KEYS, check_tiles, load_slices, load_weighted, require_context
+from lib.slices import UNPADDED_KEYS, check_tiles, load_slices, require_context
 
 KEYS = (
     *data_keys(
@@ -28,19 +28,8 @@ KEYS = (
 check = check_tiles
 
 
-def load_labelled(configuration, scaling):
-    """Reads the labelled slices: result and errors as of lib.slices.load_weighted.
-
-    Args:
-        configuration: lib.configuration.Configuration of the membrane task.
-        scaling: the rule of lib.pre_processing.scale_to_unit that the weights record.
-    """
-    paths = configuration.data_paths
-    return load_weighted(locate(paths.path_local), paths, configuration, scaling)
-
-
 def load_test_slices(configuration, scaling):
-    """Reads the slices without labels; arguments as in load_labelled.
+    """Reads the slices without labels; arguments as of lib.slices.load_labelled.
 
     Returns:
         dictionary: images (M, H, W) float32 in [0, 1] and their ids; None where
@@ -48,22 +37,10 @@ def load_test_slices(configuration, scaling):
     Raises:
         UserError: if the file is not whole, or the slices are smaller than the network's margin.
     """
-    path = test_slices_path(configuration)
+    path = data_path(configuration, "test_imgs_original")
     if not path.is_file():
         return None
     data, problems = load_slices(path)
     raise_if_any(problems)
     require_context(configuration, data["images"])
     return {"images": scale_to_unit(data["images"][:, 0], scaling), "ids": data["ids"]}
-
-
-def labelled_slices_path(configuration):
-    """Gives the path of the labelled slices."""
-    paths = configuration.data_paths
-    return locate(paths.path_local) / paths.train_imgs_original
-
-
-def test_slices_path(configuration):
-    """Gives the path of the slices without labels."""
-    paths = configuration.data_paths
-    return locate(paths.path_local) / paths.test_imgs_original

@@ -13,7 +13,8 @@ from lib.backends import quietly, require_backend
 from lib.configuration import NETWORK
 from lib.errors import UserError, raise_if_any, run_script
 from lib.experiment import PRETRAINED, Experiment, locate, one_at_a_time, writable_folder
-from lib.image_files import IMAGE_ENDINGS, image_stem, natural_key
+from lib.files import absolute_path
+from lib.image_files import IMAGE_ENDINGS, image_stem, natural_key, shortened
 from src.launch import at_angle, find_configuration
 
 DEFAULT_EXPERIMENT = "pretrained/vessels"
@@ -92,7 +93,7 @@ def find_images(words):
     """
     files, problems = [], []
     for word in words:
-        path = Path(os.path.abspath(os.path.expanduser(word)))
+        path = absolute_path(word)
         if path.is_dir():
             found = _images_of(path)
             expected = f"images ({', '.join(IMAGE_ENDINGS)})"
@@ -117,8 +118,7 @@ def _images_of(folder):
     entries = sorted((path for path in visible if not path.is_dir()), key=_by_name)
     others = [path.name for path in entries if path.suffix.lower() not in IMAGE_ENDINGS]
     if others:
-        shown = ", ".join(others[:8]) + (", ..." if len(others) > 8 else "")
-        print(f"{folder}: passed over {shown} (no image file by its name).")
+        print(f"{folder}: passed over {shortened(others)} (no image file by its name).")
     return [path for path in entries if path.suffix.lower() in IMAGE_ENDINGS]
 
 
@@ -135,8 +135,7 @@ def choose_folder(words, output=None):
     Raises:
         UserError: if that is a folder of the images themselves.
     """
-    folders = [Path(os.path.abspath(os.path.expanduser(word))) for word in words]
-    folders = [path for path in folders if path.is_dir()]
+    folders = [path for path in map(absolute_path, words) if path.is_dir()]
     if not output:
         if not folders:
             return Path.cwd() / "segmented"

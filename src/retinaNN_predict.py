@@ -43,6 +43,7 @@ from lib.pictures import as_grey_levels, as_picture
 from lib.plots import draw_precision_recall, draw_roc
 from lib.pre_processing import (
     NUM_CHANNELS,
+    WHOLE_FOV,
     estimate_fov,
     look_of_photographs,
     power_mean,
@@ -66,8 +67,6 @@ from src.retinaNN_training import build_network
 # One pass over a whole image pads it to a multiple of this, or of the network's own where it is
 # larger.
 FULL_IMAGE_MULTIPLE = 16
-# A round field of view covers at most pi / 4 of an image, a little more where it is cut off.
-WHOLE_FOV = 0.95
 # What a program must know that uses the network by itself.
 EXPORTED = {
     "classes": ["background", "vessel"],

@@ -28,7 +28,7 @@ from lib.configuration import (
 )
 from lib.elastic_deformation import get_augmentation
 from lib.errors import UserError, raise_if_any
-from lib.experiment import locate
+from lib.experiment import data_path
 from lib.files import (
     channels_problem,
     load_hdf5,
@@ -194,12 +194,8 @@ def _load_second_observer(path, data):
 
 def data_files(configuration, subset):
     """Names the HDF5 files of one half: {"images": path, "fov_masks": ..., "ground_truth": ...}."""
-    paths = configuration.data_paths
     keys = {"images": "imgs_original", "fov_masks": "border_masks", "ground_truth": "groundTruth"}
-    return {
-        kind: locate(paths.path_local) / getattr(paths, f"{subset}_{key}")
-        for kind, key in keys.items()
-    }
+    return {kind: data_path(configuration, f"{subset}_{key}") for kind, key in keys.items()}
 
 
 def _has_ground_truth(files):

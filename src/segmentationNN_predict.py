@@ -23,7 +23,6 @@ from lib.overlap_tile import most_overlap, num_blended_tiles, predict_blended
 from lib.pictures import (
     as_grey_levels,
     as_picture,
-    as_rgb,
     colour_classes,
     draw_objects,
     group_images,
@@ -334,7 +333,7 @@ def show(identity, image, probabilities, found, truth, flags=()):
     labels = truth.get("classes")
     return ReportImage(
         identity,
-        as_picture(image if len(image) == 3 else image[:1]),
+        as_picture(image),
         probabilities[1] if len(probabilities) == 2 else found["classes"],
         labels,
         inside=None if labels is None else labels != IGNORE,
@@ -355,7 +354,7 @@ def draw_row(image, found, truth, colours):
     Returns:
         list of (3, H, W) uint8.
     """
-    shown = as_rgb(as_grey_levels(image if len(image) == 3 else image[:1])[np.newaxis])[0]
+    shown = as_picture(image).transpose(2, 0, 1)
     classes = [of["classes"] for of in (truth, found) if of]
     pictures = [shown, *(colour_classes(one, colours) for one in classes)]
     if "objects" in found:

@@ -47,7 +47,7 @@ def main(configuration, experiment, overwrite=False):
             network,
             build_loss(settings, parts["training"]["class_counts"]),
             len(training_data),
-            make_metrics=partial(segmentation_metrics, images.num_classes),
+            make_metrics=partial(segmentation_metrics, len(images.classes)),
             slow_layer=None if settings.encoder == "none" else ENCODER,
             slow_factor=settings.encoder_learning_rate_factor,
         )

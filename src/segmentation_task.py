@@ -24,7 +24,7 @@ from lib.configuration import (
     with_defaults,
 )
 from lib.errors import raise_if_any
-from lib.experiment import locate
+from lib.experiment import data_path
 from lib.image_sets import ImageSet
 from lib.overlap_tile import most_overlap
 from lib.pre_processing import look_of
@@ -130,8 +130,7 @@ def open_images(configuration, use):
     Raises:
         UserError: if the file is missing, not whole or of another kind.
     """
-    paths = configuration.data_paths
-    path = locate(paths.path_local) / getattr(paths, f"{use}_images")
+    path = data_path(configuration, f"{use}_images")
     return None if use == "validation" and not path.is_file() else ImageSet(path)
 
 
@@ -161,9 +160,9 @@ def load_training(configuration):
             f"{validation.path} holds other classes or channels than {training.path}: "
             f"{describe_data(validation)}, {describe_data(training)}. Prepare them together."
         )
-    is_binary = training.num_classes == 2
-    if configuration.training_settings.output_activation == "sigmoid" and not is_binary:
-        expected = f"softmax, because there are {training.num_classes} classes; sigmoid is for 2"
+    num_classes = len(training.classes)
+    if configuration.training_settings.output_activation == "sigmoid" and num_classes != 2:
+        expected = f"softmax, because there are {num_classes} classes; sigmoid is for 2"
         problems.append(configuration.problem("training settings", "output_activation", expected))
     if configuration.training_settings.hue and training.num_channels != 3:
         expected = f"0, because the images have {training.num_channels} channels; hue is of RGB"
@@ -218,8 +217,8 @@ def describe_data(images):
     return {
         "size": list(images.size) if images.size else None,
         "num_channels": images.num_channels,
-        "class_names": list(images.class_names),
-        "class_colours": [list(colour) for colour in images.class_colours],
+        "class_names": list(images.classes.names),
+        "class_colours": [list(colour) for colour in images.classes.colours],
         "has_instances": images.has_instances,
         "scaling": images.scaling,
     }

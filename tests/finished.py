@@ -52,11 +52,14 @@ def finished(tmp_path_factory):
 
 
 @pytest.fixture
-def workspace(finished, tmp_path):
-    """A copy of the finished experiment and its data, to be spoilt; removed afterwards."""
+def workspace(finished, tmp_path, request):
+    """A copy of the finished experiment and its data, to be spoilt; removed afterwards.
+
+    A test file whose experiment is another one has `finished` and `configure` of its own.
+    """
     folder = tmp_path / "workspace"
     shutil.copytree(finished.folder, folder)
-    configure(folder)
+    getattr(request.module, "configure", configure)(folder)
     yield folder
     for path in (folder, *folder.rglob("*")):
         if path.is_dir():
@@ -84,6 +87,18 @@ def call(monkeypatch, capfd):
         status = steps[step]() if step in steps else run_module(step)
         return SimpleNamespace(returncode=status, output="".join(capfd.readouterr()))
 
+    return calling
+
+
+@pytest.fixture
+def step(call, workspace, request):
+    """A function that runs a step on the copy, with changed values of the configuration."""
+
+    def calling(name, /, **changes):
+        request.module.configure(workspace, **changes)
+        return call(name, workspace, "configuration.txt")
+
+    calling.folder = workspace
     return calling
 
 

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+import pytest
 from PIL import Image
 
+from lib.errors import UserError
 from src.tasks import TASKS
 
 HEIGHT, WIDTH = 64, 80
@@ -281,6 +283,19 @@ def picture(path):
     """Reads a picture as an array."""
     with Image.open(path) as image:
         return np.asarray(image.convert("L") if image.mode == "P" else image)
+
+
+def problems_of(function, *arguments, **options):
+    """Calls what must be refused; gives its problems."""
+    with pytest.raises(UserError) as error:
+        function(*arguments, **options)
+    return error.value.problems
+
+
+def problem_of(function, *arguments, **options):
+    """Calls what must be refused for one reason; gives that."""
+    (problem,) = problems_of(function, *arguments, **options)
+    return problem
 
 
 def mentions(text, *words):

@@ -1,7 +1,6 @@
 """The experiment on cells by its real scripts, on small sequences with what real ones may hold."""
 
 import json
-import shutil
 from types import SimpleNamespace
 
 import h5py
@@ -9,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lib.instance_metrics import instance_metrics, leave_out_unknown
+from lib.instance_metrics import count_overlaps, leave_out_unknown, summarize
 from lib.instances import objects_from_probability
 from tests.processes import require_refusal, require_success, run
 from tests.small_data import picture, write_configuration
@@ -61,20 +60,6 @@ def finished(tmp_path_factory):
     )
 
 
-@pytest.fixture
-def step(call, finished, tmp_path):
-    """A function that runs a step on a copy, with changed values of the configuration."""
-    folder = tmp_path / "workspace"
-    shutil.copytree(finished.folder, folder)
-
-    def calling(name, /, **changes):
-        configure(folder, **changes)
-        return call(name, folder, "configuration.txt")
-
-    calling.folder = folder
-    return calling
-
-
 def test_training_tells_its_frames_and_leaves_its_files(finished):
     _, trained, _ = finished.outputs
     assert "80 tiles an epoch from the frames 01_0000 to 01_0003; held out" in trained
@@ -91,7 +76,8 @@ def test_all_test_frames_are_predicted_and_the_annotated_ones_scored(finished):
     scores = json.loads((folder / "performances.json").read_text())
     assert list(scores["frames"]) == ["02_0000", "02_0002"]
     objects = [objects_from_probability(one, 0.44, 1, 30) for one in probabilities]
-    expected = instance_metrics(finished.written["02"][[0, 2]], [objects[0], objects[2]])
+    truths = finished.written["02"]
+    expected = summarize([count_overlaps(truths[n], objects[n]) for n in (0, 2)])
     assert {name: scores[name] for name in expected} == expected
     text = (folder / "performances.txt").read_text()
     assert f"\nSEG                     {expected['seg']:.6f}\n" in text
@@ -171,7 +157,8 @@ def test_pixels_of_unknown_kind_count_in_no_score(finished, step):
         file["unknown"] = unknown
     done = step("testing")
     assert done.returncode == 0, done.output
-    expected = instance_metrics(truths, [leave_out_unknown(found[0], unknown[0, 0]), found[1]])
+    known = leave_out_unknown(found[0], unknown[0, 0]), found[1]
+    expected = summarize([count_overlaps(*pair) for pair in zip(truths, known)])
     scores = json.loads((step.folder / "small/performances.json").read_text())
     assert {name: scores[name] for name in expected} == expected
     assert scores["num_predicted"] < sum(len(np.unique(one)) - 1 for one in found)

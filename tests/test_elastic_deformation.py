@@ -42,8 +42,9 @@ def brute_force_warp(image, coordinates, order):
     return out
 
 
-def tile_of(size, row=0, column=0, output_size=None):
-    return ed.Tile(row, column, size, output_size or size)
+def places_of(size, augmentation, rng):
+    """Gives the places that a tile at (0, 0) shows."""
+    return ed.tile_coordinates((0, 0), size, 0, augmentation, rng)
 
 
 def cut(arrays, size, augmentation=None, rng=None, place=(0, 0), output_size=None):
@@ -247,8 +248,9 @@ def test_image_label_and_weights_are_deformed_alike(seed):
 @given(st.integers(0, 2**32 - 1), st.floats(0, 180), st.booleans())
 def test_rotation_and_flips_keep_distances_and_the_centre(seed, degrees, flip):
     augmentation = ed.Augmentation(elastic_sigma=0, rotation_degrees=degrees, shift=0, flip=flip)
-    tile = ed.Tile(row=5, column=-7, input_size=15, output_size=9)
-    coordinates = ed.tile_coordinates(tile, augmentation, np.random.default_rng(seed))
+    # The label's tile has 9 x 9 pixels.
+    rng = np.random.default_rng(seed)
+    coordinates = ed.tile_coordinates((5, -7), 15, 3, augmentation, rng)
     # The centre of the label's tile is pixel 4 of 9, that of the image's pixel 7 of 15.
     np.testing.assert_allclose(coordinates[:, 7, 7], [9, -3], rtol=0, atol=1e-9)
     down = coordinates[:, 8, 7] - coordinates[:, 7, 7]
@@ -282,10 +284,7 @@ def test_half_of_the_tiles_are_zoomed_within_the_range():
     augmentation = replace(NOTHING, zoom=2.0)
     rng = np.random.default_rng(0)
     # Neighbouring pixels of the tile lie 1 / zoom apart in the slice.
-    apart = [
-        float(np.diff(ed.tile_coordinates(tile_of(4), augmentation, rng)[0, :2, 0])[0])
-        for _ in range(400)
-    ]
+    apart = [float(np.diff(places_of(4, augmentation, rng)[0, :2, 0])[0]) for _ in range(400)]
     zoomed = np.log2([step for step in apart if step != 1])
     assert len(zoomed) == pytest.approx(200, abs=5 * 10)  # 400 coins: deviation sqrt(400) / 2 = 10
     assert -1 <= zoomed.min() < -0.95
@@ -297,7 +296,7 @@ def test_shear_slants_columns_and_keeps_rows_and_the_area():
     augmentation = replace(NOTHING, shear=30.0)
     tangents = []
     for seed in range(50):
-        places = ed.tile_coordinates(tile_of(5), augmentation, np.random.default_rng(seed))
+        places = places_of(5, augmentation, np.random.default_rng(seed))
         np.testing.assert_allclose(places[0], np.arange(5)[:, None] + np.zeros((1, 5)), atol=1e-9)
         np.testing.assert_allclose(np.diff(places[1], axis=1), 1, atol=1e-9)
         tangents.append(places[1, 1, 0] - places[1, 0, 0])
@@ -328,10 +327,8 @@ def test_settings_that_change_nothing_are_no_augmentation():
 def test_shift_stays_within_its_range_and_uses_it():
     augmentation = ed.Augmentation(elastic_sigma=0, rotation_degrees=0, shift=6.0, flip=False)
     rng = np.random.default_rng(0)
-    plain = ed.tile_coordinates(tile_of(4))
-    shifts = np.array(
-        [ed.tile_coordinates(tile_of(4), augmentation, rng) - plain for _ in range(300)]
-    )
+    plain = places_of(4, NOTHING, np.random.default_rng(0))
+    shifts = np.array([places_of(4, augmentation, rng) - plain for _ in range(300)])
     assert np.ptp(shifts, axis=(2, 3)).max() < 1e-9
     assert 5.8 < np.abs(shifts).max() <= 6.0
     np.testing.assert_allclose(shifts.mean((0, 2, 3)), 0, atol=0.7)
@@ -346,7 +343,7 @@ def test_switching_one_part_off_leaves_the_elastic_field(setting):
         **{**vars(only_elastic), setting: {"rotation_degrees": 90.0, "flip": True}.get(setting, 1)}
     )
     plain, field, changed = (
-        ed.tile_coordinates(tile_of(9), augmentation, np.random.default_rng(5))
+        places_of(9, augmentation, np.random.default_rng(5))
         for augmentation in (NOTHING, only_elastic, on)
     )
     centre = np.full((2, 1, 1), 4.0)

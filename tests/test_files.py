@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lib.errors import UserError
 from lib.files import (
     absolute_path,
     append_line,
@@ -24,15 +23,9 @@ from lib.pictures import as_picture, group_images, legend, visualize
 from lib.predictions import draw_outlines
 from tests.fuzz.inputs import spoil
 from tests.processes import require_refusal, run
+from tests.small_data import problem_of
 
 IMAGES = np.arange(2 * 3 * 4 * 5, dtype=np.uint8).reshape(2, 3, 4, 5)
-
-
-def problem_of(function, *arguments):
-    with pytest.raises(UserError) as error:
-        function(*arguments)
-    (problem,) = error.value.problems
-    return problem
 
 
 # ---------------------------------------------------------------- written whole

@@ -40,7 +40,7 @@ def message_of(path):
 
 def test_what_is_written_is_read(path, items):
     with ImageSet(path) as images:
-        assert (len(images), images.num_channels, images.num_classes) == (3, 3, 3)
+        assert (len(images), images.num_channels, len(images.classes)) == (3, 3, 3)
         assert images.ids == ["../0", "../1", "../2"]
         assert images.shapes == list(SIZES)
         assert (images.classes, images.has_instances, images.scaling) == (CLASSES, True, "auto")

@@ -10,10 +10,10 @@ from lib.instance_metrics import (
     best_iou,
     count_overlaps,
     count_splits_and_merges,
-    instance_metrics,
     leave_out_unknown,
     match,
     seg,
+    summarize,
 )
 
 
@@ -51,6 +51,10 @@ def literal_pairs(truth, predicted, threshold):
         good = assigned[assigned >= threshold]
         best = max(best, (len(good), assigned.sum(), good.sum()))
     return best[0], best[2]
+
+
+def scores_of(*pairs):
+    return summarize([count_overlaps(*pair) for pair in pairs])
 
 
 def random_pair(rng):
@@ -96,7 +100,7 @@ def test_pairs_are_stardists_on_200_random_pairs(pairs, threshold):
 
 
 def test_ap_and_means_are_pooled_over_images(pairs):
-    scores = instance_metrics(*zip(*pairs))
+    scores = scores_of(*pairs)
     num_true = sum(len(numbers(truth)) for truth, _ in pairs)
     num_predicted = sum(len(numbers(predicted)) for _, predicted in pairs)
     assert (scores["num_true"], scores["num_predicted"]) == (num_true, num_predicted)
@@ -128,13 +132,13 @@ def test_by_hand():
     # 1: covered by 3 of 4, 3 / 5; 2: by 2 of 4, which is not more than half.
     assert seg(count_overlaps(truth, predicted)).tolist() == [0.6, 0]
     assert best_iou(count_overlaps(truth, predicted)).tolist() == [0.6, 0.5]
-    scores = instance_metrics([truth], [predicted])
+    scores = scores_of((truth, predicted))
     assert scores["seg"] == 0.3 and scores["mean_iou"] == 0.55
     # IoUs .6 and .5: two pairs at .5, one at .6, none above; TP / (TP + FP + FN).
     assert scores["ap"] == {"0.5": 1, "0.6": 1 / 3, "0.7": 0, "0.8": 0, "0.9": 0}
     assert (scores["missed"], scores["false"]) == (0, 0)
     # Twice as large as what it covers, and a pixel more: found by SEG, no pair at .5.
-    covering = instance_metrics([np.array([[1, 1, 0, 0, 0]])], [np.array([[1, 1, 1, 1, 1]])])
+    covering = scores_of((np.array([[1, 1, 0, 0, 0]]), np.array([[1, 1, 1, 1, 1]])))
     assert covering["seg"] == 0.4 and covering["ap"]["0.5"] == 0
     assert (covering["missed"], covering["false"]) == (1, 1)
 
@@ -149,16 +153,16 @@ def test_splits_and_merges_by_hand():
 
 def test_perfect_empty_and_nothing_to_find(pairs):
     truths = [truth for truth, _ in pairs]
-    perfect = instance_metrics(truths, [truth * 3 for truth in truths])
+    perfect = scores_of(*((truth, truth * 3) for truth in truths))
     assert perfect["seg"] == perfect["mean_iou"] == perfect["mean_ap"] == 1
     assert perfect["mean_matched_iou"] == 1
     assert perfect["missed"] == perfect["false"] == perfect["splits"] == perfect["merges"] == 0
-    empty = instance_metrics(truths, [truth * 0 for truth in truths])
+    empty = scores_of(*((truth, truth * 0) for truth in truths))
     assert empty["seg"] == empty["mean_iou"] == empty["mean_ap"] == empty["mean_matched_iou"] == 0
     assert empty["missed"] == empty["num_true"]
-    nothing = instance_metrics([np.zeros((4, 4), int)], [np.zeros((4, 4), int)])
+    nothing = scores_of((np.zeros((4, 4), int), np.zeros((4, 4), int)))
     assert nothing["seg"] is None and nothing["mean_ap"] == 1
-    assert instance_metrics([np.zeros((4, 4), int)], [np.eye(4, dtype=int)])["mean_ap"] == 0
+    assert scores_of((np.zeros((4, 4), int), np.eye(4, dtype=int)))["mean_ap"] == 0
 
 
 def test_what_lies_in_the_unknown_is_not_scored():
@@ -168,9 +172,9 @@ def test_what_lies_in_the_unknown_is_not_scored():
     is_unknown[:, 10:] = True
     predicted = truth.copy()
     predicted[1:4, 12:18] = 9  # a cell in the unknown
-    assert instance_metrics([truth], [predicted])["false"] == 1
+    assert scores_of((truth, predicted))["false"] == 1
     known = leave_out_unknown(predicted, is_unknown)
-    scores = instance_metrics([truth], [known])
+    scores = scores_of((truth, known))
     assert scores["mean_ap"] == scores["seg"] == 1
     assert scores["false"] == 0 and scores["num_predicted"] == 1
     np.testing.assert_array_equal(leave_out_unknown(predicted, is_unknown & False), predicted)

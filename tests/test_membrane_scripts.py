@@ -23,7 +23,7 @@ from tests.small_data import (
     read_weights,
     write_configuration,
 )
-from tests.small_experiment import note_calls
+from tests.small_experiment import TRAINED, note_calls
 
 pytest_plugins = ["tests.finished"]
 
@@ -83,26 +83,6 @@ def finished(tmp_path_factory):
     )
 
 
-@pytest.fixture
-def workspace(finished, tmp_path):
-    """A copy of the finished experiment and its data, to be spoilt."""
-    folder = tmp_path / "workspace"
-    shutil.copytree(finished.folder, folder)
-    configure(folder)
-    return folder
-
-
-@pytest.fixture
-def step(call, workspace):
-    """A function that runs a step on the copy, with changed values of the configuration."""
-
-    def calling(name, /, **changes):
-        configure(workspace, **changes)
-        return call(name, workspace, "configuration.txt")
-
-    return calling
-
-
 # ---------------------------------------------------------------- the whole way, once
 
 
@@ -113,17 +93,7 @@ def test_all_three_scripts_end_well(finished):
 
 def test_training_leaves_its_files_and_tells_the_split(finished):
     names = {path.name for path in finished.experiment.iterdir()}
-    assert {
-        "small_best.weights.h5",
-        "small_last.weights.h5",
-        "small_log.csv",
-        "small_loss_curves.png",
-        "small_configuration.txt",
-        "small_architecture.json",
-        "sample_input_imgs.png",
-        "sample_input_masks.png",
-        "sample_input_weights.png",
-    } <= names
+    assert {*TRAINED, "sample_input_weights.png"} <= names
     assert "12 tiles an epoch from the slices 00 to 02; held out" in finished.trained.output
     assert "never trained on: slice 03." in finished.trained.output
     assert len(read_log(finished.experiment / "small_log.csv")) == 2

@@ -6,13 +6,12 @@ import numpy as np
 import pytest
 
 from lib.configuration import read_configuration
-from lib.errors import UserError
 from lib.files import load_hdf5, write_hdf5
-from lib.slices import split_validation
+from lib.slices import load_labelled, split_validation
 from lib.unpadded import at_scales
-from src.membrane_task import load_labelled, load_test_slices
+from src.membrane_task import load_test_slices
 from src.tasks import TASKS
-from tests.small_data import write_configuration
+from tests.small_data import problems_of, write_configuration
 from tests.tiny_experiments import write_membrane
 
 SCALING = "minmax_stack"
@@ -28,12 +27,6 @@ def configuration(in_tmp_path):
 def file(in_tmp_path):
     """A function that gives the path of one kind of file."""
     return lambda kind, part="train": in_tmp_path / f"membrane/ISBI_dataset_{kind}_{part}.hdf5"
-
-
-def problems_of(function, *arguments):
-    with pytest.raises(UserError) as error:
-        function(*arguments)
-    return error.value.problems
 
 
 def test_labelled_slices_are_scaled_with_labels_weights_and_ids(configuration, file):

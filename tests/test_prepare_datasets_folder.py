@@ -161,7 +161,7 @@ def test_object_numbers_become_three_classes(pair, prepared, tmp_path):
     status, output = prepared("--instances")
     assert status == 0 and "2 objects" in output
     with ImageSet(tmp_path / "mine_datasets" / "training.hdf5") as images:
-        assert images.has_instances and images.class_names == ("background", "object", "border")
+        assert images.has_instances and images.classes.names == ("background", "object", "border")
         np.testing.assert_array_equal(images.instances[0], label)
         np.testing.assert_array_equal(np.asarray(images.labels[0]) > 0, label > 0)
 

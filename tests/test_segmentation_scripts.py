@@ -102,25 +102,6 @@ def finished(tmp_path_factory):
     )
 
 
-@pytest.fixture
-def workspace(finished, tmp_path):
-    """A copy of the finished experiment and its data, to be spoilt."""
-    folder = tmp_path / "workspace"
-    shutil.copytree(finished.folder, folder)
-    return folder
-
-
-@pytest.fixture
-def step(call, workspace):
-    """A function that runs a step on the copy, with changed values of the configuration."""
-
-    def calling(name, /, **changes):
-        configure(workspace, **changes)
-        return call(name, workspace, "configuration.txt")
-
-    return calling
-
-
 def read_probabilities(folder):
     with h5py.File(folder / "predictions.hdf5") as file:
         return [file[f"probabilities/{n}"][...] for n in range(len(file["ids"]))]
@@ -154,7 +135,7 @@ def test_segmentations_are_class_numbers_in_class_colours_at_the_images_own_size
             assert image.mode == "P"
             palette = np.array(image.getpalette()).reshape(-1, 3)
         with ImageSet(finished.folder / "mine_datasets" / "test.hdf5") as images:
-            assert palette[:4].tolist() == [list(colour) for colour in images.class_colours]
+            assert palette[:4].tolist() == [list(colour) for colour in images.classes.colours]
         assert classes.shape == shape and probabilities.shape == (4, *shape)
         np.testing.assert_allclose(probabilities.sum(axis=0, dtype=np.float32), 1, atol=3e-3)
         # They are stored with 3 digits, which decide nothing but ties.

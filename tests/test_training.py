@@ -20,7 +20,7 @@ from lib.losses import get_loss, segmentation_metrics
 from lib.pre_processing import DEFAULT_SCALING
 from lib.training import find_begun, find_initial_weights
 from lib.weights import RECORD, read_weights, save_weights, settings_record
-from tests.small_data import hashes, read_log
+from tests.small_data import hashes, problem_of, read_log
 from tests.tiny_training import (
     IMAGE_IDS,
     NUM_BATCHES,
@@ -66,13 +66,6 @@ def begin(experiment, model):
         save_weights(model, experiment.weights("last"), record, with_optimizer=True)
 
     return leave
-
-
-def problem_of(function, *arguments, **options):
-    with pytest.raises(UserError) as error:
-        function(*arguments, **options)
-    (problem,) = error.value.problems
-    return problem
 
 
 # ---------------------------------------------------------------- optimiser

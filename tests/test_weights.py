@@ -15,7 +15,7 @@ from lib.errors import UserError
 from lib.weights import FIRST_SCALING, TrainedWeights, read_weights, save_weights, settings_record
 from src.tasks import TASKS
 from tests.fuzz.inputs import spoil
-from tests.small_data import write_configuration
+from tests.small_data import problem_of, write_configuration
 from tests.tiny_training import IMAGE_IDS, NUM_PARAMETERS, configure, layer_weights, tiny_network
 
 
@@ -42,13 +42,6 @@ def saved(model, path):
         return read_weights(path)
 
     return save
-
-
-def problem_of(function, *arguments):
-    with pytest.raises(UserError) as error:
-        function(*arguments)
-    (problem,) = error.value.problems
-    return problem
 
 
 # ---------------------------------------------------------------- saving and loading
