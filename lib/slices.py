@@ -64,7 +64,7 @@ UNPADDED_KEYS = (
         8,
         old_names={"symmetries": eight_orientations},
     ),
-    Key("testing settings", "scales", one_for_each(real(0, 4, above=True), "0.8, 1"), (1.0,)),
+    Key("testing settings", "scales", one_for_each(real(0, 4, above=True), "0.75, 1"), (1.0,)),
     *with_defaults(TRAINING_KEYS, learning_rate=0.003),
     *augmentation_keys(
         elastic_sigma=10.0, rotation_degrees=180.0, flip=False, brightness=0.05, contrast=0.2

@@ -10,9 +10,9 @@ scores and times.
 
 import sys
 
+from lib import unpadded
 from lib.slices import load_labelled
 from lib.training import training_run
-from lib.unpadded import train_on_tiles
 
 
 def main(configuration, experiment, overwrite=False):
@@ -28,7 +28,7 @@ def main(configuration, experiment, overwrite=False):
         frames = load_labelled(configuration, run.scaling)
 
         # 2. The training, as of the membranes.
-        train_on_tiles(run, frames, word="frame")
+        unpadded.train_on_tiles(run, frames, word="frame")
 
 
 if __name__ == "__main__":
