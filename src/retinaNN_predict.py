@@ -481,7 +481,7 @@ def _way(settings):
     turns = settings.average_flips
     averaged = f", averaged over {turns} orientations" if turns > 1 else ""
     words = f"Predicted by {way[settings.inference]}{averaged}."
-    if len(settings.camera_scales) > 1:
+    if settings.camera_scales != (1.0,) or settings.camera_flips:
         factors = " and ".join(f"{factor:g}" for factor in settings.camera_scales)
         words += f" Photographs that are scaled to fov_width: seen at {factors} times of it"
         flips = " and ".join(map(str, settings.camera_flips or ()))

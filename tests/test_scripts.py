@@ -266,6 +266,8 @@ def test_at_each_size_photographs_are_seen_in_other_orientations(workspace, call
 
     one = predict()
     np.testing.assert_array_equal(predict(camera_flips=1), one)  # the first is as it is
+    report = (workspace / "small" / "report.html").read_text()
+    assert "scaled to fov_width: seen at 1 times of it, in 1 orientations." in report
     eight = predict(average_flips=8)
     np.testing.assert_allclose(predict(camera_flips=8), eight, atol=1e-6)
     assert np.abs(one - eight).max() > 0.01
