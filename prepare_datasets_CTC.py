@@ -6,7 +6,8 @@
 The folder (default ./CTC) holds the challenge's own layout: 01/t000.tif, its annotated frames
 01_GT/SEG/man_seg000.tif (gold truth) and 01_ST/SEG/man_seg000.tif (silver truth), 02/... A pair of
 folders of one's own, images and 16-bit label images of the same names, is taken in their place with
---training-pair IMAGES LABELS and --test-pair IMAGES LABELS; one alone prepares this half alone.
+--training-pair IMAGES LABELS and --test-pair IMAGES LABELS; one alone prepares this half alone, and
+with the sequences of the other (--training-pair IMAGES LABELS --test 02) both.
 
 Expected result: CTC_dataset_{imgs,instances,groundTruth,weightMaps}_train.hdf5 and
 CTC_dataset_{imgs,instances}_test.hdf5 in ./CTC_datasets_training_testing/; for the 84
@@ -26,7 +27,14 @@ with tell_missing_packages():
     from scipy import ndimage
 
     from lib.files import absolute_path, hdf5_files, settle_earlier
-    from lib.image_files import list_images, read_labels, read_pages, read_picture, shortened
+    from lib.image_files import (
+        list_images,
+        read_labels,
+        read_pages,
+        read_picture,
+        shortened,
+        tell_copies,
+    )
     from lib.instances import carve_touching, is_mostly_in_pieces
     from lib.weight_map import class_weights, weight_map
 
@@ -78,8 +86,8 @@ def parse_arguments(words=None):
     )
     parser.add_argument("folder", nargs="?", default="CTC", help="default: ./CTC")
     parser.add_argument("--output", default=OUTPUT_FOLDER, help=f"default: ./{OUTPUT_FOLDER}")
-    parser.add_argument("--training", nargs="+", default=["01"], help="sequences; default: 01")
-    parser.add_argument("--test", nargs="*", default=["02"], help="sequences; default: 02")
+    parser.add_argument("--training", nargs="+", help="sequences; without pairs 01")
+    parser.add_argument("--test", nargs="*", help="sequences; without pairs 02")
     pair = {"nargs": 2, "metavar": ("IMAGES", "LABELS"), "help": "folders, in place of sequences"}
     parser.add_argument("--training-pair", **pair)
     parser.add_argument("--test-pair", **pair)
@@ -113,6 +121,10 @@ def parse_arguments(words=None):
         "--sigma", type=float, default=5, help="its width in pixels, paper: about 5"
     )
     arguments = parser.parse_args(words)
+    arguments.has_pair = bool(arguments.training_pair or arguments.test_pair)
+    for use, sequence in (("training", "01"), ("test", "02")):
+        if getattr(arguments, use) is None:
+            setattr(arguments, use, [] if arguments.has_pair else [sequence])
     raise_if_any(_problems_of(arguments))
     return arguments
 
@@ -128,8 +140,13 @@ def _problems_of(arguments):
         problems.append(f"--border must be at least 0 pixels. Received: {arguments.border}.")
     if arguments.ignore is not None and arguments.ignore < 1:
         problems.append(f"--ignore must be a number above 0. Received: {arguments.ignore}.")
+    problems += [
+        f"--{use} and --{use}-pair must not be given together. Take the sequences or the folders."
+        for use in ("training", "test")
+        if getattr(arguments, use) and getattr(arguments, f"{use}_pair")
+    ]
     twice = sorted(set(arguments.training) & set(arguments.test))
-    if twice and not (arguments.training_pair or arguments.test_pair):
+    if twice:
         problems.append(
             f"--training and --test must name different sequences. Received twice: "
             f"{', '.join(twice)}. What a network was trained on tells nothing about it."
@@ -161,10 +178,9 @@ def find_sequences(arguments):
     """
     folder = absolute_path(arguments.folder)
     pairs = {"train": arguments.training_pair, "test": arguments.test_pair}
-    has_pair = any(pairs.values())
     names = {"train": arguments.training, "test": arguments.test}
     frames, problems = {"train": [], "test": []}, []
-    if not has_pair and not folder.is_dir():
+    if any(names.values()) and not folder.is_dir():
         raise UserError(
             f"The folder {folder} does not exist. Give the folder that holds the sequences 01, "
             "01_GT, ... as the argument (see CTC/README.md)."
@@ -173,9 +189,8 @@ def find_sequences(arguments):
         try:
             if pairs[use]:
                 frames[use] = find_pair(*map(absolute_path, pairs[use]))
-            elif not has_pair:
-                for name in dict.fromkeys(names[use]):
-                    frames[use] += find_frames(folder, name)
+            for name in dict.fromkeys(names[use]):
+                frames[use] += find_frames(folder, name)
         except UserError as error:
             problems += error.problems
     skipped = _skipped(arguments.skip, [frame for use in frames.values() for frame in use])
@@ -463,6 +478,7 @@ def check(read):
                 "different numbers."
             )
     raise_if_any(problems)
+    tell_copies({use: (data.ids, data.images) for use, data in read.items() if data})
 
 
 # ---------------------------------------------------------------- writing
@@ -500,11 +516,10 @@ def write(read, arguments):
                 extra["unknown"] = unknown[:, np.newaxis]
             store(path("instances", use), objects[:, np.newaxis], **extra)
             store(path("imgs", use), data.images[:, np.newaxis], ids=ids)
-    has_pair = bool(arguments.training_pair or arguments.test_pair)
     for use in (use for use, data in read.items() if data is None):
         kinds = ("imgs", "instances", "groundTruth", "weightMaps")
         reason = f"No frames to {use} on were given"
-        settle_earlier([path(kind, use) for kind in kinds], reason, stay=has_pair)
+        settle_earlier([path(kind, use) for kind in kinds], reason, stay=arguments.has_pair)
     print(f"Written to {output_folder}")
 
 

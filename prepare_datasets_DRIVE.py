@@ -28,7 +28,13 @@ with tell_missing_packages():
 
     from lib.files import absolute_path, hdf5_files, settle_earlier
     from lib.fundus_layouts import DRIVE, LAYOUTS, find_files, hint, testing_ids, unpaired
-    from lib.image_files import list_images, read_binary_mask, read_photograph, turned_words
+    from lib.image_files import (
+        list_images,
+        read_binary_mask,
+        read_photograph,
+        tell_copies,
+        turned_words,
+    )
     from lib.pre_processing import WHOLE_FOV, estimate_fov
 
 OUTPUT_FOLDER = "DRIVE_datasets_training_testing"
@@ -115,6 +121,7 @@ def prepare(
         halves = _halves(folder, layout, subsets, has_masks, test)
         read = {name: read_files(files, folder) for name, files in halves.items()}
     raise_if_any([problem for _, problems in read.values() for problem in problems])
+    tell_copies({name: (images["ids"], images["images"]) for name, (images, _) in read.items()})
     with hdf5_files() as write:
         for name, (images, _) in read.items():
             write_subset(write, output_folder, SUBSETS[name], images)

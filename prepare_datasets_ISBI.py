@@ -19,7 +19,7 @@ with tell_missing_packages():
     import numpy as np
 
     from lib.files import absolute_path, hdf5_files, numbered
-    from lib.image_files import read_grey_images, read_stack, two_values
+    from lib.image_files import read_grey_images, read_stack, tell_copies, two_values
     from lib.weight_map import class_weights, instances, weight_map
 
 OUTPUT_FOLDER = "ISBI_datasets_training_testing"
@@ -72,6 +72,8 @@ def prepare(folder, output_folder, *, only_test=False, w0=10.0, sigma=5.0):
         )
     found = read_folder(folder, only_test)
     test = found["test"]
+    if test is not None and not only_test:
+        tell_copies({"train": found["slices"], "test": test})
 
     def path(kind):
         return output_folder / f"ISBI_dataset_{kind}.hdf5"

@@ -5,6 +5,7 @@ TIFF files are read by lib/tiff_files.py, all others by Pillow; a single image m
 
 import contextlib
 import gzip
+import hashlib
 import io
 import re
 import struct
@@ -552,6 +553,44 @@ def _unpacked(path):
 def _num_pages(image):
     """Counts the images of a file; the further pictures of a camera's MPO file are previews."""
     return 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+
+
+def pixel_digest(image):
+    """Gives 64 bytes that tell whether two arrays of one type hold the same pixels."""
+    return hashlib.blake2b(np.ascontiguousarray(image)).digest()
+
+
+def copies_words(subsets):
+    """Words which images are in two subsets, pixel by pixel: their scores would say nothing.
+
+    Args:
+        subsets: {subset: pairs (name, what pixel_digest gives)}.
+    Returns:
+        list of notes, one for each subset that repeats images of those before it.
+    """
+    seen, notes = {}, []
+    for subset, images in subsets.items():
+        copies = [
+            f"{name} = {seen[digest][1]}"
+            for name, digest in images
+            if seen.setdefault(digest, (subset, name))[0] != subset
+        ]
+        if copies:
+            notes.append(
+                f"NOTE: {len(copies)} images of {subset} are also in another subset, pixel by "
+                f"pixel: {shortened(copies, 4)}. Take them out, or the scores are too good."
+            )
+    return notes
+
+
+def tell_copies(subsets):
+    """Prints copies_words of {subset: (names, images)}."""
+    digests = {
+        subset: list(zip(names, map(pixel_digest, images)))
+        for subset, (names, images) in subsets.items()
+    }
+    for note in copies_words(digests):
+        print(note)
 
 
 def turned_words(paths):

@@ -1,6 +1,5 @@
 """A folder of images and label images: which belong together, and whether all can be used."""
 
-import hashlib
 import os
 import re
 from dataclasses import dataclass, field
@@ -10,7 +9,14 @@ from scipy import ndimage
 
 from lib.class_metrics import IGNORE
 from lib.errors import UserError, counted, raise_if_any
-from lib.image_files import list_images, read_channels, shortened, turned_words
+from lib.image_files import (
+    copies_words,
+    list_images,
+    pixel_digest,
+    read_channels,
+    shortened,
+    turned_words,
+)
 from lib.instances import BACKGROUND, OBJECT_CLASSES, border_targets, is_mostly_in_pieces
 from lib.label_images import Classes, content_of, find_coding, read_instances, read_label
 from lib.pre_processing import percentiles, resized, resized_labels
@@ -210,7 +216,12 @@ class Survey:
                 self.problems += error.problems
         raise_if_any(self.problems)
         self._require_two_classes()
-        self._note_copies()
+        self.remarks += copies_words(
+            {
+                subset: [(one.image_path.name, one.digest) for one in found]
+                for subset, found in self.found.items()
+            }
+        )
         for pairs in self.files.values():
             self.remarks += turned_words(image_path for image_path, _ in pairs.values())
 
@@ -317,7 +328,7 @@ class Survey:
             image, found.are_planes = read_channels(image_path)
             found.shape, found.bits = image.shape, 8 * image.dtype.itemsize
             found.is_dark = found.bits == 8 and percentiles(image)[1] < DARK
-            found.digest = hashlib.blake2b(np.ascontiguousarray(image)).digest()
+            found.digest = pixel_digest(image)
         except ValueError as error:
             found.problems.append(str(error))
         try:
@@ -389,21 +400,6 @@ class Survey:
                 "lie apart. Each object needs a number of its own (skimage.measure.label); class "
                 "numbers are prepared without --instances."
             )
-
-    def _note_copies(self):
-        """Remarks on pictures that are in two subsets: their scores would say nothing."""
-        seen = {}
-        for subset, found in self.found.items():
-            copies = [
-                f"{one.image_path.name} = {seen[one.digest][1]}"
-                for one in found
-                if seen.setdefault(one.digest, (subset, one.image_path.name))[0] != subset
-            ]
-            if copies:
-                self.remarks.append(
-                    f"NOTE: {len(copies)} images of {subset} are also in another subset, pixel by "
-                    f"pixel: {shortened(copies, 4)}. Take them out, or the scores are too good."
-                )
 
 
 def _size_problem(found, shape):

@@ -174,8 +174,9 @@ def segmentation_metrics(num_classes):
     return [
         PixelMean("accuracy"),
         PixelMean("cross_entropy"),
+        # Counted in float32: the int32 that JAX and PyTorch would take ends at 2^31 pixels.
         keras.metrics.MeanIoU(
-            num_classes, ignore_class=IGNORE, sparse_y_pred=False, name="mean_iou"
+            num_classes, "mean_iou", "float32", ignore_class=IGNORE, sparse_y_pred=False
         ),
     ]
 

@@ -41,6 +41,21 @@ for name in LOSSES:
 np.savez(sys.argv[1], values=np.asarray(values, float))
 """
 
+MEAN_IOU = """
+import sys
+import numpy as np
+from lib.devices import start_computing
+from lib.losses import segmentation_metrics
+start_computing(seed=0, mixed_precision=False, distribute="none")
+(mean_iou,) = (metric for metric in segmentation_metrics(2) if metric.name == "mean_iou")
+labels, values = np.array([[0, 1, 0]]), np.eye(2, dtype=np.float32)[[[0, 1, 1]]]
+mean_iou.update_state(labels, values)
+few = float(mean_iou.result())
+mean_iou.total_cm.assign(np.asarray(mean_iou.total_cm) * (2**31 - 1))
+mean_iou.update_state(labels, values)
+np.savez(sys.argv[1], values=[few, float(mean_iou.result())])
+"""
+
 NETWORKS = """
 import sys
 import numpy as np
@@ -151,6 +166,14 @@ def test_losses_train_alike(backend, tmp_path):
     expected, values = (np.load(path)["values"] for path in paths)
     assert len(np.unique(expected.round(6))) == 15, "three steps of five; Dice is not balanced"
     np.testing.assert_allclose(values, expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("backend", ["tensorflow", "jax", "torch"])
+def test_mean_iou_counts_more_pixels_than_int32_holds(backend, tmp_path):
+    require(backend)
+    path = tmp_path / "mean_iou.npz"
+    require_success(run("-c", MEAN_IOU, path, cwd=tmp_path, KERAS_BACKEND=backend))
+    np.testing.assert_allclose(np.load(path)["values"], 0.5)
 
 
 @pytest.mark.slow

@@ -279,6 +279,22 @@ def test_a_pair_alone_leaves_the_other_half(sequences, tmp_path, capsys, word, u
     assert words in output and "of an earlier run stay as they are." in output
 
 
+def test_a_pair_and_sequences_each_prepare_a_half(sequences, tmp_path, capsys):
+    save(tmp_path / "images/a.tif", read(sequences / "01/t001.tif"))
+    save(tmp_path / "labels/a.tif", read(sequences / "01_ST/SEG/man_seg001.tif"))
+    pair = (str(tmp_path / "images"), str(tmp_path / "labels"))
+    arrays = prepared(sequences, tmp_path / "a", "--training", "02", "--test-pair", *pair)
+    assert arrays["imgs_test_ids"] == ["a"]
+    assert {name.split("_")[0] for name in arrays["imgs_train_ids"]} == {"02"}
+    arrays = prepared(sequences, tmp_path / "b", "--training-pair", *pair, "--test", "01")
+    assert arrays["imgs_train_ids"] == ["a"]
+    assert {name.split("_")[0] for name in arrays["imgs_test_ids"]} == {"01"}
+    # Of 01, 02 and 01 again, the image trained once and tested once; 02 holds none of 01's frames.
+    assert capsys.readouterr().out.count("NOTE: 1 images of test are also in another subset") == 1
+    (problem,) = problems_of(sequences, "--training", "01", "--training-pair", *pair)
+    assert "--training and --training-pair must not be given together" in problem
+
+
 # ---------------------------------------------------------------- what is refused
 
 

@@ -69,6 +69,15 @@ def test_six_files_hold_the_images_by_id_as_bytes(drive_folder, output):
         assert load_hdf5_extra(output / name, "ids") == expected
 
 
+def test_test_images_that_train_too_are_noted(drive_folder, output, capsys):
+    prepare_datasets_DRIVE.prepare(drive_folder, output)
+    assert "another subset" not in capsys.readouterr().out
+    training, test = (drive_folder / half / "images" for half in ("training", "test"))
+    shutil.copy(sorted(training.iterdir())[1], sorted(test.iterdir())[0])
+    prepare_datasets_DRIVE.prepare(drive_folder, output)
+    assert "NOTE: 1 images of test are also in another subset" in capsys.readouterr().out
+
+
 def test_masks_hold_0_and_255_and_the_second_observer_is_stored(drive_folder, output):
     prepare(drive_folder, output)
     fov = load_hdf5(output / "DRIVE_dataset_borderMasks_test.hdf5")

@@ -65,6 +65,15 @@ def test_stacks_are_stored_with_their_weight_maps(folder, stacks):
     assert arrays["weightMaps_train"].dtype == np.float32
 
 
+def test_test_slices_that_train_too_are_noted(folder, stacks, capsys):
+    prepared(folder)
+    note = "NOTE: 2 images of test are also in another subset, pixel by pixel: 00 = 00, 01 = 01."
+    assert note in capsys.readouterr().out
+    write_stack(folder / "test-volume.tif", 255 - stacks[0][:2])
+    prepared(folder)
+    assert "another subset" not in capsys.readouterr().out
+
+
 def test_w0_and_sigma_reach_the_weight_maps(folder):
     flat = prepared(folder, w0=0.0)["weightMaps_train"]
     assert len(np.unique(flat)) == 2  # w_c alone: one weight for each class
