@@ -78,7 +78,7 @@ def membrane_metrics(ground_truth, probability, thresholds=None, threshold=0.5):
     }
     for one in dict.fromkeys((*tried_warping, chosen)):
         values[one]["warping_error"] = _warping_error(ground_truth, probability, one)
-    highest = probability.max()
+    highest = float(probability.max())  # as float32, 1 is not above the last threshold
     return {
         name: {
             **_summary(name, values, tried_warping if name == "warping_error" else tried, highest),

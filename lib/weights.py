@@ -12,6 +12,7 @@ import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 
@@ -19,6 +20,7 @@ from lib.configuration import FREE, NETWORK, SPLIT
 from lib.devices import start_computing, this_host_alone
 from lib.errors import UserError, raise_if_any
 from lib.files import atomic_write, check_dataset
+from lib.history import is_complete
 from lib.legacy_weights import explain_not_weights, is_legacy, load_legacy_weights
 
 RECORD = "training_state"
@@ -240,10 +242,10 @@ class TrainedWeights:
     @property
     def is_unfinished(self):
         """Tells whether their training goes on, as far as they tell: the best ones do not."""
-        settings = self._training_settings
-        stops_early = settings.get("early_stopping")
-        is_short = 0 < len(self.history) < settings.get("N_epochs", 0) and not stops_early
-        return bool(self.progress) or is_short
+        settings = SimpleNamespace(
+            **{"N_epochs": 0, "early_stopping": 0, "best_by": "val_loss", **self._training_settings}
+        )
+        return bool(self.progress) or bool(self.history and not is_complete(self.history, settings))
 
     @property
     def _training_settings(self):
@@ -281,7 +283,7 @@ class TrainedWeights:
         )
         try:
             if self.is_legacy:
-                with h5py.File(self.path, "r") as file:
+                with self._open() as file:
                     print(load_legacy_weights(model, file, self._architecture(), skip_order))
                 return
             if not self.record and skip_order != "up_first":
@@ -293,7 +295,7 @@ class TrainedWeights:
                 math.prod(w.shape) for w in model.weights
             ):
                 raise ValueError("it holds as many parameters in other layers")
-            model.load_weights(self.path)
+            model.load_weights(_Memory(self.content))
         except (ValueError, KeyError, RecursionError) as error:
             raise UserError(
                 f"{self.path} must hold the weights of the network {model.name} with "
@@ -430,8 +432,8 @@ def settings_record(configuration):
     for key in training_keys(configuration):
         settings.setdefault(key.attribute, {})[key.name] = configuration.value(key)
     training = settings["training_settings"]
-    training["N_epochs"] = configuration.training_settings.N_epochs
-    training["initial_weights"] = configuration.training_settings.initial_weights
+    for name in ("N_epochs", "early_stopping", "initial_weights"):
+        training[name] = getattr(configuration.training_settings, name)
     return settings
 
 

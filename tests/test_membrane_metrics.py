@@ -191,6 +191,14 @@ def test_membrane_metrics_collects_curves_and_best_values():
         assert all(type(figure) is float for figure in result["curve"])
 
 
+def test_the_last_threshold_counts_where_cells_have_a_probability_of_1():
+    ground_truth = np.ones((1, 9, 9), np.uint8)
+    ground_truth[:, 4] = 0
+    probability = np.where(ground_truth, np.float32(1), np.float32(0.95))
+    result = mm.membrane_metrics(ground_truth, probability)["v_rand_thin"]
+    assert result["best"] == result["curve"][-1] == 1 and result["threshold"] == mm.THRESHOLDS[-1]
+
+
 @pytest.mark.parametrize("chosen", [0.5, 0.38])
 def test_the_value_at_a_chosen_threshold_needs_it_not_among_those_tried(chosen):
     ground_truth, probability = drawn_stack()

@@ -55,6 +55,11 @@ def test_weights_come_back_without_the_optimisers_variables(model, path, saved):
     assert sum(weights.parameters.values()) == NUM_PARAMETERS
     assert not weights.is_legacy
     assert os.listdir(path.parent) == [path.name]
+    # What another training writes there meanwhile is not what was read.
+    save_weights(tiny_network(), path)
+    other = tiny_network()
+    weights.load_into(other)
+    np.testing.assert_array_equal(layer_weights(other), layer_weights(model))
     problem = problem_of(weights.require_optimizer)
     assert f"{path} holds weights without the optimiser, so no epochs can follow." in problem
     save_weights(model, path, {}, with_optimizer=True)
@@ -263,7 +268,7 @@ def test_record_keeps_what_shapes_a_training(in_tmp_path):
     }
     assert "fov_width" not in settings["data_attributes"]
     training = settings["training_settings"]
-    assert (training["seed"], training["N_epochs"]) == (7, 3)
+    assert (training["seed"], training["N_epochs"], training["early_stopping"]) == (7, 3, 0)
     assert training["initial_weights"] == "./a.h5"
     assert {"nohup", "tensorboard", "saving_interval"}.isdisjoint(training)
 
@@ -377,6 +382,9 @@ def test_ancestors_are_carried_on():
     assert weights.as_ancestors("./b.h5") == [first, second]
 
 
+FELL = [{"val_loss": 0.3}, {"val_loss": 0.2}]
+
+
 def of_epochs(number, **more):
     return {"training_settings": {"N_epochs": number, **more}}
 
@@ -388,7 +396,8 @@ def of_epochs(number, **more):
         ({"history": [{}] * 3}, "3 epochs", False),
         ({"history": [{}] * 3, "settings": of_epochs(3)}, "3 of 3 epochs", False),
         ({"history": [{}] * 2, "settings": of_epochs(3)}, "2 of 3 epochs", True),
-        ({"history": [{}] * 2, "settings": of_epochs(3, early_stopping=1)}, "2 of 3 epochs", False),
+        ({"history": FELL, "settings": of_epochs(3, early_stopping=1)}, "2 of 3 epochs", True),
+        ({"history": FELL[::-1], "settings": of_epochs(3, early_stopping=1)}, "2 of 3 epochs", False),
         (
             {"history": [], "settings": of_epochs(3), "progress": {"batches": 7}},
             "0 of 3 epochs and 7 batches",
