@@ -25,7 +25,7 @@ with tell_missing_packages():
     from lib.image_folder import SUBSETS, Survey, find_files
     from lib.image_sets import SCALINGS, channel_limits, scaled, write_image_sets
     from lib.label_images import read_classes
-    from lib.pictures import as_picture, colour_classes, legend, visualize
+    from lib.pictures import as_picture, colour_classes, visualize, with_legend
     from lib.pre_processing import resized, resized_labels
 
 PREVIEW_PAIRS, PREVIEW_SIDE, PREVIEW_GAP = 4, 256, 4  # side and gap in pixels
@@ -199,8 +199,7 @@ def preview(survey):
         for column, picture in enumerate(pictures):
             place = canvas[:, row * step : (row + 1) * step, column * step : (column + 1) * step]
             place[:, : picture.shape[1], : picture.shape[2]] = picture
-    names = legend(survey.classes.names, survey.classes.colours, canvas.shape[2])
-    return np.concatenate([canvas, names], axis=1)
+    return with_legend(canvas, survey.classes.names, survey.classes.colours)
 
 
 def _fitted(picture, resize):

@@ -265,11 +265,13 @@ class ProgressLines(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         """Starts the clock."""
-        self.start = time.monotonic()
+        self.start = self.trained = time.monotonic()
+        self.done = self.num_batches
         self.epochs_left = self.num_epochs - epoch
 
     def on_train_batch_end(self, batch, logs=None):
         """Estimates the duration once, from the first batches after the warm-up."""
+        self.done, self.trained = batch + 1, time.monotonic()
         if self.is_estimated or batch + 1 < self.WARM_UP:
             return
         if self.measured_from is None:
@@ -288,7 +290,10 @@ class ProgressLines(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         """Prints the epoch's scores and how long the rest will take."""
         seconds = time.monotonic() - self.start
-        left = duration(seconds * (self.epochs_left - 1))
+        training = self.trained - self.start
+        # Of an epoch that was resumed this start has done a part alone.
+        whole = training * self.num_batches / self.done + seconds - training
+        left = duration(whole * (self.epochs_left - 1))
         value = logs.get(self.best_by, math.nan)
         is_best = is_better(self.best_by, value, self.best)
         self.best = value if is_best else self.best

@@ -43,6 +43,8 @@ ENCODERS = (
 )
 _NAME = re.compile(r"[^/\\:*?\"“”‘’<>|\x00-\x1f]+")
 _INLINE_COMMENT = re.compile(r"\s+[#;].*")
+# A name may have number signs ("eyes #2"): behind it more than one space tells a comment.
+_COMMENT_BEHIND_NAME = re.compile(r"\s{2,}[#;]|\s[#;]\s")
 
 
 @dataclass(frozen=True)
@@ -224,7 +226,8 @@ def path_or_none(value):
 
 def experiment_name(value):
     """Takes a folder for an experiment: a name, or a path of folders such as results/eyes."""
-    parts = value.rstrip("/").split("/")
+    name = _COMMENT_BEHIND_NAME.split(value, maxsplit=1)[0]
+    parts = name.rstrip("/").split("/")
     if parts[0] == "." and len(parts) > 1:
         parts = parts[1:]
     if any(part.startswith(".") or not _NAME.fullmatch(part) for part in parts):

@@ -1,12 +1,11 @@
 """Scores of objects: SEG of the Cell Tracking Challenge, average precision, splits and merges.
 
-All follow from one table for each image: how many pixels each true object shares with each
-predicted one. It is a joint histogram of the two label images, so no pair of objects is compared
-pixel by pixel.
+All follow from one list for each image: how many pixels a true object shares with a predicted one,
+of those that share any. It is a joint histogram of the two label images, so no pair of objects is
+compared pixel by pixel.
 """
 
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
@@ -18,23 +17,38 @@ NONE_FOUND = "No object is found: none overlaps a true one with an IoU of 0.5 or
 
 @dataclass(frozen=True)
 class Overlaps:
-    """How the objects of an image overlap.
+    """How the T true and P predicted objects of an image overlap, in N pairs.
 
     Args:
-        shared: (T, P) int, pixels that true object t and predicted object p share.
+        true, predicted: (N,) int, the two objects of each pair that shares pixels, in their order.
+        shared: (N,) int, how many pixels each pair shares.
         true_sizes: (T,) int, pixels of each true object.
         predicted_sizes: (P,) int, pixels of each predicted object.
     """
 
+    true: np.ndarray
+    predicted: np.ndarray
     shared: np.ndarray
     true_sizes: np.ndarray
     predicted_sizes: np.ndarray
 
-    @cached_property
+    @property
     def iou(self):
-        """(T, P) float64, intersection over union of each pair, also called Jaccard index."""
-        unions = self.true_sizes[:, np.newaxis] + self.predicted_sizes - self.shared
-        return self.shared / unions
+        """(N,) float64, intersection over union of each pair, also called Jaccard index."""
+        sizes = self.true_sizes[self.true] + self.predicted_sizes[self.predicted]
+        return self.shared / (sizes - self.shared)
+
+    @property
+    def iou_table(self):
+        """(T, P) float64, the same of all pairs; 0 where a pair shares no pixel."""
+        table = np.zeros((len(self.true_sizes), len(self.predicted_sizes)))
+        table[self.true, self.predicted] = self.iou
+        return table
+
+    @property
+    def is_most_of_true(self):
+        """(N,) bool, whether more than half of the true object is shared."""
+        return 2 * self.shared > self.true_sizes[self.true]
 
 
 def count_overlaps(truth, predicted):
@@ -55,10 +69,14 @@ def count_overlaps(truth, predicted):
         )
     true_indices, num_true = _indices(truth)
     predicted_indices, num_predicted = _indices(predicted)
-    pairs = true_indices * (num_predicted + 1) + predicted_indices
-    table = np.bincount(pairs.ravel(), minlength=(num_true + 1) * (num_predicted + 1))
-    table = table.reshape(num_true + 1, num_predicted + 1)  # row and column 0: background
-    return Overlaps(table[1:, 1:], table[1:].sum(axis=1), table[:, 1:].sum(axis=0))
+    both = (true_indices > 0) & (predicted_indices > 0)
+    pairs = (true_indices[both] - 1) * num_predicted + predicted_indices[both] - 1
+    pairs, shared = np.unique(pairs, return_counts=True)
+    sizes = (
+        np.bincount(indices.ravel(), minlength=number + 1)[1:]
+        for indices, number in ((true_indices, num_true), (predicted_indices, num_predicted))
+    )
+    return Overlaps(*np.divmod(pairs, max(num_predicted, 1)), shared, *sizes)
 
 
 def _indices(labels):
@@ -95,8 +113,9 @@ def seg(overlaps):
     Returns:
         (T,) float64 in [0, 1]; 0 where no object matches.
     """
-    matches = 2 * overlaps.shared > overlaps.true_sizes[:, np.newaxis]
-    return np.where(matches, overlaps.iou, 0.0).sum(axis=1)
+    scores, matches = np.zeros(len(overlaps.true_sizes)), overlaps.is_most_of_true
+    scores[overlaps.true[matches]] = overlaps.iou[matches]
+    return scores
 
 
 def best_iou(overlaps):
@@ -110,7 +129,9 @@ def best_iou(overlaps):
     Returns:
         (T,) float64 in [0, 1]; 0 where no object overlaps.
     """
-    return overlaps.iou.max(axis=1, initial=0.0)
+    scores = np.zeros(len(overlaps.true_sizes))
+    np.maximum.at(scores, overlaps.true, overlaps.iou)
+    return scores
 
 
 def match(overlaps, threshold):
@@ -126,11 +147,12 @@ def match(overlaps, threshold):
     Returns:
         (true indices, predicted indices) of the pairs.
     """
-    iou = overlaps.iou
+    if threshold > 0.5:  # no pair has a rival
+        is_pair = overlaps.iou >= threshold
+        return overlaps.true[is_pair], overlaps.predicted[is_pair]
+    iou = overlaps.iou_table
     if not iou.size:
         return np.array([], int), np.array([], int)
-    if threshold > 0.5:  # no pair has a rival
-        return np.nonzero(iou >= threshold)
     # A pair counts more than all IoUs together.
     gains = (iou >= threshold) + iou / (2 * min(iou.shape))
     true, predicted = linear_sum_assignment(gains, maximize=True)
@@ -150,9 +172,9 @@ def count_splits_and_merges(overlaps):
     Returns:
         (splits, merges), two whole numbers.
     """
-    parts = 2 * overlaps.shared > overlaps.predicted_sizes
-    swallowed = 2 * overlaps.shared > overlaps.true_sizes[:, np.newaxis]
-    splits, merges = parts.sum(axis=1) > 1, swallowed.sum(axis=0) > 1
+    parts = 2 * overlaps.shared > overlaps.predicted_sizes[overlaps.predicted]
+    splits = np.bincount(overlaps.true[parts]) > 1
+    merges = np.bincount(overlaps.predicted[overlaps.is_most_of_true]) > 1
     return int(splits.sum()), int(merges.sum())
 
 
@@ -176,7 +198,7 @@ def summarize(tables):
     pairs = {t: [match(table, t) for table in tables] for t in THRESHOLDS}
     num_pairs = {t: sum(len(true) for true, _ in found) for t, found in pairs.items()}
     ap = {f"{t:g}": _average_precision(n, num_true, num_predicted) for t, n in num_pairs.items()}
-    matched = np.concatenate([t.iou[pair] for t, pair in zip(tables, pairs[0.5])] or [[]])
+    matched = np.concatenate([t.iou_table[pair] for t, pair in zip(tables, pairs[0.5])] or [[]])
     covered = np.concatenate([seg(table) for table in tables] or [[]])
     best = np.concatenate([best_iou(table) for table in tables] or [[]])
     both = np.array([count_splits_and_merges(table) for table in tables]).reshape(-1, 2)

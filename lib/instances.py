@@ -226,9 +226,9 @@ def _without_small(objects, smallest):
 
 
 def _filled(objects):
-    """Fills the holes of each object with its number; other objects in them stay."""
+    """Fills the holes of each object with its number, inner ones first; objects in them stay."""
     filled = objects.copy()
-    for region in regionprops(objects):
+    for region in sorted(regionprops(objects), key=lambda region: region.area_bbox):
         place = filled[region.slice]
         place[region.image_filled & (place == 0)] = region.label
     return filled

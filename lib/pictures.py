@@ -1,5 +1,9 @@
 """Pictures: stacks of images as grids, written as PNG."""
 
+import math
+from pathlib import Path
+
+import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from skimage.color import label2rgb
@@ -10,6 +14,8 @@ from lib.files import atomic_write
 from lib.pre_processing import image_limits
 
 LEGEND_TEXT, LEGEND_LINE = 14, 20  # pixels
+# Pillow's own font has no umlauts.
+FONT = Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
 OUTLINE = (1.0, 1.0, 0.0)
 
 
@@ -83,20 +89,28 @@ def on_canvas(images, size):
     return canvases
 
 
-def legend(names, colours, width):
-    """Draws a list of classes with their colours, black on white, in as many lines as it takes.
+def with_legend(picture, names, colours):
+    """Draws a list of classes with their colours below a picture, in as many lines as it takes.
 
     Args:
+        picture: (3, height, width) uint8; white is added on the right where a name needs it.
         names: K texts.
         colours: K tuples of red, green and blue in [0, 255].
-        width: of the picture in pixels; a longer name is cut off.
     Returns:
-        (3, height, width) uint8.
+        (3, height and that of the list, width) uint8.
     """
-    font = ImageFont.load_default(LEGEND_TEXT)
+    below = _legend(names, colours, picture.shape[2])
+    added = below.shape[2] - picture.shape[2]
+    wide = np.pad(picture, ((0, 0), (0, 0), (0, added)), constant_values=255)
+    return np.concatenate([wide, below], axis=1)
+
+
+def _legend(names, colours, width):
+    font = ImageFont.truetype(FONT, LEGEND_TEXT)
+    lengths = [2 * LEGEND_LINE + math.ceil(font.getlength(name)) for name in names]
+    width = max(width, *lengths)
     places, row, column = [], 0, 0
-    for name in names:
-        needed = 2 * LEGEND_LINE + int(font.getlength(name))
+    for needed in lengths:
         if column and column + needed > width:
             row, column = row + 1, 0
         places.append((column, row * LEGEND_LINE))

@@ -90,8 +90,10 @@ def draw_confusion_matrix(matrix, names, path):
         text = "-" if np.isnan(share) else f"{share:.2f}"
         colour = "white" if share > 0.5 else "black"
         axes.text(*place[::-1], text, ha="center", va="center", color=colour)
-    axes.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor")
-    axes.set_yticks(range(len(names)), names)
+    plain = {"parse_math": False}  # a name is no formula
+    turned = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
+    axes.set_xticks(range(len(names)), names, **turned, **plain)
+    axes.set_yticks(range(len(names)), names, **plain)
     axes.set(title="Share of each true class", xlabel="predicted", ylabel="true")
     _save(figure, path)
 

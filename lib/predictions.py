@@ -30,7 +30,7 @@ from lib.files import append_line, atomic_write, remove_left_overs
 from lib.image_files import iterate_images
 from lib.pictures import as_picture
 from lib.report import OUTLINE, ReportImage, outline
-from lib.results import safe_name
+from lib.results import MOST_OBJECTS, safe_name
 
 OWN = TABLE, STATE, REPORT = "measurements.csv", ".prediction.json", "report.html"
 # Where a picture says which version of its file it shows.
@@ -138,25 +138,29 @@ class PredictionFolder:
         self.origin = json.loads(json.dumps(origin))
         remove_left_overs(self.folder, *(f"*{ending}" for ending in ENDINGS.values()), *OWN)
         self._require_folder()
-        if overwrite and self._state() is not None:
+        if overwrite and self._state() not in (None, self.origin):
             self._remove()
         self._require_same_origin()
         self.rows = _read_rows(self.folder / TABLE)
+        self._are_written = False  # whether the table holds these rows and no others
         self._versions = {}  # of the files that were asked for
 
     def done(self, path):
         """Gives the rows of a file that are done, by page.
 
-        Rows of a file that was changed since are forgotten. What it was then stands in its
-        pictures, whatever the clock says.
+        Rows of a file that was changed since, or of which a picture is missing, are forgotten, and
+        their pictures removed. What the file was then stands in these, whatever the clock says.
         """
         key = text_of(path)
         rows = {row["page"]: row for row in self.rows if row["file"] == key}
         self._versions[key] = _version_of(path)
-        if any(self._version(row["id"]) != self._versions[key] for row in rows.values()):
-            self.rows = [row for row in self.rows if row["file"] != key]
-            return {}
-        return rows
+        if all(self._shows(row["id"], self._versions[key]) for row in rows.values()):
+            return rows
+        if self._versions[key]:  # else the file itself cannot be seen now
+            self._remove_pictures(rows.values())
+        self.rows = [row for row in self.rows if row["file"] != key]
+        self._are_written = False
+        return {}
 
     def require_free(self, identity, path):
         """Refuses a name of results that another file's have: a.tif, page 1, and a_page001.png.
@@ -180,6 +184,10 @@ class PredictionFolder:
             prediction: Prediction.
             predictor: ImagePredictor.
         """
+        if prediction.objects is not None and prediction.objects.max() > MOST_OBJECTS:
+            raise ValueError(
+                f"{prediction.objects.max():,} objects are more than a picture can number"
+            )
         self._begin()
         segmentation = predictor.segment(prediction)
         self._save_probabilities(row["id"], prediction)
@@ -219,8 +227,7 @@ class PredictionFolder:
         place = {text_of(path): number for number, path in enumerate(paths)}
         last = len(place)
         self.rows.sort(key=lambda row: (place.get(row["file"], last), int(row["page"] or 0)))
-        if self.rows:
-            self._write_rows()
+        self._write_rows()
         return [row for row in self.rows if row["file"] in place]
 
     def report_image(self, row, predictor, is_large=True):
@@ -277,8 +284,6 @@ class PredictionFolder:
 
     def _save_objects(self, identity, objects):
         """Saves the numbers of objects as 16 bits, and their outlines for ImageJ and Fiji."""
-        if objects.max() > 65535:
-            raise ValueError(f"{objects.max():,} objects are more than a picture can number")
         save_png(self.file(identity, "objects"), Image.fromarray(objects.astype(np.uint16)))
         with atomic_write(self.file(identity, "rois")) as beside, zipfile.ZipFile(beside, "w") as z:
             for number, points in outlines_of(objects):
@@ -298,6 +303,9 @@ class PredictionFolder:
         append_line(self.folder / TABLE, line.getvalue())
 
     def _write_rows(self):
+        if not self.rows:
+            (self.folder / TABLE).unlink(missing_ok=True)
+            return
         with atomic_write(self.folder / TABLE) as beside:
             with open(beside, "w", encoding="utf-8", newline="") as file:
                 table = csv.DictWriter(file, self.rows[0], lineterminator="\n")
@@ -310,9 +318,9 @@ class PredictionFolder:
         if not path.is_file():
             with atomic_write(path) as beside:
                 beside.write_text(json.dumps(self.origin, indent=1) + "\n", encoding="utf-8")
-        if self.rows and not getattr(self, "_has_begun", False):
+        if not self._are_written:
             self._write_rows()  # without those of changed files, and without half a row
-        self._has_begun = True
+        self._are_written = True
 
     def _state(self):
         path = self.folder / STATE
@@ -343,20 +351,29 @@ class PredictionFolder:
 
     def _remove(self):
         """Removes what a prediction wrote here, and nothing else."""
-        for row in _read_rows(self.folder / TABLE):
-            for kind in ENDINGS:
-                self.file(Path(row["id"]).name, kind).unlink(missing_ok=True)
+        self._remove_pictures(_read_rows(self.folder / TABLE))
         for name in (TABLE, REPORT, STATE):
             (self.folder / name).unlink(missing_ok=True)
         print(f"Removed the results of an earlier prediction in {self.folder}.")
 
-    def _version(self, identity):
-        """Gives what the file of an image was when it was predicted; None where that is unknown."""
+    def _remove_pictures(self, rows):
+        for row in rows:
+            for kind in ENDINGS:
+                self.file(Path(row["id"]).name, kind).unlink(missing_ok=True)
+
+    def _shows(self, identity, version):
+        """Tells whether the pictures of an image are there, of this version of its file."""
+        probability, several, segmentation = (
+            self.file(identity, kind).is_file()
+            for kind in ("probability", "probabilities", "segmentation")
+        )
+        if not (segmentation and (probability or several)):
+            return False
         try:
             with Image.open(self.file(identity, "overlay")) as image:
-                return image.info.get(VERSION)
+                return image.info.get(VERSION) == version
         except (OSError, ValueError, SyntaxError):
-            return None
+            return False
 
 
 def measure_objects(objects):

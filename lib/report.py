@@ -320,7 +320,7 @@ class Report:
         return [
             f"Far from the best threshold: F1 is {f1[self.place]:.3f} at {self.threshold:g} and "
             f"would be {f1[best]:.3f} at {self.thresholds[best]:.2f}. Choose thresholds on "
-            "training images, never on these."
+            "training or validation images, never on those of the test."
         ]
 
     def _verdict(self, flags, scores):

@@ -21,6 +21,7 @@ from lib.pictures import as_rgb, group_images, visualize
 from lib.report import facts_of, loss_curve
 
 LIST = ".testing_files.txt"
+GRIDS = ("originals", "groundTruths", "predictions", "segmentations")
 # What a test may write, besides pictures that carry ids.
 NAMES = (
     "predictions*.hdf5",
@@ -32,7 +33,7 @@ NAMES = (
     "ROC.png",
     "Precision_recall.png",
     "confusion_matrix.png",
-    "all_*.png",
+    *(f"{prefix}_{stack}.png" for prefix in ("all", "all_test") for stack in GRIDS),
     "*_Original_*Prediction*.png",
 )
 # Folders of pictures that are called like the images.

@@ -61,14 +61,13 @@ def link_tracks(numbers, frames):
 def _links(earlier, later):
     """Gives {number in the later frame: track in the earlier one}, one to one."""
     tracks, labels = (np.unique(frame[frame > 0]) for frame in (earlier, later))
-    shared = count_overlaps(earlier, later).shared
-    links = {}
-    if not shared.size:
-        return links
-    chosen, most = labels[shared.argmax(axis=1)], shared.max(axis=1)
-    for index in np.argsort(-most, kind="stable"):
-        if most[index]:
-            links.setdefault(int(chosen[index]), int(tracks[index]))
+    overlaps = count_overlaps(earlier, later)
+    links, taken = {}, set()
+    for pair in np.argsort(-overlaps.shared, kind="stable"):
+        track, label = tracks[overlaps.true[pair]], labels[overlaps.predicted[pair]]
+        if track not in taken:  # each track looks at the one with the most of its pixels alone
+            taken.add(track)
+            links.setdefault(int(label), int(track))
     return links
 
 

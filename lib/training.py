@@ -5,6 +5,7 @@ import importlib.util
 import shlex
 import shutil
 import sys
+from pathlib import Path
 
 import keras
 
@@ -305,7 +306,7 @@ def find_begun(experiment, configuration):
     Returns:
         lib.weights.TrainedWeights; None where nothing was begun.
     Raises:
-        UserError: if the training is complete or was begun with other settings.
+        UserError: if the training is complete, was begun with other settings or under another name.
     """
     last, best = experiment.weights("last"), experiment.weights("best")
     if not last.exists():
@@ -319,6 +320,7 @@ def find_begun(experiment, configuration):
             )
         files = experiment.folder.glob("[!.]*weights.h5")
         others = sorted(path.name for path in files if path != best)
+        _require_not_renamed(experiment, others, configuration)
         if others:
             print(
                 f"{experiment.folder} holds weights that are not of this training "
@@ -335,6 +337,27 @@ def find_begun(experiment, configuration):
     begun.require_same_training(configuration)
     _require_incomplete(begun, experiment, configuration)
     return begun
+
+
+def _require_not_renamed(experiment, names, configuration):
+    """Refuses to start anew where the same training was begun, and the folder renamed since."""
+    initial = configuration.training_settings.initial_weights
+    for name in names:
+        path = experiment.folder / name
+        if not name.endswith("_last.weights.h5") or Path(initial or "").name == name:
+            continue
+        try:
+            begun = read_weights(path)
+            if "history" not in begun.record:
+                continue
+            begun.require_same_training(configuration)
+        except UserError:
+            continue
+        raise UserError(
+            f"{path} holds this training under another name. To resume, rename the folder as it "
+            f"was, or what lies in it: {name} becomes {experiment.weights('last').name}, and the "
+            "best weights alike. Or start anew with --overwrite."
+        )
 
 
 def _was_killed_in_epoch_1(best):

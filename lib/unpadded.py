@@ -219,7 +219,8 @@ def at_scales(configuration, predict):
 
         def predict_at(size):
             predicted = predict(resized(image[np.newaxis], size)[0], *others)
-            return resized(predicted[np.newaxis], own_size)[0]
+            # The mean of an area of ones may be the next number above 1.
+            return resized(predicted[np.newaxis], own_size)[0].clip(0, 1)
 
         sizes = seen_sizes(configuration, own_size)
         if len(sizes) == 1:

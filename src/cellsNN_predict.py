@@ -236,7 +236,7 @@ def save_report(results, configuration, frames, probabilities, objects, weights,
 
 
 def _of_frame(overlaps):
-    num_true, num_predicted = overlaps.shared.shape
+    num_true, num_predicted = len(overlaps.true_sizes), len(overlaps.predicted_sizes)
     mean = float(seg(overlaps).mean()) if num_true else None
     return {"seg": mean, "num_true": num_true, "num_predicted": num_predicted}
 

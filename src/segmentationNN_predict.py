@@ -26,9 +26,9 @@ from lib.pictures import (
     colour_classes,
     draw_objects,
     group_images,
-    legend,
     on_canvas,
     visualize,
+    with_legend,
 )
 from lib.plots import draw_confusion_matrix
 from lib.pre_processing import resized, resized_labels, unlike_training
@@ -384,9 +384,10 @@ def save_comparison(results, rows, data, number):
     if has_truth:
         names += ["right", "wrong", "ignored"]
         colours += [RIGHT, WRONG, UNKNOWN]
-    stripes.append(legend(names, colours, stripes[0].shape[1]).transpose(1, 2, 0))
+    picture = with_legend(np.concatenate(stripes).transpose(2, 0, 1), names, colours)
     title = "Original_GroundTruth_Prediction_Errors" if has_truth else "Original_Prediction"
-    visualize(np.concatenate(stripes), results.file(f"{results.name}_{title}{number}.png"))
+    path = results.file(f"{results.name}_{title}{number}.png")
+    visualize(picture.transpose(1, 2, 0), path)
 
 
 # ---------------------------------------------------------------- scores

@@ -318,6 +318,18 @@ def test_line_of_an_epoch_tells_scores_best_and_time_left(clock, capsys):
     ]
 
 
+def test_the_rest_of_a_resumed_epoch_tells_the_time_of_whole_ones(clock, capsys):
+    lines = ProgressLines(num_epochs=7, num_batches=20, has_bar=False)
+    lines.on_epoch_begin(0)
+    for batch in range(2):
+        clock.now += 3
+        lines.on_train_batch_end(batch)
+    clock.now += 10  # validation
+    lines.on_epoch_end(0, {"loss": 1.0})
+    # 20 batches of 3 s and the validation, 6 epochs to come: 420 s
+    assert capsys.readouterr().out.splitlines() == ["Epoch 1/7 - 16 s - loss: 1.0000 - 7 min left"]
+
+
 # ---------------------------------------------------------------- plateau
 
 

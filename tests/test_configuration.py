@@ -239,6 +239,8 @@ def test_byte_order_mark_of_windows_editors_is_skipped(write_configuration):
         ("path_local", "./eyes #2/", "./eyes #2/"),
         ("path_local", "./left ;right", "./left ;right"),
         ("name", "eyes #2", "eyes #2"),
+        ("name", "eyes # the second", "eyes"),
+        ("name", "eyes #2  ;the second", "eyes #2"),
         ("initial_weights", "a #1.weights.h5", "a #1.weights.h5"),
         # As shells write paths.
         ("path_local", '"./my eyes"', "./my eyes"),

@@ -1,6 +1,7 @@
 """Tests of HDF5 files, PNG grids and of files that appear whole or not at all."""
 
 import fcntl
+import itertools
 import os
 import subprocess
 
@@ -19,7 +20,7 @@ from lib.files import (
     remove_left_overs,
     write_hdf5,
 )
-from lib.pictures import as_picture, group_images, legend, visualize
+from lib.pictures import as_picture, group_images, visualize, with_legend
 from lib.predictions import draw_outlines
 from tests.fuzz.inputs import spoil
 from tests.processes import require_refusal, run
@@ -333,7 +334,18 @@ def test_colour_picture_of_bytes_is_saved_as_it_is(tmp_path):
 
 def test_a_legend_shows_every_colour_and_breaks_its_lines():
     colours = [(0, 0, 0), (10, 20, 30), (200, 100, 0)]
-    wide, narrow = (legend(["a", "name", "b"], colours, width) for width in (300, 80))
-    assert wide.shape == (3, 20, 300) and narrow.shape[1] > 20
+    names = ["a", "name", "b"]
+    wide, narrow = (with_legend(np.zeros((3, 9, w), np.uint8), names, colours) for w in (300, 80))
+    assert wide.shape == (3, 29, 300) and narrow.shape[1] > 29 and narrow.shape[2] == 80
     for picture in (wide, narrow):
         assert set(colours) <= set(map(tuple, picture.reshape(3, -1).T.tolist()))
+    longer = with_legend(np.zeros((3, 9, 80), np.uint8), ["a name of many letters"], colours[:1])
+    assert (
+        longer.shape[2] > 80 and (longer[:, :9, 80:] == 255).all() and not longer[:, :9, :80].any()
+    )
+
+
+def test_a_legend_knows_umlauts():
+    texts = [with_legend(np.zeros((3, 9, 80), np.uint8), [name], [(0, 0, 0)]) for name in "ßµ□"]
+    for text, other in itertools.combinations(texts, 2):
+        assert (text != other).any()

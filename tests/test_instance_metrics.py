@@ -96,7 +96,7 @@ def test_pairs_are_stardists_on_200_random_pairs(pairs, threshold):
         matched = match(overlaps, threshold)
         num_pairs, total = literal_pairs(truth, predicted, threshold)
         assert len(matched[0]) == num_pairs
-        assert overlaps.iou[matched].sum() == pytest.approx(total)
+        assert overlaps.iou_table[matched].sum() == pytest.approx(total)
 
 
 def test_ap_and_means_are_pooled_over_images(pairs):

@@ -181,6 +181,14 @@ def test_objects_grow_but_not_into_each_other():
     assert (objects[1, 2], objects[1, 1]) == (1, 0), "a corner is 1.41 pixels away"
 
 
+def test_the_hole_of_an_inner_ring_is_the_inner_ones():
+    probability = np.zeros((21, 21), np.float32)
+    for first, value in ((1, 1), (3, 0), (5, 1), (8, 0)):
+        probability[first:-first, first:-first] = value
+    objects = objects_from_probability(probability, 0.5)
+    assert objects[10, 1] == objects[10, 3] == 1 and objects[10, 5] == objects[10, 10] == 2
+
+
 def test_holes_are_filled_but_objects_in_them_stay():
     probability = np.zeros((12, 12))
     probability[1:11, 1:11] = 1

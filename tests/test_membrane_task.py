@@ -102,6 +102,12 @@ def test_slices_are_seen_at_each_scale_and_membranes_at_their_best():
     np.testing.assert_array_equal(at(0.5), np.full((1, 40, 48), 0.6, np.float32))
 
 
+def test_a_size_above_its_own_gives_no_probability_above_1():
+    settings = SimpleNamespace(testing_settings=SimpleNamespace(scales=(1.6,)))
+    predicted = at_scales(settings, np.ones_like)(np.zeros((1, 512, 512), np.float32))
+    assert predicted.max() == 1
+
+
 @pytest.mark.parametrize(
     ("split", "num_slices", "first"),
     # A share holds out one slice at least: 0.1 of 3 is none.

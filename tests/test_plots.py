@@ -122,3 +122,8 @@ def test_curves_without_observer_have_no_mark_for_one(tmp_path, drawn):
 def test_figures_are_closed(tmp_path):
     plots.draw_roc([0, 1], [0, 1], 0.5, tmp_path / "ROC.png")
     assert plots.plt.get_fignums() == []
+
+
+def test_names_of_classes_are_no_formulas(tmp_path):
+    plots.draw_confusion_matrix(np.eye(2), ["a $\\frac{$ b", "$x^2$"], tmp_path / "matrix.png")
+    assert (tmp_path / "matrix.png").stat().st_size > 0

@@ -198,7 +198,7 @@ def test_a_result_that_is_worse_than_one_class_is_said(tmp_path):
 def test_a_threshold_that_is_far_from_the_best_is_said(tmp_path):
     said = flags_of(tmp_path, draw_images(1), threshold=0.78, sort_by="F1")
     assert "Far from the best threshold" in said
-    assert "never on these" in said
+    assert "never on those of the test" in said
 
 
 def test_images_that_are_dark_or_blurred_are_unlike_the_training():

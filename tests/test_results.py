@@ -71,13 +71,13 @@ def test_a_list_from_elsewhere_takes_away_nothing_that_no_test_writes(results, t
     (tmp_path / "ROC.png").write_text("mine")
     (results.folder / "notes.txt").write_text("mine")
     (results.folder / "link").symlink_to(tmp_path)
-    results.file("all_a.png").write_text("a test's")
+    results.file("all_originals.png").write_text("a test's")
     names = [
         "../ROC.png",
         str(tmp_path / "ROC.png"),
         "notes.txt",
         "link/ROC.png",
-        "all_a.png",
+        "all_originals.png",
         "\0",
     ]
     (results.folder / ".testing_files.txt").write_bytes("\n".join(names).encode() + b"\xff\n")
@@ -93,6 +93,19 @@ def test_what_a_killed_test_left_goes_and_what_a_training_writes_stays(results):
         (results.folder / name).touch()
     results.remove()
     assert files_of(results.folder) == [".1_run_loss_curves.png"]
+
+
+def test_files_of_trainings_of_any_name_are_no_results(tmp_path):
+    names = ["all_images_loss_curves.png", ".1_images_all_loss_curves.png"]
+    for name in names:
+        (tmp_path / name).touch()
+    results = Results(tmp_path, "all_images")
+    results.require_room()
+    results.remove()
+    assert files_of(tmp_path) == sorted(names)
+    results.save_grids({"originals": np.zeros((1, 1, 4, 4), np.uint8)}, 1, "all_test")
+    results.remove()
+    assert files_of(tmp_path) == sorted(names)
 
 
 @pytest.mark.parametrize("name", ["ROC.png", "segmentations/21.png", "probabilities/21.png"])

@@ -324,6 +324,50 @@ def test_a_photograph_that_was_changed_is_done_again(in_tmp_path, call, eye):
     assert len(rows_of(in_tmp_path / "segmented")) == 1
 
 
+def predict_blank(results, *names):
+    """Predicts that there is nothing, in files of a row each that were asked for before."""
+    predictor = ImagePredictor(None, 3, "vessel")
+    for name in names:
+        row = {"id": name.stem, "file": name, "page": "", "width": 1, "height": 1}
+        picture, nothing = np.zeros((*SIZE, 3), np.uint8), np.zeros((1, *SIZE), np.float32)
+        results.save(row, picture, Prediction(nothing), predictor)
+
+
+def test_changed_files_and_missing_pictures_leave_no_row_and_no_picture(tmp_path, eye):
+    paths = [tmp_path / f"{name}.png" for name in "abc"]
+    for path in paths:
+        write(path, eye)
+    results = PredictionFolder(tmp_path / "results", {})
+    assert not any(results.done(path) for path in paths)
+    predict_blank(results, *paths)
+    results.finish(paths)
+    everything = set(os.listdir(tmp_path / "results"))
+    for path in paths:
+        os.utime(path, (1, 1))
+    # Two of three are done again, without an end.
+    results = PredictionFolder(tmp_path / "results", {})
+    assert not any(results.done(path) for path in paths)
+    assert {path.name[:2] for path in (tmp_path / "results").glob("*.png")} == set()
+    predict_blank(results, paths[0])
+    assert results.done(paths[0]) and not results.done(paths[1])
+    predict_blank(results, paths[1])
+    assert [row["id"] for row in rows_of(tmp_path / "results")] == ["a", "b"]
+    results = PredictionFolder(tmp_path / "results", {}, overwrite=True)
+    assert [bool(results.done(path)) for path in paths] == [True, True, False]
+    (tmp_path / "results" / "a_probability.png").unlink()
+    assert not results.done(paths[0])
+    predict_blank(results, paths[0], paths[2])
+    results.finish(paths)
+    assert [row["id"] for row in rows_of(tmp_path / "results")] == ["a", "b", "c"]
+    assert set(os.listdir(tmp_path / "results")) == everything
+    # A file that can no longer be read leaves nothing.
+    for path in paths:
+        os.utime(path, (2, 2))
+        results.done(path)
+    assert results.finish(paths) == []
+    assert os.listdir(tmp_path / "results") == [".prediction.json"]
+
+
 def test_other_settings_need_overwrite(in_tmp_path, call, eye, experiment):
     write(in_tmp_path / "eye.png", eye)
     call("eye.png")

@@ -470,6 +470,16 @@ def test_weights_of_retina_unet_in_the_folder_are_told(experiment, capsys):
     )
 
 
+def test_a_training_whose_folder_was_renamed_is_not_begun_anew(begin, experiment):
+    begin(configure())
+    path = experiment.weights("last").rename(experiment.folder / "walk_last.weights.h5")
+    problem = problem_of(find_begun, experiment, configure())
+    assert f"{path} holds this training under another name." in problem
+    assert "walk_last.weights.h5 becomes run_last.weights.h5" in problem
+    assert find_begun(experiment, configure(seed=8)) is None
+    assert find_begun(experiment, configure(initial_weights=str(path))) is None
+
+
 def test_resuming_needs_the_optimiser_and_the_same_network_and_images(begin, experiment, model):
     begin(configure(), images={"training": ["21"], "validation": ["23"]})
     assert "For training then: 21. Now: 21, 22." in problem_of(train, configure(), experiment)

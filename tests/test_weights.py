@@ -383,6 +383,7 @@ def test_ancestors_are_carried_on():
 
 
 FELL = [{"val_loss": 0.3}, {"val_loss": 0.2}]
+ROSE = FELL[::-1]
 
 
 def of_epochs(number, **more):
@@ -397,7 +398,7 @@ def of_epochs(number, **more):
         ({"history": [{}] * 3, "settings": of_epochs(3)}, "3 of 3 epochs", False),
         ({"history": [{}] * 2, "settings": of_epochs(3)}, "2 of 3 epochs", True),
         ({"history": FELL, "settings": of_epochs(3, early_stopping=1)}, "2 of 3 epochs", True),
-        ({"history": FELL[::-1], "settings": of_epochs(3, early_stopping=1)}, "2 of 3 epochs", False),
+        ({"history": ROSE, "settings": of_epochs(3, early_stopping=1)}, "2 of 3 epochs", False),
         (
             {"history": [], "settings": of_epochs(3), "progress": {"batches": 7}},
             "0 of 3 epochs and 7 batches",
