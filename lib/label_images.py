@@ -16,6 +16,8 @@ from lib.class_metrics import IGNORE
 from lib.errors import UserError, counted, raise_if_any
 from lib.image_files import (
     MOST_CLASSES,
+    drawn_shape,
+    is_transparent,
     kind_of,
     luma,
     packed,
@@ -61,6 +63,7 @@ class Label(NamedTuple):
     numbers: np.ndarray | None  # (H, W) integers >= 0
     colours: np.ndarray | None  # (H, W) int32, 0xRRGGBB; None for numbers that are no grey
     has_palette: bool = False
+    ink: int | None = None  # of shapes on transparency, brightest channel: 0 is black
 
 
 class LabelContent(NamedTuple):
@@ -71,6 +74,7 @@ class LabelContent(NamedTuple):
     numbers: dict | None
     colours: dict | None
     palette: dict  # number: colour, of those that occur
+    ink: int | None = None  # as of Label
 
 
 class Coding(NamedTuple):
@@ -112,19 +116,21 @@ def read_label(path):
     """
     picture = read_picture(path)
     require_lossless(path)
-    pixels, alpha = picture.pixels, picture.alpha
+    pixels = picture.pixels
     if picture.stored is not None:
         pixels = picture.stored[np.newaxis]
     if picture.indices is not None:
         colours = np.broadcast_to(pixels, (3, *pixels.shape[1:]))
         return Label(picture.indices, packed(colours), has_palette=True)
-    if alpha is not None and np.ptp(alpha):
-        if (pixels != pixels[:, :1, :1]).any():
-            raise ImageError(
-                f"{path} must not be transparent in places: what class do these pixels have? "
-                "Received: an alpha channel beside several colours. Save it without one."
-            )
-        return Label(alpha, packed(np.stack([alpha] * 3)))
+    shape = drawn_shape(picture)
+    if shape is not None:
+        return Label(shape, packed(np.stack([shape] * 3)), ink=int(picture.pixels.max()))
+    if is_transparent(picture):
+        in_places = " in places" if picture.alpha.any() else ""
+        raise ImageError(
+            f"{path} must not be transparent{in_places}: what class do these pixels have? "
+            "Received: an alpha channel beside several colours. Save it without one."
+        )
     if (pixels == pixels[:1]).all() and len(pixels) in (1, 3):
         numbers = _whole_numbers(path, _unstretched(path, pixels[0]))
         is_grey = numbers.max() <= 255
@@ -175,7 +181,7 @@ def content_of(path, label):
         for number, colour in palette.items():
             colours[colour] += numbers[number]
     palette = palette if label.has_palette else {}
-    return LabelContent(path, label.numbers.shape, numbers, colours, palette)
+    return LabelContent(path, label.numbers.shape, numbers, colours, palette, label.ink)
 
 
 def _counts(pixels):
@@ -305,6 +311,7 @@ def find_coding(contents, listed=None, ignored=()):
     Raises:
         UserError: with all problems, each naming its file.
     """
+    raise_if_any(counted(_opaque_among_shapes(contents)))
     by_colour = _is_by_colour(contents, listed)
     find = _classes_by_colour if by_colour else _classes_by_number
     classes, values, remarks = find(contents, listed, ignored)
@@ -332,6 +339,27 @@ def find_coding(contents, listed=None, ignored=()):
         Classes(names, colours),
         remarks,
     )
+
+
+def _opaque_among_shapes(contents):
+    """Lists opaque labels whose foreground is unknown, as others show shapes on transparency.
+
+    Those are read whatever colour they were drawn in. White on black means the same, where no
+    other shape was drawn in black.
+    """
+    shapes = [one for one in contents if one.ink is not None and any(one.numbers)]
+    if not shapes:
+        return []
+    example = min(shapes, key=lambda one: one.ink)
+    known = {0}.union(*(one.numbers for one in shapes)) if example.ink else set()
+    in_black = "" if example.ink else ", drawn in black,"
+    return [
+        f"{one.path} must be transparent around its shapes, as {example.path}{in_black} is, or "
+        "what is foreground in it is unknown. Received: an opaque image. Save all labels alike: "
+        "white on black, without transparency."
+        for one in contents
+        if one.ink is None and not (one.numbers and known.issuperset(one.numbers))
+    ]
 
 
 def _is_by_colour(contents, listed):

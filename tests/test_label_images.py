@@ -266,6 +266,55 @@ def test_a_shape_on_transparency_is_read_from_the_alpha_channel(save):
         read_label(save("b.png", pixels))
 
 
+def drawn(alpha, colour):
+    """Gives RGBA of one colour."""
+    return np.dstack([np.full((*np.shape(alpha), 3), colour, np.uint8), grey(*alpha)])
+
+
+@pytest.mark.parametrize("colour", [(255, 255, 255), RED, (0, 0, 0)])
+def test_where_all_is_transparent_nothing_is_drawn(save, colour):
+    paths = [save("a.png", drawn([[0, 255]], RED)), save("b.png", drawn([[0, 0]], colour))]
+    assert decoded(paths)[0] == [[[0, 1]], [[0, 0]]]
+    assert not read_instances(paths[1]).any()
+
+
+def test_colours_that_nobody_sees_are_refused(save):
+    pixels = drawn([[0, 0]], RED)
+    pixels[0, 0, :3] = GREEN
+    with pytest.raises(ValueError, match="must not be transparent: what class do these pixels"):
+        read_label(save("a.png", pixels))
+
+
+def test_opaque_labels_among_shapes_are_taken_where_they_mean_the_same(save):
+    shape = save("a.png", drawn([[0, 255]], RED))
+    alike = [grey([0, 255]), grey([0, 0]), drawn([[255, 255]], (255, 255, 255))]
+    paths = [save(f"{number}.png", pixels) for number, pixels in enumerate(alike)]
+    assert decoded([shape, *paths])[0] == [[[0, 1]], [[0, 1]], [[0, 0]], [[1, 1]]]
+
+
+@pytest.mark.parametrize(
+    "ink, opaque",
+    [
+        (RED, drawn([[255, 255]], RED)),
+        (RED, np.array([[(0, 0, 0), RED]], np.uint8)),
+        (RED, grey([0, 1])),
+        ((0, 0, 0), grey([0, 0])),
+        ((0, 0, 0), grey([0, 255])),
+    ],
+)
+def test_opaque_labels_among_shapes_are_refused_where_they_may_mean_another_thing(
+    save, ink, opaque
+):
+    shape, empty = save("a.png", drawn([[0, 255]], ink)), save("b.png", drawn([[0, 0]], ink))
+    path = save("c.png", opaque)
+    in_black = "" if any(ink) else ", drawn in black,"
+    message = message_of([empty, shape, path])
+    assert message.startswith(
+        f"{path} must be transparent around its shapes, as {shape}{in_black} is, or"
+    )
+    assert "Received: an opaque image. Save all labels alike" in message
+
+
 @pytest.mark.parametrize("ending", ["jpg", "png"])
 def test_jpeg_is_refused_whatever_its_name(save, ending):
     path = save(f"a.{ending}", np.zeros((8, 8), np.uint8), format="JPEG")
