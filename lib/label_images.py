@@ -37,6 +37,8 @@ COLOUR = re.compile(r"#([0-9a-fA-F]{6})$")
 # 2008), then hues around the circle.
 FIRST_COLOURS = (0x000000, 0xE69F00, 0x56B4E9, 0x009E73, 0xF0E442, 0x0072B2, 0xD55E00, 0xCC79A7)
 GOLDEN_RATIO = 0.6180339887
+# A number that a line of classes.txt starts with: not that of "3d" or of "0.5 mm".
+LINE_NUMBER = re.compile(r"\d+(?!\w|\.\d)")
 PNG_START = b"\x89PNG\r\n\x1a\n"
 IS_OBJECTS = "if they are the numbers of objects, add --instances"
 
@@ -237,7 +239,8 @@ def default_colours(number):
 def read_classes(path):
     """Reads classes.txt: one class a line, its name and, where colours are used, #rrggbb.
 
-    Lines that start with # and are no colour are comments. Example: `road surface #804080`.
+    Lines that start with # and are no colour are comments. Example: `road surface #804080`. Where
+    every name starts with a number, these count from 0.
 
     Args:
         path: a text file in UTF-8.
@@ -245,7 +248,7 @@ def read_classes(path):
         Classes, in the order of their numbers; colours are None where the file has none.
     Raises:
         UserError: with all problems: names or colours that occur twice, colours for some only,
-            fewer than two classes or more than 255.
+            numbers in another order, fewer than two classes or more than 255.
     """
     lines = [line.strip() for line in _text_of(path).splitlines()]
     names, colours, problems = [], [], []
@@ -264,6 +267,7 @@ def read_classes(path):
         names.append(name)
         colours.append(int(found[1], 16) if found else None)
     problems += [f"{path} lists the class {name} twice." for name in _twice(names)]
+    problems += _numbers_out_of_place(path, names)
     given = [colour for colour in colours if colour is not None]
     problems += [f"{path} gives the colour #{colour:06x} twice." for colour in _twice(given)]
     if given and len(given) < len(colours):
@@ -276,6 +280,19 @@ def read_classes(path):
         )
     raise_if_any(problems)
     return Classes(tuple(names), tuple(map(unpacked, given)) if given else None)
+
+
+def _numbers_out_of_place(path, names):
+    """Words the first class that has another number than its place, where all have numbers."""
+    numbers = [LINE_NUMBER.match(name) for name in names]
+    if not all(numbers):
+        return []
+    return [
+        f"{path} must list the classes by number, from 0 and without gaps. Received: {name}, in "
+        f"the place of class {place}. Sort the lines, or leave the numbers out: the place counts."
+        for place, (name, number) in enumerate(zip(names, numbers))
+        if int(number[0]) != place
+    ][:1]
 
 
 def _text_of(path):

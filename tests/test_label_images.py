@@ -88,6 +88,11 @@ def test_names_and_colours_are_read(classes_of):
         (["a #ffffff", "b #ffffff", "c #12"], ["#ffffff twice", "line 3 must end with a colour"]),
         (["a #ffffff", "b"], ["colours to some classes only; without: b"]),
         (["#ffffff", "b #000000"], ["line 1 has a colour without a name"]),
+        (
+            ["1 a", "0 b"],
+            ["by number, from 0 and without gaps. Received: 1 a, in the place of class 0"],
+        ),
+        (["0 a #ffffff", "2: b #000000"], ["Received: 2: b, in the place of class 1. Sort the l"]),
         (["a"], ["2 to 255 classes, one a line; the background counts as one. Received: 1"]),
     ],
 )
@@ -96,6 +101,11 @@ def test_lists_that_contradict_themselves_are_refused(classes_of, lines, message
         classes_of(*lines)
     for message in messages:
         assert message in str(error.value)
+
+
+@pytest.mark.parametrize("lines", [("0 a", "01: b"), ("1 a", "b"), ("3d", "2d"), ("1.5 mm", "0.5")])
+def test_numbers_in_a_list_are_places_or_parts_of_names(classes_of, lines):
+    assert classes_of(*lines).names == lines
 
 
 def test_default_colours_differ():
