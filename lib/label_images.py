@@ -31,6 +31,7 @@ from lib.tiff_files import ImageError
 LARGEST_CLASS = IGNORE - 1
 # More values or colours than these, without a list of classes, are greys or objects.
 MOST_UNLISTED = 64
+TWO_CLASSES = ("background", "foreground")
 # What a line of classes.txt ends with where colours are used.
 COLOUR = re.compile(r"#([0-9a-fA-F]{6})$")
 # Colours of classes that have none: well apart, also for most colour-blind readers (Okabe and Ito
@@ -315,7 +316,8 @@ def find_coding(contents, listed=None, ignored=()):
     """Finds out how the labels of a data set show their classes, and checks every file.
 
     By colour: if a file has colours and no palette, if palettes disagree, or if all that occurs is
-    listed with its colour. Otherwise by number. Without a list, two values of whatever size are two
+    listed with its colour, or palettes and greys show the same two colours by different numbers.
+    Otherwise by number. Without a list, two values of whatever size are two
     classes, the lower is background; more are class numbers as they are, and colours are numbered
     from dark to bright. IGNORE (255) is no class. Classes behind an ignored one move up.
 
@@ -329,8 +331,10 @@ def find_coding(contents, listed=None, ignored=()):
         UserError: with all problems, each naming its file.
     """
     raise_if_any(counted(_opaque_among_shapes(contents)))
-    by_colour = _is_by_colour(contents, listed)
+    has_two_colours = _are_two_colours_of_several_numbers(contents, listed, ignored)
+    by_colour = has_two_colours or _is_by_colour(contents, listed)
     find = _classes_by_colour if by_colour else _classes_by_number
+    find = _classes_of_two_colours if has_two_colours else find
     classes, values, remarks = find(contents, listed, ignored)
     numbers = _left_out(classes, ignored)
     kept = [place for place, number in enumerate(numbers) if number != IGNORE]
@@ -394,6 +398,21 @@ def _is_by_colour(contents, listed):
     return used <= known or bool(palette and used & known - {0})
 
 
+def _are_two_colours_of_several_numbers(contents, listed, ignored):
+    """Tells whether palettes and greys show two colours: black and white as 0 and 1, or 255.
+
+    In each file different numbers must have different colours, or they are what classes are.
+    """
+    if listed and (listed.colours or len(listed) > 2) or str(IGNORE) in ignored:
+        return False
+    numbers = set().union(*(content.numbers or () for content in contents))
+    return (
+        len(numbers) > len(_used_colours(contents)) == 2
+        and -1 not in _used_colours(contents)
+        and all(one.numbers and len(one.numbers) == len(one.colours) for one in contents)
+    )
+
+
 def _is_grey_but_not_in_order(palette):
     """Tells whether a palette is that of a grey picture, whose numbers mean nothing: white is 0."""
     greys = [colour for _, colour in sorted(palette.items())]
@@ -438,6 +457,15 @@ def _classes_by_colour(contents, listed, ignored):
     ]
     raise_if_any(counted(problems))
     return listed, values, []
+
+
+def _classes_of_two_colours(contents, listed, ignored):
+    """Gives classes, {colour: number} and remarks; the darker colour is background."""
+    used = sorted(_used_colours(contents), key=luma)
+    darker, brighter = (f"#{colour:06x}" for colour in used)
+    remark = f"The labels have two colours: {darker} is class 0, {brighter} is class 1."
+    names = listed.names if listed else TWO_CLASSES
+    return _coloured(names, listed, {}), {used[0]: 0, used[1]: 1}, [remark]
 
 
 def _colours_of_one_file(contents, used, names, ignored):
@@ -492,7 +520,7 @@ def _classes_by_number(contents, listed, ignored):
         remarks = []
         if used != [0, 1]:
             remarks.append(f"The labels have two values: {lower} is class 0, {upper} is class 1.")
-        names = listed.names if listed else ("background", "foreground")
+        names = listed.names if listed else TWO_CLASSES
         return _coloured(names, listed, {}), {lower: 0, upper: 1}, remarks
     numbers = [number for number in used if number != IGNORE]
     remarks = []

@@ -226,6 +226,27 @@ def test_a_palette_of_greys_in_no_order_is_a_grey_picture(save):
     assert decoded([path])[0] == [[[1, 0]]]
 
 
+@pytest.mark.parametrize("white", [1, 255])
+def test_black_and_white_mean_the_same_as_palettes_and_as_greys(save, classes_of, white):
+    palette = [(0, 0, 0)] * white + [(255, 255, 255)]
+    first = save("a.gif", grey([0, 1]), [(0, 0, 0), (255, 255, 255)])
+    paths = [first, save("b.png", grey([white, 0]), palette), save("c.png", grey([0, 255]))]
+    for listed, names in ((None, ("background", "foreground")), (classes_of("a", "b"), ("a", "b"))):
+        arrays, classes, remarks = decoded(paths, listed)
+        assert arrays == [[[0, 1]], [[1, 0]], [[0, 1]]]
+        assert classes.names == names
+        assert remarks == ["The labels have two colours: #000000 is class 0, #ffffff is class 1."]
+
+
+def test_black_and_white_with_more_numbers_or_classes_are_numbers(save, classes_of):
+    palette = [(0, 0, 0), (255, 255, 255), (255, 255, 255)]
+    path, other = (save(f"{row}.png", grey(row), palette) for row in ([0, 1, 2], [0, 1]))
+    assert decoded([path, other])[0] == [[[0, 1, 2]], [[0, 1]]]
+    paths = [other, save("c.png", grey([0, 255]))]
+    assert decoded(paths, classes_of("a", "b", "c"))[0] == [[[0, 1]], [[0, IGNORE]]]
+    assert decoded(paths, ignored=["255"])[0] == [[[0, 1]], [[0, IGNORE]]]
+
+
 def test_listed_colours_decide_about_a_palette(save, classes_of):
     listed = classes_of("a #0000fa", "b #c80000")
     assert decoded([save("a.png", grey([0, 1]), [RED, BLUE])], listed)[0] == [[[1, 0]]]
