@@ -54,11 +54,17 @@ def find_files(folder, test=None, validation=None):
     if not os.access(folder, os.R_OK | os.X_OK):
         raise UserError(f"The folder {folder} cannot be read: no permission (chmod a+rx).")
     problems, files = [], {}
-    if _subfolder(folder, KINDS["images"], problems):
+    images = _subfolder(folder, KINDS["images"], problems)
+    found = {name: _subfolder(folder, names, problems) for name, names in SUBSETS.items()}
+    folders = {name: path for name, path in found.items() if path}
+    if images and folders:
+        others = " and ".join(path.name for path in folders.values())
+        problems.append(
+            f"{folder} must hold images by subset, or images alone. Received: {images.name} beside "
+            f"{others}. Move the ones or the others elsewhere."
+        )
+    if images:
         folders = {"training": folder}
-    else:
-        found = {name: _subfolder(folder, names, problems) for name, names in SUBSETS.items()}
-        folders = {name: path for name, path in found.items() if path}
     if "training" not in folders:
         present = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
         raise UserError(

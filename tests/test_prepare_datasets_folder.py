@@ -418,6 +418,19 @@ def test_a_folder_that_is_no_such_folder(pair, prepared, tmp_path):
     assert "holds train and training, which are the same" in prepared()[1]
 
 
+@pytest.mark.parametrize(
+    "subsets, words",
+    [(["test"], "images beside test."), (["Train", "val"], "images beside Train and val.")],
+)
+def test_images_beside_folders_of_subsets_are_named(pair, prepared, tmp_path, subsets, words):
+    folder = pair("a", "")
+    for subset in subsets:
+        pair("b", subset)
+    status, errors = prepared()
+    assert status == 1
+    assert f"{folder} must hold images by subset, or images alone. Received: {words}" in errors
+
+
 def test_options_and_folders_contradict_each_other(pair, prepared):
     pair("a")
     pair("b", "test")
