@@ -336,7 +336,8 @@ def find_coding(contents, listed=None, ignored=()):
     find = _classes_by_colour if by_colour else _classes_by_number
     find = _classes_of_two_colours if has_two_colours else find
     classes, values, remarks = find(contents, listed, ignored)
-    numbers = _left_out(classes, ignored)
+    used = _used_colours(contents) if by_colour else _used_numbers(contents)
+    numbers = _left_out(classes, ignored, {values.get(value, value) for value in used})
     kept = [place for place, number in enumerate(numbers) if number != IGNORE]
     if len(kept) < 2:
         raise UserError(
@@ -405,9 +406,8 @@ def _are_two_colours_of_several_numbers(contents, listed, ignored):
     """
     if listed and (listed.colours or len(listed) > 2) or str(IGNORE) in ignored:
         return False
-    numbers = set().union(*(content.numbers or () for content in contents))
     return (
-        len(numbers) > len(_used_colours(contents)) == 2
+        len(_used_numbers(contents)) > len(_used_colours(contents)) == 2
         and -1 not in _used_colours(contents)
         and all(one.numbers and len(one.numbers) == len(one.colours) for one in contents)
     )
@@ -422,6 +422,11 @@ def _is_grey_but_not_in_order(palette):
 def _used_colours(contents):
     """Gives all colours; -1 stands for numbers that are none."""
     return set().union(*({-1} if c.colours is None else c.colours for c in contents))
+
+
+def _used_numbers(contents):
+    """Gives all numbers."""
+    return set().union(*(content.numbers or () for content in contents))
 
 
 def _classes_by_colour(contents, listed, ignored):
@@ -514,7 +519,7 @@ def _unlisted_colours(content, known, listed):
 
 def _classes_by_number(contents, listed, ignored):
     """Gives classes, {number: class} and remarks."""
-    used = sorted(set().union(*(content.numbers for content in contents)))
+    used = sorted(_used_numbers(contents))
     if len(used) == 2 and len(listed or used) == 2 and str(IGNORE) not in ignored:
         lower, upper = used
         remarks = []
@@ -602,18 +607,21 @@ def _coloured(names, listed, palette):
     return Classes(tuple(names), tuple(colours))
 
 
-def _left_out(classes, ignored):
-    """Numbers the classes anew without the ignored ones -> list with IGNORE for these."""
+def _left_out(classes, ignored, used):
+    """Numbers the classes anew without the ignored ones -> list with IGNORE for these.
+
+    A class that is ignored by its number must occur, or be IGNORE: `used` holds those that do.
+    """
     places, problems = set(), []
     for text in ignored:
         if text in classes.names:
             places.add(classes.names.index(text))
-        elif text.isdecimal() and int(text) < len(classes):
+        elif text.isdecimal() and int(text) in used:
             places.add(int(text))
-        elif text != str(IGNORE):
+        else:
             problems.append(
-                f"--ignore must name a class, or a number from 0 to {len(classes) - 1}. Received: "
-                f"{text}. The classes are: {shortened(classes.names, 20)}."
+                "--ignore must name a class, or a number that label pixels have. Received: "
+                f"{text}. The classes are, from 0: {shortened(classes.names, 20)}."
             )
     raise_if_any(problems)
     kept = [place for place in range(len(classes)) if place not in places]

@@ -163,6 +163,17 @@ def test_classes_are_ignored_by_name_too(save, classes_of):
     assert "must name a class" in message_of([save("a.png", grey([0, 1]))], listed, ["car"])
 
 
+@pytest.mark.parametrize("number", ["2", "4", "255"])
+def test_a_number_that_is_ignored_must_occur(save, classes_of, number):
+    paths = [save("a.png", grey([0, 1, 3]))]
+    for listed in (None, classes_of("a", "b", "c", "d")):
+        message = message_of(paths, listed, [number])
+        assert f"or a number that label pixels have. Received: {number}. The classes" in message
+    assert decoded(paths, listed, ["c"])[0] == [[[0, 1, 2]]]
+    paths = [save("b.png", np.array([[GREEN, RED]], np.uint8))]
+    assert f"Received: {number}. The classes" in message_of(paths, None, [number])
+
+
 def test_a_listed_class_may_never_occur(save, classes_of):
     arrays, classes, _ = decoded([save("a.png", grey([0, 2]))], classes_of("a", "b", "c"))
     assert (arrays, len(classes)) == ([[[0, 2]]], 3)
