@@ -127,7 +127,8 @@ def prepare(
             write_subset(write, output_folder, SUBSETS[name], images)
     for name, (images, _) in read.items():
         if "1st_manual" not in images:
-            _file(output_folder, "groundTruth", SUBSETS[name]).unlink(missing_ok=True)
+            truth = _file(output_folder, "groundTruth", SUBSETS[name])
+            settle_earlier([truth], f"There is no ground truth for {name}")
     for name in (name for name in subsets if name not in read):
         # What trained then may be what tests now.
         files = [_file(output_folder, kind, SUBSETS[name]) for kind in KINDS]

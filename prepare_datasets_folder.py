@@ -21,7 +21,7 @@ from lib.errors import UserError, run_script, tell_missing_packages
 with tell_missing_packages():
     import numpy as np
 
-    from lib.files import absolute_path, remove_left_overs_of
+    from lib.files import absolute_path, remove_left_overs_of, settle_earlier
     from lib.image_folder import SUBSETS, Survey, find_files
     from lib.image_sets import SCALINGS, channel_limits, scaled, write_image_sets
     from lib.label_images import read_classes
@@ -136,8 +136,10 @@ def write(survey, output_folder, size=None):
         scaling=survey.scaling,
         size=size,
     )
-    for subset in SUBSETS.keys() - survey.files:
-        paths[subset].unlink(missing_ok=True)
+    for subset in SUBSETS:
+        if subset not in survey.files:
+            # What tested then may be what trains now.
+            settle_earlier([paths[subset]], f"There are no images for {subset}")
     picture = output_folder / "preview.png"
     remove_left_overs_of(picture)
     visualize(preview(survey).transpose(1, 2, 0), picture)

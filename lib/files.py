@@ -183,10 +183,11 @@ def settle_earlier(paths, reason, *, stay=False):
     earlier = [path for path in paths if path.exists()]
     if not earlier:
         return
-    print(
-        f"{reason}: {', '.join(path.name for path in earlier)} of an earlier run "
-        f"{'stay as they are' if stay else 'are removed'}."
-    )
+    names = ", ".join(path.name for path in earlier)
+    is_one = len(earlier) == 1
+    stays = "stays as it is" if is_one else "stay as they are"
+    goes = "is removed" if is_one else "are removed"
+    print(f"{reason}: {names} of an earlier run {stays if stay else goes}.")
     if not stay:
         for path in earlier:
             path.unlink()

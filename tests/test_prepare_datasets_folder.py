@@ -90,8 +90,10 @@ def test_images_are_held_out_by_name(pair, prepared, tmp_path):
         "validation": ["cell9", "cell11", "cell12"],
         "training": rest,
     }
-    assert prepared("--validation", "0.25")[0] == 0
-    # The files of an earlier preparation that have no images now are gone.
+    status, output = prepared("--validation", "0.25")
+    # The files of an earlier preparation that have no images now are gone, which is said.
+    words = "There are no images for test: test.hdf5 of an earlier run is removed."
+    assert status == 0 and words in output
     assert list(ids_of(tmp_path)) == ["training", "validation"]
     assert ids_of(tmp_path)["validation"] == ["cell10", "cell11", "cell12"]
 
