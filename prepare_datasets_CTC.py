@@ -26,7 +26,7 @@ with tell_missing_packages():
     import numpy as np
     from scipy import ndimage
 
-    from lib.files import absolute_path, hdf5_files, settle_earlier
+    from lib.files import absolute_path, folder_for_output, hdf5_files, settle_earlier
     from lib.image_files import (
         list_images,
         read_labels,
@@ -50,7 +50,9 @@ MOST_OBJECTS = 65_535
 
 def main():
     """Reads the command line and prepares the data."""
-    prepare_as(parse_arguments())
+    arguments = parse_arguments()
+    with folder_for_output(absolute_path(arguments.output)):
+        prepare_as(arguments)
 
 
 def prepare(folder, output_folder, *words):

@@ -13,6 +13,7 @@ in about 5 seconds for 566 grey images of 256 x 256 pixels. --check writes nothi
 """
 
 import argparse
+import contextlib
 import re
 import sys
 
@@ -21,7 +22,12 @@ from lib.errors import UserError, run_script, tell_missing_packages
 with tell_missing_packages():
     import numpy as np
 
-    from lib.files import absolute_path, remove_left_overs_of, settle_earlier
+    from lib.files import (
+        absolute_path,
+        folder_for_output,
+        remove_left_overs_of,
+        settle_earlier,
+    )
     from lib.image_folder import SUBSETS, Survey, find_files
     from lib.image_sets import SCALINGS, channel_limits, scaled, write_image_sets
     from lib.label_images import read_classes
@@ -69,19 +75,21 @@ def main():
     arguments = parser.parse_args()
     folder = absolute_path(arguments.folder)
     size = _parsed_size(arguments.size)
-    survey = check(
-        folder,
-        has_instances=arguments.instances,
-        test=arguments.test,
-        validation=arguments.validation,
-        ignored=arguments.ignore,
-        classes_file=arguments.classes and absolute_path(arguments.classes),
-        scaling=arguments.scale,
-    )
-    if arguments.check:
-        print("All files can be used. Nothing was written (--check).")
-    else:
-        write(survey, absolute_path(arguments.output or f"{folder.name}_datasets"), size)
+    output_folder = absolute_path(arguments.output or f"{folder.name}_datasets")
+    with contextlib.nullcontext() if arguments.check else folder_for_output(output_folder):
+        survey = check(
+            folder,
+            has_instances=arguments.instances,
+            test=arguments.test,
+            validation=arguments.validation,
+            ignored=arguments.ignore,
+            classes_file=arguments.classes and absolute_path(arguments.classes),
+            scaling=arguments.scale,
+        )
+        if arguments.check:
+            print("All files can be used. Nothing was written (--check).")
+        else:
+            write(survey, output_folder, size)
 
 
 def check(

@@ -187,7 +187,7 @@ def test_what_a_killed_preparation_left_half_written_goes(pair, prepared, tmp_pa
     pair("a")
     folder = tmp_path / "mine_datasets"
     folder.mkdir()
-    for name in ("training.hdf5", "preview.png"):
+    for name in ("training.hdf5", "preview.png", "probe"):
         (folder / f".{2**31}_{name}").write_bytes(b"half")  # no process has such a number
     assert prepared()[0] == 0
     assert sorted(path.name for path in folder.iterdir()) == ["preview.png", "training.hdf5"]
