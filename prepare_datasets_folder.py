@@ -85,11 +85,12 @@ def main():
             ignored=arguments.ignore,
             classes_file=arguments.classes and absolute_path(arguments.classes),
             scaling=arguments.scale,
+            size=size,
         )
         if arguments.check:
             print("All files can be used. Nothing was written (--check).")
         else:
-            write(survey, output_folder, size)
+            write(survey, output_folder)
 
 
 def check(
@@ -101,6 +102,7 @@ def check(
     ignored=(),
     classes_file=None,
     scaling="auto",
+    size=None,
 ):
     """Checks all images and labels of a folder, and prints what they are.
 
@@ -113,36 +115,36 @@ def check(
         ignored: names or numbers (texts) of classes that count nowhere.
         classes_file: lists the classes; None for classes.txt in the folder, if there is one.
         scaling: the rule of lib.image_sets.channel_limits.
+        size: (height, width) that all images are scaled to; None leaves them as they are.
     Returns:
         Survey that has read all files.
     Raises:
         UserError: with all problems found.
     """
-    survey = Survey(find_files(folder, test, validation), has_instances, scaling)
+    survey = Survey(find_files(folder, test, validation), has_instances, scaling, size)
     listed = _listed_classes(folder, classes_file, has_instances, ignored, survey.problems)
     survey.read(listed, ignored)
     survey.report()
     return survey
 
 
-def write(survey, output_folder, size=None):
+def write(survey, output_folder):
     """Writes the HDF5 files and the preview; files of an earlier preparation go.
 
     Args:
         survey: Survey that has read all files.
         output_folder: where the files go.
-        size: (height, width) that all images are scaled to; None leaves them as they are.
     Raises:
         UserError: if a file cannot be written; all stay as they were then.
     """
     paths = {subset: output_folder / f"{subset}.hdf5" for subset in SUBSETS}
-    sets = {paths[subset]: survey.prepared(subset, size) for subset in survey.files}
+    sets = {paths[subset]: survey.prepared(subset) for subset in survey.files}
     write_image_sets(
         sets,
         survey.classes,
         has_instances=survey.has_instances,
         scaling=survey.scaling,
-        size=size,
+        size=survey.size,
     )
     for subset in SUBSETS:
         if subset not in survey.files:

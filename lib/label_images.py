@@ -26,6 +26,7 @@ from lib.image_files import (
     shortened,
     unpacked,
 )
+from lib.pre_processing import resized_labels
 from lib.tiff_files import ImageError
 
 LARGEST_CLASS = IGNORE - 1
@@ -168,6 +169,13 @@ def read_instances(path):
             "(skimage.segmentation.relabel_sequential)."
         )
     return numbers.astype(np.int32)
+
+
+def resized_label(label, size):
+    """Scales a Label to (height, width); None leaves it. See lib.pre_processing.resized_labels."""
+    parts = {"numbers": label.numbers, "colours": label.colours}
+    there = {name: part for name, part in parts.items() if part is not None}
+    return label._replace(**{name: resized_labels(part, size) for name, part in there.items()})
 
 
 def content_of(path, label):
