@@ -26,7 +26,7 @@ with tell_missing_packages():
     import numpy as np
     from scipy import ndimage
 
-    from lib.files import absolute_path, hdf5_files, settle_earlier
+    from lib.files import absolute_path, folder_for_output, hdf5_files, settle_earlier
     from lib.image_files import (
         list_images,
         read_labels,
@@ -50,7 +50,9 @@ MOST_OBJECTS = 65_535
 
 def main():
     """Reads the command line and prepares the data."""
-    prepare_as(parse_arguments())
+    arguments = parse_arguments()
+    with folder_for_output(absolute_path(arguments.output)):
+        prepare_as(arguments)
 
 
 def prepare(folder, output_folder, *words):
@@ -73,7 +75,7 @@ def prepare_as(arguments):
 
     # 2. Read and checked: images, objects.
     read = {use: read_frames(frames, arguments.ignore) for use, frames in sequences.items()}
-    check(read)
+    check(read, arguments.ignore)
 
     # 3. Borders between objects that touch, weight maps, and the HDF5 files.
     write(read, arguments)
@@ -326,7 +328,8 @@ def _with_kinds(use, frames, skipped, wanted):
 class Labelled:
     """Frames that were read: ids, images and objects (N, H, W), and which are annotated.
 
-    Objects are 0 on pixels of unknown kind, which is_unknown (N, H, W) tells.
+    Objects are 0 on pixels of unknown kind, which is_unknown (N, H, W) tells; has_unknown also
+    counts annotations in whose place others were taken.
     """
 
     ids: list
@@ -334,6 +337,7 @@ class Labelled:
     objects: np.ndarray
     is_unknown: np.ndarray
     is_labelled: np.ndarray
+    has_unknown: bool
 
 
 def read_frames(frames, ignore=None):
@@ -350,6 +354,7 @@ def read_frames(frames, ignore=None):
     if not frames:
         return None
     images, objects, unknown, kinds, problems = [], [], [], [], []
+    has_unknown = False
     for frame, of_frame in frames:
         try:
             images.append(_read_image(frame.image))
@@ -358,6 +363,7 @@ def read_frames(frames, ignore=None):
             problems.append(str(error))
             continue
         is_unknown = {kind: one == ignore for kind, one in labels.items()}
+        has_unknown |= any(one.any() for one in is_unknown.values())
         labels = {kind: np.where(is_unknown[kind], 0, one) for kind, one in labels.items()}
         chosen = _whole(frame, labels)
         kinds.append(chosen)
@@ -371,7 +377,8 @@ def read_frames(frames, ignore=None):
     highest = max(image.dtype for image in images)
     is_labelled = np.array([kind is not None for kind in kinds])
     images = np.stack(images).astype(highest)
-    return Labelled(ids, images, np.stack(objects), np.stack(unknown), is_labelled)
+    stacks = images, np.stack(objects), np.stack(unknown)
+    return Labelled(ids, *stacks, is_labelled, has_unknown)
 
 
 def _read_image(path):
@@ -458,9 +465,16 @@ def _tell(ids, objects, kinds):
             )
 
 
-def check(read):
-    """Raises a UserError where no frame holds an object, or all of a frame have one number."""
-    problems = []
+def check(read, ignore=None):
+    """Raises a UserError where annotations cannot be meant.
+
+    No frame holds an object, all of a frame have one number, or no pixel has that of unknown kind.
+
+    Args:
+        read: {"train": Labelled or None, "test": Labelled or None}.
+        ignore: number of label pixels of unknown kind; None without them.
+    """
+    problems = _ignored_nowhere(read, ignore) if ignore is not None else []
     for use, data in read.items():
         if not data or not data.is_labelled.any():
             continue
@@ -479,6 +493,18 @@ def check(read):
             )
     raise_if_any(problems)
     tell_copies({use: (data.ids, data.images) for use, data in read.items() if data})
+
+
+def _ignored_nowhere(read, ignore):
+    """Words that no label pixel has the number of unknown kind -> list of one problem or none."""
+    labelled = [data for data in read.values() if data and data.is_labelled.any()]
+    if not labelled or any(data.has_unknown for data in labelled):
+        return []
+    highest = np.unique(np.concatenate([np.unique(data.objects) for data in labelled]))[-3:]
+    return [
+        f"--ignore must be a number that label pixels have. Received: {ignore}, which none has; "
+        f"the highest are {', '.join(map(str, highest))}. Correct it, or leave it out."
+    ]
 
 
 # ---------------------------------------------------------------- writing

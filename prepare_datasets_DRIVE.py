@@ -26,7 +26,7 @@ from lib.errors import UserError, counted, raise_if_any, run_script, tell_missin
 with tell_missing_packages():
     import numpy as np
 
-    from lib.files import absolute_path, hdf5_files, settle_earlier
+    from lib.files import absolute_path, folder_for_output, hdf5_files, settle_earlier
     from lib.fundus_layouts import DRIVE, LAYOUTS, find_files, hint, testing_ids, unpaired
     from lib.image_files import (
         list_images,
@@ -80,14 +80,16 @@ def main():
     )
     arguments = parser.parse_args()
     output = arguments.output or OUTPUT_FOLDER.replace(DRIVE, arguments.layout)
-    prepare(
-        absolute_path(arguments.folder or arguments.layout),
-        absolute_path(output),
-        subsets=[arguments.only] if arguments.only else SUBSETS,
-        has_masks=not arguments.no_masks,
-        layout=arguments.layout,
-        test=arguments.test,
-    )
+    output_folder = absolute_path(output)
+    with folder_for_output(output_folder):
+        prepare(
+            absolute_path(arguments.folder or arguments.layout),
+            output_folder,
+            subsets=[arguments.only] if arguments.only else SUBSETS,
+            has_masks=not arguments.no_masks,
+            layout=arguments.layout,
+            test=arguments.test,
+        )
 
 
 def prepare(
@@ -127,7 +129,8 @@ def prepare(
             write_subset(write, output_folder, SUBSETS[name], images)
     for name, (images, _) in read.items():
         if "1st_manual" not in images:
-            _file(output_folder, "groundTruth", SUBSETS[name]).unlink(missing_ok=True)
+            truth = _file(output_folder, "groundTruth", SUBSETS[name])
+            settle_earlier([truth], f"There is no ground truth for {name}")
     for name in (name for name in subsets if name not in read):
         # What trained then may be what tests now.
         files = [_file(output_folder, kind, SUBSETS[name]) for kind in KINDS]

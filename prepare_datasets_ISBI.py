@@ -18,7 +18,13 @@ from lib.errors import UserError, raise_if_any, run_script, tell_missing_package
 with tell_missing_packages():
     import numpy as np
 
-    from lib.files import absolute_path, hdf5_files, numbered
+    from lib.files import (
+        absolute_path,
+        folder_for_output,
+        hdf5_files,
+        numbered,
+        settle_earlier,
+    )
     from lib.image_files import read_grey_images, read_stack, tell_copies, two_values
     from lib.weight_map import class_weights, instances, weight_map
 
@@ -44,13 +50,15 @@ def main():
         "--sigma", type=float, default=5, help="its width in pixels, paper: about 5"
     )
     arguments = parser.parse_args()
-    prepare(
-        absolute_path(arguments.folder),
-        absolute_path(arguments.output),
-        only_test=arguments.only == "test",
-        w0=arguments.w0,
-        sigma=arguments.sigma,
-    )
+    output_folder = absolute_path(arguments.output)
+    with folder_for_output(output_folder):
+        prepare(
+            absolute_path(arguments.folder),
+            output_folder,
+            only_test=arguments.only == "test",
+            w0=arguments.w0,
+            sigma=arguments.sigma,
+        )
 
 
 def prepare(folder, output_folder, *, only_test=False, w0=10.0, sigma=5.0):
@@ -88,7 +96,7 @@ def prepare(folder, output_folder, *, only_test=False, w0=10.0, sigma=5.0):
         if test is not None:
             write(path("imgs_test"), test[1][:, np.newaxis], ids=test[0])
     if test is None:
-        path("imgs_test").unlink(missing_ok=True)
+        settle_earlier([path("imgs_test")], "There are no slices to test on")
         print("No test-volume.tif (or test): testing will give figures, but no submission.")
     else:
         print(f"test: {len(test[0])} slices of {_size(test[1])}, without labels")

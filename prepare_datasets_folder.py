@@ -13,6 +13,7 @@ in about 5 seconds for 566 grey images of 256 x 256 pixels. --check writes nothi
 """
 
 import argparse
+import contextlib
 import re
 import sys
 
@@ -21,7 +22,12 @@ from lib.errors import UserError, run_script, tell_missing_packages
 with tell_missing_packages():
     import numpy as np
 
-    from lib.files import absolute_path, remove_left_overs_of
+    from lib.files import (
+        absolute_path,
+        folder_for_output,
+        remove_left_overs_of,
+        settle_earlier,
+    )
     from lib.image_folder import SUBSETS, Survey, find_files
     from lib.image_sets import SCALINGS, channel_limits, scaled, write_image_sets
     from lib.label_images import read_classes
@@ -69,19 +75,22 @@ def main():
     arguments = parser.parse_args()
     folder = absolute_path(arguments.folder)
     size = _parsed_size(arguments.size)
-    survey = check(
-        folder,
-        has_instances=arguments.instances,
-        test=arguments.test,
-        validation=arguments.validation,
-        ignored=arguments.ignore,
-        classes_file=arguments.classes and absolute_path(arguments.classes),
-        scaling=arguments.scale,
-    )
-    if arguments.check:
-        print("All files can be used. Nothing was written (--check).")
-    else:
-        write(survey, absolute_path(arguments.output or f"{folder.name}_datasets"), size)
+    output_folder = absolute_path(arguments.output or f"{folder.name}_datasets")
+    with contextlib.nullcontext() if arguments.check else folder_for_output(output_folder):
+        survey = check(
+            folder,
+            has_instances=arguments.instances,
+            test=arguments.test,
+            validation=arguments.validation,
+            ignored=arguments.ignore,
+            classes_file=arguments.classes and absolute_path(arguments.classes),
+            scaling=arguments.scale,
+            size=size,
+        )
+        if arguments.check:
+            print("All files can be used. Nothing was written (--check).")
+        else:
+            write(survey, output_folder)
 
 
 def check(
@@ -93,6 +102,7 @@ def check(
     ignored=(),
     classes_file=None,
     scaling="auto",
+    size=None,
 ):
     """Checks all images and labels of a folder, and prints what they are.
 
@@ -105,39 +115,41 @@ def check(
         ignored: names or numbers (texts) of classes that count nowhere.
         classes_file: lists the classes; None for classes.txt in the folder, if there is one.
         scaling: the rule of lib.image_sets.channel_limits.
+        size: (height, width) that all images are scaled to; None leaves them as they are.
     Returns:
         Survey that has read all files.
     Raises:
         UserError: with all problems found.
     """
-    survey = Survey(find_files(folder, test, validation), has_instances, scaling)
+    survey = Survey(find_files(folder, test, validation), has_instances, scaling, size)
     listed = _listed_classes(folder, classes_file, has_instances, ignored, survey.problems)
     survey.read(listed, ignored)
     survey.report()
     return survey
 
 
-def write(survey, output_folder, size=None):
+def write(survey, output_folder):
     """Writes the HDF5 files and the preview; files of an earlier preparation go.
 
     Args:
         survey: Survey that has read all files.
         output_folder: where the files go.
-        size: (height, width) that all images are scaled to; None leaves them as they are.
     Raises:
         UserError: if a file cannot be written; all stay as they were then.
     """
     paths = {subset: output_folder / f"{subset}.hdf5" for subset in SUBSETS}
-    sets = {paths[subset]: survey.prepared(subset, size) for subset in survey.files}
+    sets = {paths[subset]: survey.prepared(subset) for subset in survey.files}
     write_image_sets(
         sets,
         survey.classes,
         has_instances=survey.has_instances,
         scaling=survey.scaling,
-        size=size,
+        size=survey.size,
     )
-    for subset in SUBSETS.keys() - survey.files:
-        paths[subset].unlink(missing_ok=True)
+    for subset in SUBSETS:
+        if subset not in survey.files:
+            # What tested then may be what trains now.
+            settle_earlier([paths[subset]], f"There are no images for {subset}")
     picture = output_folder / "preview.png"
     remove_left_overs_of(picture)
     visualize(preview(survey).transpose(1, 2, 0), picture)

@@ -4,11 +4,10 @@ import contextlib
 import glob
 import os
 import shutil
-import stat
 from pathlib import Path
 
 from lib.errors import UserError
-from lib.files import atomic_write, remove_left_overs
+from lib.files import atomic_write, folder_for_output, remove_left_overs
 
 PROJECT = Path(__file__).resolve().parents[1]
 PRETRAINED = PROJECT / "pretrained"
@@ -249,34 +248,10 @@ def writable_folder(folder):
         UserError: if the folder cannot be written to.
     """
     is_new = not folder.exists()
-    _require_writable(folder)
-    try:
-        yield
-    finally:
-        with contextlib.suppress(OSError):
-            if is_new and os.listdir(folder) == [LOCK]:
-                (folder / LOCK).unlink()
-            if is_new:
-                folder.rmdir()  # refuses a folder that holds anything
-
-
-def _require_writable(folder):
-    advice = "choose another folder ([experiment name] name, or --output)"
-    if folder.is_file():
-        raise UserError(f"{folder} is a file, where a folder belongs. Move it, or {advice}.")
-    probe = folder / f".{os.getpid()}_probe"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        # An administrator may write anywhere; a folder marked read-only stays untouched all the
-        # same, because somebody marked it so.
-        if not folder.stat().st_mode & (stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH):
-            raise PermissionError(None, "the folder is marked read-only")
-        probe.touch()
-    except OSError as error:
-        raise UserError(
-            f"The folder {folder} cannot be written to: {error.strerror or error}. Change its "
-            f"permissions (chmod u+w {folder}), or {advice}."
-        ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            probe.unlink()
+    with folder_for_output(folder, "[experiment name] name, or --output"):
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                if is_new and os.listdir(folder) == [LOCK]:
+                    (folder / LOCK).unlink()

@@ -6,6 +6,7 @@ import glob
 import io
 import math
 import os
+import stat
 from pathlib import Path
 
 import h5py
@@ -54,6 +55,50 @@ def atomic_write(path):
     finally:
         with contextlib.suppress(OSError):
             beside.unlink()
+
+
+@contextlib.contextmanager
+def folder_for_output(folder, option="--output"):
+    """Makes a folder and checks that files can be written to it, before anything long starts.
+
+    Folders that were made here and are still empty at the end, because of an error, are removed.
+
+    Args:
+        folder: where the files belong.
+        option: what chooses another folder, for messages.
+    Raises:
+        UserError: if the folder cannot be written to.
+    """
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        _require_writable(folder, f"choose another folder ({option})")
+        remove_left_overs_of(folder / "probe")
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            for path in made:
+                path.rmdir()  # refuses a folder that holds anything
+
+
+def _require_writable(folder, advice):
+    if folder.is_file():
+        raise UserError(f"{folder} is a file, where a folder belongs. Move it, or {advice}.")
+    probe = folder / f".{os.getpid()}_probe"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # An administrator may write anywhere; a folder marked read-only stays untouched all the
+        # same, because somebody marked it so.
+        if not folder.stat().st_mode & (stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH):
+            raise PermissionError(None, "the folder is marked read-only")
+        probe.touch()
+    except OSError as error:
+        raise UserError(
+            f"The folder {folder} cannot be written to: {error.strerror or error}. Change its "
+            f"permissions (chmod u+w {folder}), or {advice}."
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            probe.unlink()
 
 
 def append_line(path, line):
@@ -183,10 +228,11 @@ def settle_earlier(paths, reason, *, stay=False):
     earlier = [path for path in paths if path.exists()]
     if not earlier:
         return
-    print(
-        f"{reason}: {', '.join(path.name for path in earlier)} of an earlier run "
-        f"{'stay as they are' if stay else 'are removed'}."
-    )
+    names = ", ".join(path.name for path in earlier)
+    is_one = len(earlier) == 1
+    stays = "stays as it is" if is_one else "stay as they are"
+    goes = "is removed" if is_one else "are removed"
+    print(f"{reason}: {names} of an earlier run {stays if stay else goes}.")
     if not stay:
         for path in earlier:
             path.unlink()

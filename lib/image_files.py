@@ -330,7 +330,8 @@ def read_labels(path, most_pixels=MOST_PIXELS):
 
     Args:
         path: an image file; with a palette (as in Pascal VOC) the numbers of its colours are read,
-            and of a TIFF file whose 0 is white the numbers all the same.
+            of a TIFF file whose 0 is white the numbers all the same, and of a shape drawn in one
+            colour on transparency the alpha channel.
         most_pixels: as in read_image.
     Returns:
         (height, width) of the file's own type.
@@ -343,6 +344,9 @@ def read_labels(path, most_pixels=MOST_PIXELS):
         return picture.indices
     if picture.stored is not None:
         return picture.stored
+    shape = drawn_shape(picture)
+    if shape is not None:
+        return shape
     if (picture.pixels != picture.pixels[:1]).any():
         raise ImageError(
             f"{path} must hold a number for each pixel. Received: {kind_of(picture)}. Save the "
@@ -730,11 +734,27 @@ def _how_to_grey(picture):
     )
 
 
+def is_transparent(picture):
+    """Tells whether a Picture is transparent, in places or throughout: nothing is drawn there."""
+    alpha = picture.alpha
+    return alpha is not None and bool(np.ptp(alpha) or not alpha.any())
+
+
+def drawn_shape(picture):
+    """Gives the alpha channel (H, W) of shapes drawn in one colour on transparency; else None.
+
+    It is 0 throughout where nothing was drawn.
+    """
+    colours = picture.pixels
+    is_shape = is_transparent(picture) and (colours == colours[:, :1, :1]).all()
+    return picture.alpha if is_shape else None
+
+
 def _as_grey(path, picture):
     """Gives the numbers of a mask (H, W): its grey, its shape in the alpha channel, or 0 and 1."""
-    colours, alpha = picture.pixels, picture.alpha
-    if alpha is not None and np.ptp(alpha) and (colours == colours[:, :1, :1]).all():
-        return alpha
+    colours, shape = picture.pixels, drawn_shape(picture)
+    if shape is not None:
+        return shape
     if (colours == colours[:1]).all():
         return colours[0]
     if len(colours) == 3 and colours.dtype == np.uint8:

@@ -18,7 +18,14 @@ from lib.image_files import (
     turned_words,
 )
 from lib.instances import BACKGROUND, OBJECT_CLASSES, border_targets, is_mostly_in_pieces
-from lib.label_images import Classes, content_of, find_coding, read_instances, read_label
+from lib.label_images import (
+    Classes,
+    content_of,
+    find_coding,
+    read_instances,
+    read_label,
+    resized_label,
+)
 from lib.pre_processing import percentiles, resized, resized_labels
 
 # What each folder may be called.
@@ -54,11 +61,17 @@ def find_files(folder, test=None, validation=None):
     if not os.access(folder, os.R_OK | os.X_OK):
         raise UserError(f"The folder {folder} cannot be read: no permission (chmod a+rx).")
     problems, files = [], {}
-    if _subfolder(folder, KINDS["images"], problems):
+    images = _subfolder(folder, KINDS["images"], problems)
+    found = {name: _subfolder(folder, names, problems) for name, names in SUBSETS.items()}
+    folders = {name: path for name, path in found.items() if path}
+    if images and folders:
+        others = " and ".join(path.name for path in folders.values())
+        problems.append(
+            f"{folder} must hold images by subset, or images alone. Received: {images.name} beside "
+            f"{others}. Move the ones or the others elsewhere."
+        )
+    if images:
         folders = {"training": folder}
-    else:
-        found = {name: _subfolder(folder, names, problems) for name, names in SUBSETS.items()}
-        folders = {name: path for name, path in found.items() if path}
     if "training" not in folders:
         present = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
         raise UserError(
@@ -160,8 +173,10 @@ class Found:
     is_dark: bool = False  # uses less than a quarter of 8 bits
     are_planes: bool = False  # channels that the file does not call so
     digest: bytes = b""
-    label: object = None  # LabelContent; of object numbers (3,) pixels of each class
+    label: object = None  # LabelContent
+    written: object = None  # the same of what is written: scaled; of objects (3,) pixels by class
     num_objects: int = 0
+    num_lost: int = 0  # of which so many are lost where labels are scaled
     num_parts: int = 0
     is_in_pieces: bool = False  # most of its objects are
     problems: list = field(default_factory=list)
@@ -174,14 +189,16 @@ class Survey:
         files: {subset: {id: (path of the image, path of the label or None)}}.
         has_instances: whether labels hold object numbers.
         scaling: the rule of lib.image_sets.channel_limits.
+        size: (height, width) that all is scaled to when it is written; None leaves it.
 
     Attributes:
         problems: list of messages.
         classes: lib.label_images.Classes, once all is read.
     """
 
-    def __init__(self, files, has_instances=False, scaling="auto"):
+    def __init__(self, files, has_instances=False, scaling="auto", size=None):
         self.files, self.has_instances, self.scaling = files, has_instances, scaling
+        self.size = size
         self.problems, self.remarks = [], []
         self.found, self.classes, self.coding = {}, None, None
         self.has_list = False
@@ -202,7 +219,7 @@ class Survey:
             self.problems += counted([p for f in self.found[subset] for p in f.problems])
         everything = [found for subset in self.found.values() for found in subset]
         self._check_channels([found for found in everything if found.shape])
-        labels = [found for found in everything if found.label is not None]
+        labels = [found for found in everything if found.written is not None]
         if self.has_instances:
             self.classes = Classes(OBJECT_CLASSES, OBJECT_COLOURS)
             self._check_objects(labels)
@@ -227,57 +244,83 @@ class Survey:
 
     def _require_two_classes(self):
         """Refuses labels to train on in which one class alone is left to learn."""
-        found = [one for one in self.found.get("training", []) if one.label is not None]
+        found = [one for one in self.found.get("training", []) if one.written is not None]
         present = np.flatnonzero(sum(self._class_counts(one) for one in found))
         if found and len(present) < 2:
             there = ", ".join(self.classes.names[number] for number in present) or "none"
             needed = "The training labels must show two classes or more, besides what is ignored."
-            raise UserError([f"{needed} Received: {there}.", *self.remarks])
+            scaled = f" {self._at_size} (--size)" if self.size else ""
+            raise UserError([f"{needed} Received: {there}{scaled}.", *self.remarks])
 
-    def prepared(self, subset, size=None):
+    def prepared(self, subset):
         """Reads the pairs of a subset again, one after the other, as they are stored.
 
         Args:
             subset: a name.
-            size: (height, width) that all is scaled to; None leaves it.
         Yields:
             (id, image (C, H, W), label (H, W) uint8 or None, object numbers (H, W) int32 or None).
         """
         for identity, (image_path, label_path) in self.files[subset].items():
             image, label, instances = read_channels(image_path)[0], None, None
             image = np.repeat(image, self.num_channels // len(image), axis=0)
-            if size:
-                image = resized(image[np.newaxis], size)[0]
+            if self.size:
+                image = resized(image[np.newaxis], self.size)[0]
             if label_path and self.has_instances:
-                instances = resized_labels(read_instances(label_path), size)
+                instances = resized_labels(read_instances(label_path), self.size)
                 label = border_targets(instances)
             elif label_path:
-                label = resized_labels(self.coding.decode(read_label(label_path)), size)
+                label = resized_labels(self.coding.decode(read_label(label_path)), self.size)
             yield identity, image, label, instances
 
     def report(self):
-        """Prints what there is: sizes, channels, scales, and the share of every class."""
+        """Prints what is written: sizes, channels, scales, and the share of every class."""
+        if self.size:
+            print(
+                f"All images and labels are scaled to {_width_height(self.size)} pixels (--size)."
+            )
         for subset, found in self.found.items():
             ids = list(self.files[subset])
             print(f"{subset}: {len(ids)} images of {_sizes(found)}, ids {ids[0]} to {ids[-1]}")
-            if found[0].label is None:
+            if found[0].written is None:
                 print(f"{subset}: no labels; testing will predict and draw, but give no scores.")
                 continue
             counts = sum(self._class_counts(one) for one in found)
             shares = counts / max(1, counts.sum())
             named = (f"{name} {share:.2%}" for name, share in zip(self.classes.names, shares))
-            ignored = 1 - counts.sum() / sum(one.shape[1] * one.shape[2] for one in found)
+            ignored = 1 - counts.sum() / sum(np.prod(self.size or one.shape[1:]) for one in found)
             rest = f"; ignored {ignored:.2%}" if ignored > 0 else ""
             print(f"  classes: {', '.join(named)}{rest}")
-            absent = np.flatnonzero(counts == 0)
-            if absent.size:
-                names = ", ".join(self.classes.names[number] for number in absent)
-                print(f"  NOTE: never in {subset}: {names}{self._why_a_class(absent[-1])}")
+            self._report_absent(subset, found, counts)
             if self.has_instances:
-                print(f"  {sum(one.num_objects for one in found)} objects")
+                self._report_objects(found)
         self._report_scale([one for found in self.found.values() for one in found])
         for remark in self.remarks:
             print(remark)
+
+    def _report_absent(self, subset, found, counts):
+        """Notes classes that never occur, and those that are lost where labels are scaled."""
+        absent, lost = np.flatnonzero(counts == 0), []
+        if self.size and not self.has_instances:
+            before = sum(self.coding.count(one.label, len(self.classes)) for one in found)
+            lost = [number for number in absent if before[number]]
+        never = [number for number in absent if number not in lost]
+        if never:
+            names = ", ".join(self.classes.names[number] for number in never)
+            print(f"  NOTE: never in {subset}: {names}{self._why_a_class(never[-1])}")
+        if lost:
+            names = ", ".join(self.classes.names[number] for number in lost)
+            print(f"  NOTE: lost from {subset} {self._at_size}: {names}")
+
+    def _report_objects(self, found):
+        """Prints how many objects are written, and how many are lost."""
+        total, lost = (sum(getattr(one, n) for one in found) for n in ("num_objects", "num_lost"))
+        print(f"  {total - lost} objects")
+        if lost:
+            print(f"  NOTE: {lost} of {total} objects are lost {self._at_size}.")
+
+    @property
+    def _at_size(self):
+        return f"at {_width_height(self.size)} pixels"
 
     def _why_a_class(self, number):
         """Words in which labels a number lies that made this a class; nothing where it was said.
@@ -317,9 +360,10 @@ class Survey:
         return max(one.shape[0] for found in self.found.values() for one in found)
 
     def _class_counts(self, found):
+        """Counts the pixels of every class as they are written."""
         if self.has_instances:
-            return found.label
-        return self.coding.count(found.label, len(self.classes))
+            return found.written
+        return self.coding.count(found.written, len(self.classes))
 
     def _look_at(self, image_path, label_path):
         """Reads one pair -> Found, with its problems."""
@@ -343,14 +387,18 @@ class Survey:
     def _look_at_label(self, found):
         """Reads a label into Found -> (height, width)."""
         if not self.has_instances:
-            found.label = content_of(found.label_path, read_label(found.label_path))
+            label = read_label(found.label_path)
+            found.label = found.written = content_of(found.label_path, label)
+            if self.size:
+                found.written = content_of(found.label_path, resized_label(label, self.size))
             return found.label.shape
         instances = read_instances(found.label_path)
         if found.shape and instances.shape != found.shape[1:]:
             return instances.shape  # a problem; the work below grows with the size
-        found.label = np.bincount(border_targets(instances).ravel(), minlength=3)
-        numbers = np.unique(instances)
-        found.num_objects = np.count_nonzero(numbers)
+        written = resized_labels(instances, self.size)
+        found.written = np.bincount(border_targets(written).ravel(), minlength=3)
+        found.num_objects = np.count_nonzero(np.unique(instances))
+        found.num_lost = found.num_objects - np.count_nonzero(np.unique(written))
         if found.num_objects == 1:
             found.num_parts = ndimage.label(instances, np.ones((3, 3)))[1]
         found.is_in_pieces = is_mostly_in_pieces(instances)
@@ -418,7 +466,12 @@ def _size_problem(found, shape):
 def _sizes(found):
     """Words the sizes of images: one, or from the smallest to the largest."""
     sizes = sorted({one.shape[1:] for one in found}, key=lambda shape: (shape[0] * shape[1], shape))
-    smallest, largest = (f"{shape[1]} x {shape[0]}" for shape in (sizes[0], sizes[-1]))
+    smallest, largest = (_width_height(shape) for shape in (sizes[0], sizes[-1]))
     if len(sizes) == 1:
         return f"{smallest} pixels"
     return f"{len(sizes)} sizes, {smallest} to {largest} pixels"
+
+
+def _width_height(shape):
+    """Words (height, width) as width x height."""
+    return f"{shape[1]} x {shape[0]}"

@@ -16,6 +16,8 @@ from lib.class_metrics import IGNORE
 from lib.errors import UserError, counted, raise_if_any
 from lib.image_files import (
     MOST_CLASSES,
+    drawn_shape,
+    is_transparent,
     kind_of,
     luma,
     packed,
@@ -24,17 +26,21 @@ from lib.image_files import (
     shortened,
     unpacked,
 )
+from lib.pre_processing import resized_labels
 from lib.tiff_files import ImageError
 
 LARGEST_CLASS = IGNORE - 1
 # More values or colours than these, without a list of classes, are greys or objects.
 MOST_UNLISTED = 64
+TWO_CLASSES = ("background", "foreground")
 # What a line of classes.txt ends with where colours are used.
 COLOUR = re.compile(r"#([0-9a-fA-F]{6})$")
 # Colours of classes that have none: well apart, also for most colour-blind readers (Okabe and Ito
 # 2008), then hues around the circle.
 FIRST_COLOURS = (0x000000, 0xE69F00, 0x56B4E9, 0x009E73, 0xF0E442, 0x0072B2, 0xD55E00, 0xCC79A7)
 GOLDEN_RATIO = 0.6180339887
+# A number that a line of classes.txt starts with: not that of "3d" or of "0.5 mm".
+LINE_NUMBER = re.compile(r"\d+(?!\w|\.\d)")
 PNG_START = b"\x89PNG\r\n\x1a\n"
 IS_OBJECTS = "if they are the numbers of objects, add --instances"
 
@@ -61,6 +67,7 @@ class Label(NamedTuple):
     numbers: np.ndarray | None  # (H, W) integers >= 0
     colours: np.ndarray | None  # (H, W) int32, 0xRRGGBB; None for numbers that are no grey
     has_palette: bool = False
+    ink: int | None = None  # of shapes on transparency, brightest channel: 0 is black
 
 
 class LabelContent(NamedTuple):
@@ -71,6 +78,7 @@ class LabelContent(NamedTuple):
     numbers: dict | None
     colours: dict | None
     palette: dict  # number: colour, of those that occur
+    ink: int | None = None  # as of Label
 
 
 class Coding(NamedTuple):
@@ -112,19 +120,21 @@ def read_label(path):
     """
     picture = read_picture(path)
     require_lossless(path)
-    pixels, alpha = picture.pixels, picture.alpha
+    pixels = picture.pixels
     if picture.stored is not None:
         pixels = picture.stored[np.newaxis]
     if picture.indices is not None:
         colours = np.broadcast_to(pixels, (3, *pixels.shape[1:]))
         return Label(picture.indices, packed(colours), has_palette=True)
-    if alpha is not None and np.ptp(alpha):
-        if (pixels != pixels[:, :1, :1]).any():
-            raise ImageError(
-                f"{path} must not be transparent in places: what class do these pixels have? "
-                "Received: an alpha channel beside several colours. Save it without one."
-            )
-        return Label(alpha, packed(np.stack([alpha] * 3)))
+    shape = drawn_shape(picture)
+    if shape is not None:
+        return Label(shape, packed(np.stack([shape] * 3)), ink=int(picture.pixels.max()))
+    if is_transparent(picture):
+        in_places = " in places" if picture.alpha.any() else ""
+        raise ImageError(
+            f"{path} must not be transparent{in_places}: what class do these pixels have? "
+            "Received: an alpha channel beside several colours. Save it without one."
+        )
     if (pixels == pixels[:1]).all() and len(pixels) in (1, 3):
         numbers = _whole_numbers(path, _unstretched(path, pixels[0]))
         is_grey = numbers.max() <= 255
@@ -161,6 +171,13 @@ def read_instances(path):
     return numbers.astype(np.int32)
 
 
+def resized_label(label, size):
+    """Scales a Label to (height, width); None leaves it. See lib.pre_processing.resized_labels."""
+    parts = {"numbers": label.numbers, "colours": label.colours}
+    there = {name: part for name, part in parts.items() if part is not None}
+    return label._replace(**{name: resized_labels(part, size) for name, part in there.items()})
+
+
 def content_of(path, label):
     """Lists the numbers and colours of a Label -> LabelContent."""
     path = Path(path)
@@ -175,7 +192,7 @@ def content_of(path, label):
         for number, colour in palette.items():
             colours[colour] += numbers[number]
     palette = palette if label.has_palette else {}
-    return LabelContent(path, label.numbers.shape, numbers, colours, palette)
+    return LabelContent(path, label.numbers.shape, numbers, colours, palette, label.ink)
 
 
 def _counts(pixels):
@@ -231,7 +248,8 @@ def default_colours(number):
 def read_classes(path):
     """Reads classes.txt: one class a line, its name and, where colours are used, #rrggbb.
 
-    Lines that start with # and are no colour are comments. Example: `road surface #804080`.
+    Lines that start with # and are no colour are comments. Example: `road surface #804080`. Where
+    every name starts with a number, these count from 0.
 
     Args:
         path: a text file in UTF-8.
@@ -239,7 +257,7 @@ def read_classes(path):
         Classes, in the order of their numbers; colours are None where the file has none.
     Raises:
         UserError: with all problems: names or colours that occur twice, colours for some only,
-            fewer than two classes or more than 255.
+            numbers in another order, fewer than two classes or more than 255.
     """
     lines = [line.strip() for line in _text_of(path).splitlines()]
     names, colours, problems = [], [], []
@@ -258,6 +276,7 @@ def read_classes(path):
         names.append(name)
         colours.append(int(found[1], 16) if found else None)
     problems += [f"{path} lists the class {name} twice." for name in _twice(names)]
+    problems += _numbers_out_of_place(path, names)
     given = [colour for colour in colours if colour is not None]
     problems += [f"{path} gives the colour #{colour:06x} twice." for colour in _twice(given)]
     if given and len(given) < len(colours):
@@ -270,6 +289,19 @@ def read_classes(path):
         )
     raise_if_any(problems)
     return Classes(tuple(names), tuple(map(unpacked, given)) if given else None)
+
+
+def _numbers_out_of_place(path, names):
+    """Words the first class that has another number than its place, where all have numbers."""
+    numbers = [LINE_NUMBER.match(name) for name in names]
+    if not all(numbers):
+        return []
+    return [
+        f"{path} must list the classes by number, from 0 and without gaps. Received: {name}, in "
+        f"the place of class {place}. Sort the lines, or leave the numbers out: the place counts."
+        for place, (name, number) in enumerate(zip(names, numbers))
+        if int(number[0]) != place
+    ][:1]
 
 
 def _text_of(path):
@@ -292,7 +324,8 @@ def find_coding(contents, listed=None, ignored=()):
     """Finds out how the labels of a data set show their classes, and checks every file.
 
     By colour: if a file has colours and no palette, if palettes disagree, or if all that occurs is
-    listed with its colour. Otherwise by number. Without a list, two values of whatever size are two
+    listed with its colour, or palettes and greys show the same two colours by different numbers.
+    Otherwise by number. Without a list, two values of whatever size are two
     classes, the lower is background; more are class numbers as they are, and colours are numbered
     from dark to bright. IGNORE (255) is no class. Classes behind an ignored one move up.
 
@@ -305,10 +338,14 @@ def find_coding(contents, listed=None, ignored=()):
     Raises:
         UserError: with all problems, each naming its file.
     """
-    by_colour = _is_by_colour(contents, listed)
+    raise_if_any(counted(_opaque_among_shapes(contents)))
+    has_two_colours = _are_two_colours_of_several_numbers(contents, listed, ignored)
+    by_colour = has_two_colours or _is_by_colour(contents, listed)
     find = _classes_by_colour if by_colour else _classes_by_number
+    find = _classes_of_two_colours if has_two_colours else find
     classes, values, remarks = find(contents, listed, ignored)
-    numbers = _left_out(classes, ignored)
+    used = _used_colours(contents) if by_colour else _used_numbers(contents)
+    numbers = _left_out(classes, ignored, {values.get(value, value) for value in used})
     kept = [place for place, number in enumerate(numbers) if number != IGNORE]
     if len(kept) < 2:
         raise UserError(
@@ -334,6 +371,27 @@ def find_coding(contents, listed=None, ignored=()):
     )
 
 
+def _opaque_among_shapes(contents):
+    """Lists opaque labels whose foreground is unknown, as others show shapes on transparency.
+
+    Those are read whatever colour they were drawn in. White on black means the same, where no
+    other shape was drawn in black.
+    """
+    shapes = [one for one in contents if one.ink is not None and any(one.numbers)]
+    if not shapes:
+        return []
+    example = min(shapes, key=lambda one: one.ink)
+    known = {0}.union(*(one.numbers for one in shapes)) if example.ink else set()
+    in_black = "" if example.ink else ", drawn in black,"
+    return [
+        f"{one.path} must be transparent around its shapes, as {example.path}{in_black} is, or "
+        "what is foreground in it is unknown. Received: an opaque image. Save all labels alike: "
+        "white on black, without transparency."
+        for one in contents
+        if one.ink is None and not (one.numbers and known.issuperset(one.numbers))
+    ]
+
+
 def _is_by_colour(contents, listed):
     if any(content.numbers is None for content in contents):
         return True
@@ -349,6 +407,20 @@ def _is_by_colour(contents, listed):
     return used <= known or bool(palette and used & known - {0})
 
 
+def _are_two_colours_of_several_numbers(contents, listed, ignored):
+    """Tells whether palettes and greys show two colours: black and white as 0 and 1, or 255.
+
+    In each file different numbers must have different colours, or they are what classes are.
+    """
+    if listed and (listed.colours or len(listed) > 2) or str(IGNORE) in ignored:
+        return False
+    return (
+        len(_used_numbers(contents)) > len(_used_colours(contents)) == 2
+        and -1 not in _used_colours(contents)
+        and all(one.numbers and len(one.numbers) == len(one.colours) for one in contents)
+    )
+
+
 def _is_grey_but_not_in_order(palette):
     """Tells whether a palette is that of a grey picture, whose numbers mean nothing: white is 0."""
     greys = [colour for _, colour in sorted(palette.items())]
@@ -358,6 +430,11 @@ def _is_grey_but_not_in_order(palette):
 def _used_colours(contents):
     """Gives all colours; -1 stands for numbers that are none."""
     return set().union(*({-1} if c.colours is None else c.colours for c in contents))
+
+
+def _used_numbers(contents):
+    """Gives all numbers."""
+    return set().union(*(content.numbers or () for content in contents))
 
 
 def _classes_by_colour(contents, listed, ignored):
@@ -393,6 +470,15 @@ def _classes_by_colour(contents, listed, ignored):
     ]
     raise_if_any(counted(problems))
     return listed, values, []
+
+
+def _classes_of_two_colours(contents, listed, ignored):
+    """Gives classes, {colour: number} and remarks; the darker colour is background."""
+    used = sorted(_used_colours(contents), key=luma)
+    darker, brighter = (f"#{colour:06x}" for colour in used)
+    remark = f"The labels have two colours: {darker} is class 0, {brighter} is class 1."
+    names = listed.names if listed else TWO_CLASSES
+    return _coloured(names, listed, {}), {used[0]: 0, used[1]: 1}, [remark]
 
 
 def _colours_of_one_file(contents, used, names, ignored):
@@ -441,13 +527,13 @@ def _unlisted_colours(content, known, listed):
 
 def _classes_by_number(contents, listed, ignored):
     """Gives classes, {number: class} and remarks."""
-    used = sorted(set().union(*(content.numbers for content in contents)))
+    used = sorted(_used_numbers(contents))
     if len(used) == 2 and len(listed or used) == 2 and str(IGNORE) not in ignored:
         lower, upper = used
         remarks = []
         if used != [0, 1]:
             remarks.append(f"The labels have two values: {lower} is class 0, {upper} is class 1.")
-        names = listed.names if listed else ("background", "foreground")
+        names = listed.names if listed else TWO_CLASSES
         return _coloured(names, listed, {}), {lower: 0, upper: 1}, remarks
     numbers = [number for number in used if number != IGNORE]
     remarks = []
@@ -529,18 +615,21 @@ def _coloured(names, listed, palette):
     return Classes(tuple(names), tuple(colours))
 
 
-def _left_out(classes, ignored):
-    """Numbers the classes anew without the ignored ones -> list with IGNORE for these."""
+def _left_out(classes, ignored, used):
+    """Numbers the classes anew without the ignored ones -> list with IGNORE for these.
+
+    A class that is ignored by its number must occur, or be IGNORE: `used` holds those that do.
+    """
     places, problems = set(), []
     for text in ignored:
         if text in classes.names:
             places.add(classes.names.index(text))
-        elif text.isdecimal() and int(text) < len(classes):
+        elif text.isdecimal() and int(text) in used:
             places.add(int(text))
-        elif text != str(IGNORE):
+        else:
             problems.append(
-                f"--ignore must name a class, or a number from 0 to {len(classes) - 1}. Received: "
-                f"{text}. The classes are: {shortened(classes.names, 20)}."
+                "--ignore must name a class, or a number that label pixels have. Received: "
+                f"{text}. The classes are, from 0: {shortened(classes.names, 20)}."
             )
     raise_if_any(problems)
     kept = [place for place in range(len(classes)) if place not in places]

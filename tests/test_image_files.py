@@ -156,6 +156,15 @@ def test_the_shape_may_lie_in_the_alpha_channel_of_a_tiff_file(tmp_path, mask):
     np.testing.assert_array_equal(read_binary_mask(tmp_path / "mask.tif"), mask)
 
 
+@pytest.mark.parametrize("colour", [0, 255])
+def test_where_all_is_transparent_nothing_is_drawn(tmp_path, mask, colour):
+    planes = [np.full_like(mask, colour)] * 3
+    path = saved(tmp_path / "mask.png", np.dstack([*planes, np.zeros_like(mask)]))
+    assert not read_binary_mask(path).any() and not read_labels(path).any()
+    path = saved(tmp_path / "shape.png", np.dstack([*planes, mask]))
+    np.testing.assert_array_equal(read_labels(path), mask)
+
+
 def test_a_transparent_colour_of_a_palette_is_the_background(tmp_path, mask):
     image = palette_image(mask, (255, 255, 255), (255, 255, 255))
     image.info["transparency"] = 0

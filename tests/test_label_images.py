@@ -88,6 +88,11 @@ def test_names_and_colours_are_read(classes_of):
         (["a #ffffff", "b #ffffff", "c #12"], ["#ffffff twice", "line 3 must end with a colour"]),
         (["a #ffffff", "b"], ["colours to some classes only; without: b"]),
         (["#ffffff", "b #000000"], ["line 1 has a colour without a name"]),
+        (
+            ["1 a", "0 b"],
+            ["by number, from 0 and without gaps. Received: 1 a, in the place of class 0"],
+        ),
+        (["0 a #ffffff", "2: b #000000"], ["Received: 2: b, in the place of class 1. Sort the l"]),
         (["a"], ["2 to 255 classes, one a line; the background counts as one. Received: 1"]),
     ],
 )
@@ -96,6 +101,11 @@ def test_lists_that_contradict_themselves_are_refused(classes_of, lines, message
         classes_of(*lines)
     for message in messages:
         assert message in str(error.value)
+
+
+@pytest.mark.parametrize("lines", [("0 a", "01: b"), ("1 a", "b"), ("3d", "2d"), ("1.5 mm", "0.5")])
+def test_numbers_in_a_list_are_places_or_parts_of_names(classes_of, lines):
+    assert classes_of(*lines).names == lines
 
 
 def test_default_colours_differ():
@@ -151,6 +161,17 @@ def test_classes_are_ignored_by_name_too(save, classes_of):
     assert (arrays, classes.names) == ([[[0, 1, IGNORE]]], ("sky", "road"))
     assert remarks == ["Ignored: void."]
     assert "must name a class" in message_of([save("a.png", grey([0, 1]))], listed, ["car"])
+
+
+@pytest.mark.parametrize("number", ["2", "4", "255"])
+def test_a_number_that_is_ignored_must_occur(save, classes_of, number):
+    paths = [save("a.png", grey([0, 1, 3]))]
+    for listed in (None, classes_of("a", "b", "c", "d")):
+        message = message_of(paths, listed, [number])
+        assert f"or a number that label pixels have. Received: {number}. The classes" in message
+    assert decoded(paths, listed, ["c"])[0] == [[[0, 1, 2]]]
+    paths = [save("b.png", np.array([[GREEN, RED]], np.uint8))]
+    assert f"Received: {number}. The classes" in message_of(paths, None, [number])
 
 
 def test_a_listed_class_may_never_occur(save, classes_of):
@@ -216,6 +237,27 @@ def test_a_palette_of_greys_in_no_order_is_a_grey_picture(save):
     assert decoded([path])[0] == [[[1, 0]]]
 
 
+@pytest.mark.parametrize("white", [1, 255])
+def test_black_and_white_mean_the_same_as_palettes_and_as_greys(save, classes_of, white):
+    palette = [(0, 0, 0)] * white + [(255, 255, 255)]
+    first = save("a.gif", grey([0, 1]), [(0, 0, 0), (255, 255, 255)])
+    paths = [first, save("b.png", grey([white, 0]), palette), save("c.png", grey([0, 255]))]
+    for listed, names in ((None, ("background", "foreground")), (classes_of("a", "b"), ("a", "b"))):
+        arrays, classes, remarks = decoded(paths, listed)
+        assert arrays == [[[0, 1]], [[1, 0]], [[0, 1]]]
+        assert classes.names == names
+        assert remarks == ["The labels have two colours: #000000 is class 0, #ffffff is class 1."]
+
+
+def test_black_and_white_with_more_numbers_or_classes_are_numbers(save, classes_of):
+    palette = [(0, 0, 0), (255, 255, 255), (255, 255, 255)]
+    path, other = (save(f"{row}.png", grey(row), palette) for row in ([0, 1, 2], [0, 1]))
+    assert decoded([path, other])[0] == [[[0, 1, 2]], [[0, 1]]]
+    paths = [other, save("c.png", grey([0, 255]))]
+    assert decoded(paths, classes_of("a", "b", "c"))[0] == [[[0, 1]], [[0, IGNORE]]]
+    assert decoded(paths, ignored=["255"])[0] == [[[0, 1]], [[0, IGNORE]]]
+
+
 def test_listed_colours_decide_about_a_palette(save, classes_of):
     listed = classes_of("a #0000fa", "b #c80000")
     assert decoded([save("a.png", grey([0, 1]), [RED, BLUE])], listed)[0] == [[[1, 0]]]
@@ -264,6 +306,55 @@ def test_a_shape_on_transparency_is_read_from_the_alpha_channel(save):
     pixels[0, 1, 0] = 0
     with pytest.raises(ValueError, match="must not be transparent in places"):
         read_label(save("b.png", pixels))
+
+
+def drawn(alpha, colour):
+    """Gives RGBA of one colour."""
+    return np.dstack([np.full((*np.shape(alpha), 3), colour, np.uint8), grey(*alpha)])
+
+
+@pytest.mark.parametrize("colour", [(255, 255, 255), RED, (0, 0, 0)])
+def test_where_all_is_transparent_nothing_is_drawn(save, colour):
+    paths = [save("a.png", drawn([[0, 255]], RED)), save("b.png", drawn([[0, 0]], colour))]
+    assert decoded(paths)[0] == [[[0, 1]], [[0, 0]]]
+    assert not read_instances(paths[1]).any()
+
+
+def test_colours_that_nobody_sees_are_refused(save):
+    pixels = drawn([[0, 0]], RED)
+    pixels[0, 0, :3] = GREEN
+    with pytest.raises(ValueError, match="must not be transparent: what class do these pixels"):
+        read_label(save("a.png", pixels))
+
+
+def test_opaque_labels_among_shapes_are_taken_where_they_mean_the_same(save):
+    shape = save("a.png", drawn([[0, 255]], RED))
+    alike = [grey([0, 255]), grey([0, 0]), drawn([[255, 255]], (255, 255, 255))]
+    paths = [save(f"{number}.png", pixels) for number, pixels in enumerate(alike)]
+    assert decoded([shape, *paths])[0] == [[[0, 1]], [[0, 1]], [[0, 0]], [[1, 1]]]
+
+
+@pytest.mark.parametrize(
+    "ink, opaque",
+    [
+        (RED, drawn([[255, 255]], RED)),
+        (RED, np.array([[(0, 0, 0), RED]], np.uint8)),
+        (RED, grey([0, 1])),
+        ((0, 0, 0), grey([0, 0])),
+        ((0, 0, 0), grey([0, 255])),
+    ],
+)
+def test_opaque_labels_among_shapes_are_refused_where_they_may_mean_another_thing(
+    save, ink, opaque
+):
+    shape, empty = save("a.png", drawn([[0, 255]], ink)), save("b.png", drawn([[0, 0]], ink))
+    path = save("c.png", opaque)
+    in_black = "" if any(ink) else ", drawn in black,"
+    message = message_of([empty, shape, path])
+    assert message.startswith(
+        f"{path} must be transparent around its shapes, as {shape}{in_black} is, or"
+    )
+    assert "Received: an opaque image. Save all labels alike" in message
 
 
 @pytest.mark.parametrize("ending", ["jpg", "png"])

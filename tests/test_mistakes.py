@@ -4,6 +4,7 @@ What is wrong with the configuration alone: test_configuration.py.
 """
 
 import dataclasses
+import importlib
 import shutil
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ import h5py
 import pytest
 from PIL import Image
 
-from lib.errors import UserError
+from lib.errors import UserError, run_script
 from lib.files import atomic_write
 from src import launch
 from tests.processes import require_refusal, run
@@ -444,6 +445,23 @@ def test_a_missing_package_or_backend_is_reported(workspace, call, monkeypatch):
     monkeypatch.setitem(launch.TASKS, "retina", retina)
     done = call("training", workspace)
     require_refusal(done, f"{sys.executable} lacks no_such_package", ".venv/bin/activate")
+
+
+@pytest.mark.parametrize("name", ["DRIVE", "ISBI", "CTC", "folder"])
+def test_a_preparation_leaves_a_read_only_folder_alone(name, tmp_path, monkeypatch, capsys):
+    script = importlib.import_module(f"prepare_datasets_{name}")
+    output, new = tmp_path / "output", tmp_path / "new" / "deep"
+    output.mkdir()
+    output.chmod(0o555)
+    for folder, words in (
+        (output, f"The folder {output} cannot be written to: the folder is marked read-only. Chan"),
+        (new, f"The folder {tmp_path / 'none'}"),
+    ):
+        line = [script.__name__, str(tmp_path / "none"), "--output", str(folder)]
+        monkeypatch.setattr(sys, "argv", line)
+        assert run_script(script.main) == 1
+        assert words in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [output] and not list(output.iterdir())
 
 
 def test_a_full_disk_is_called_so(tmp_path):

@@ -212,6 +212,16 @@ def test_the_number_of_unknown_pixels_makes_no_partial_truth_whole(folder, capsy
     assert words in capsys.readouterr().out
 
 
+def test_a_number_of_unknown_pixels_that_none_has_is_refused(folder):
+    path = folder / "01_GT/SEG/man_seg000.tif"
+    objects = read(path).copy()
+    objects[:30], objects[30:40, :5] = 65_535, 65_534
+    save(path, objects)
+    (problem,) = problems_of(folder, "--ignore", "65533")
+    assert "Received: 65533, which none has; the highest are " in problem
+    assert problem.endswith(", 65534, 65535. Correct it, or leave it out.")
+
+
 def test_unknown_pixels_alone_are_no_annotation(folder):
     for path in (folder / "02_GT/SEG").iterdir():
         save(path, np.full((SIDE, SIDE), 9, np.uint16))

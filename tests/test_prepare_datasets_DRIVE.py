@@ -116,6 +116,10 @@ def test_test_images_without_ground_truth_are_prepared_and_a_stale_file_is_remov
     said = capsys.readouterr().out
     assert "test: no ground truth (no folder 1st_manual)" in said
     assert "DRIVE_dataset_groundTruth_test.hdf5 is left out" in said
+    words = (
+        "There is no ground truth for test: DRIVE_dataset_groundTruth_test.hdf5 of an earlier ru"
+    )
+    assert words in said
     for subset, has_ground_truth in (("train", True), ("test", False)):
         noted = load_hdf5_extra(output / f"DRIVE_dataset_imgs_{subset}.hdf5", "has_ground_truth")
         assert bool(noted) is has_ground_truth

@@ -96,7 +96,9 @@ def test_without_test_slices_an_older_file_of_them_goes(folder, capsys):
     assert "imgs_test" in prepared(folder)
     (folder / "test-volume.tif").unlink()
     assert "imgs_test" not in prepared(folder)
-    assert "no submission" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "no submission" in said
+    assert "on: ISBI_dataset_imgs_test.hdf5 of an earlier run is removed." in said
 
 
 def test_slices_without_labels_can_be_prepared_alone(folder, stacks):

@@ -9,6 +9,7 @@ from PIL import Image
 
 import prepare_datasets_folder
 from lib.errors import run_script
+from lib.image_folder import OBJECT_COLOURS
 from lib.image_sets import ImageSet
 from tests.conftest import write_image
 
@@ -90,8 +91,10 @@ def test_images_are_held_out_by_name(pair, prepared, tmp_path):
         "validation": ["cell9", "cell11", "cell12"],
         "training": rest,
     }
-    assert prepared("--validation", "0.25")[0] == 0
-    # The files of an earlier preparation that have no images now are gone.
+    status, output = prepared("--validation", "0.25")
+    # The files of an earlier preparation that have no images now are gone, which is said.
+    words = "There are no images for test: test.hdf5 of an earlier run is removed."
+    assert status == 0 and words in output
     assert list(ids_of(tmp_path)) == ["training", "validation"]
     assert ids_of(tmp_path)["validation"] == ["cell10", "cell11", "cell12"]
 
@@ -154,6 +157,43 @@ def test_one_size_for_all(pair, prepared, tmp_path):
         np.testing.assert_array_equal(images.labels[0], np.eye(12, 10)[:, :10])
 
 
+@pytest.mark.parametrize("words", [[], ["--check"]])
+def test_objects_that_are_lost_by_scaling_are_counted(pair, prepared, tmp_path, words):
+    label = np.zeros(SIZE, np.uint8)
+    label[0::2, 0::4] = 1 + np.arange(60).reshape(12, 5)  # pixels that every second one passes over
+    label[13:23, 9:17] = 61  # over 10 of the 60
+    pair("a", label=label)
+    status, output = prepared("--instances", "--size", "10x12", *words)
+    assert status == 0
+    assert "All images and labels are scaled to 10 x 12 pixels (--size)." in output
+    # Rows and columns 1, 3, ... are left: 5 x 4 pixels of the large object, of which 3 x 2 are no
+    # border; 120 in all.
+    assert "classes: background 83.33%, object 5.00%, border 11.67%" in output
+    assert "  1 objects\n  NOTE: 50 of 51 objects are lost at 10 x 12 pixels." in output
+    if not words:
+        with ImageSet(tmp_path / "mine_datasets" / "training.hdf5") as images:
+            assert images.image_class_counts.tolist() == [[100, 6, 14]]
+            assert np.unique(images.instances[0]).tolist() == [0, 61]
+        preview = np.asarray(Image.open(tmp_path / "mine_datasets" / "preview.png"))
+        # Scaled as they are written: 12 x 10 pixels on 256 x 213.
+        colours = preview[260:516, :213].reshape(-1, 3)
+        share = np.mean((colours == OBJECT_COLOURS[2]).all(1))
+        assert abs(share - 14 / 120) < 0.01
+
+
+@pytest.mark.parametrize("words", [[], ["--check"]])
+def test_what_is_told_of_classes_is_what_scaling_leaves(pair, prepared, words):
+    label = np.zeros(SIZE, np.uint8)
+    label[:, 10:], label[4, 4] = 1, 2
+    pair("a", label=label)
+    status, errors = prepared("--size", "1x1", *words)
+    assert status == 1 and "Received: class 1 at 1 x 1 pixels (--size)." in errors
+    status, output = prepared("--size", "10x12", *words)
+    assert status == 0 and "class 0 50.00%, class 1 50.00%, class 2 0.00%\n" in output
+    assert "NOTE: lost from training at 10 x 12 pixels: class 2" in output
+    assert "never in training" not in output
+
+
 def test_object_numbers_become_three_classes(pair, prepared, tmp_path):
     label = np.zeros(SIZE, np.uint16)
     label[2:9, 2:9], label[9:16, 2:9] = 40_000, 65_535
@@ -185,7 +225,7 @@ def test_what_a_killed_preparation_left_half_written_goes(pair, prepared, tmp_pa
     pair("a")
     folder = tmp_path / "mine_datasets"
     folder.mkdir()
-    for name in ("training.hdf5", "preview.png"):
+    for name in ("training.hdf5", "preview.png", "probe"):
         (folder / f".{2**31}_{name}").write_bytes(b"half")  # no process has such a number
     assert prepared()[0] == 0
     assert sorted(path.name for path in folder.iterdir()) == ["preview.png", "training.hdf5"]
@@ -416,6 +456,19 @@ def test_a_folder_that_is_no_such_folder(pair, prepared, tmp_path):
     pair("a", "train")
     pair("a", "training")
     assert "holds train and training, which are the same" in prepared()[1]
+
+
+@pytest.mark.parametrize(
+    "subsets, words",
+    [(["test"], "images beside test."), (["Train", "val"], "images beside Train and val.")],
+)
+def test_images_beside_folders_of_subsets_are_named(pair, prepared, tmp_path, subsets, words):
+    folder = pair("a", "")
+    for subset in subsets:
+        pair("b", subset)
+    status, errors = prepared()
+    assert status == 1
+    assert f"{folder} must hold images by subset, or images alone. Received: {words}" in errors
 
 
 def test_options_and_folders_contradict_each_other(pair, prepared):
