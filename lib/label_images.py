@@ -618,7 +618,7 @@ def _coloured(names, listed, palette):
 def _left_out(classes, ignored, used):
     """Numbers the classes anew without the ignored ones -> list with IGNORE for these.
 
-    A class that is ignored by its number must occur, or be IGNORE: `used` holds those that do.
+    A class that is ignored by its number must be in `used`, the numbers that label pixels have.
     """
     places, problems = set(), []
     for text in ignored:
