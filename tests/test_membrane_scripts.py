@@ -13,6 +13,7 @@ from lib.callbacks import TrainingRecorder
 from lib.experiment import Experiment
 from lib.instances import divided_probability
 from lib.phantom import membranes
+from lib.weights import TrainedWeights
 from src import launch
 from tests.processes import Killed, require_refusal, require_success, run, run_forked
 from tests.small_data import (
@@ -264,13 +265,15 @@ def test_slices_without_labels_need_no_labelled_ones(workspace, step):
 
 def test_a_testing_makes_one_experiment_and_opens_its_weights_once(workspace, monkeypatch):
     weights = workspace / "small" / "small_last.weights.h5"
-    opened, made = (note_calls(monkeypatch, cls) for cls in (h5py.File, Experiment))
+    classes = TrainedWeights, h5py.File, Experiment
+    read, opened, made = (note_calls(monkeypatch, cls) for cls in classes)
     monkeypatch.chdir(workspace)
     launch.test(
         SimpleNamespace(configuration="configuration.txt", data=None, output=None, angle=None)
     )
     assert len(made) == 1
-    assert [str(path) for path in opened].count(str(weights)) == 1
+    assert [str(path) for path in read].count(str(weights)) == 1
+    assert str(weights) not in map(str, opened), "what was read is not looked for again"
 
 
 # ---------------------------------------------------------------- other ways of training

@@ -12,6 +12,7 @@ from lib.configuration import read_configuration
 from lib.evaluation import binary_scores
 from lib.experiment import Experiment
 from lib.pre_processing import power_mean
+from lib.weights import TrainedWeights
 from lib.weights import read_weights as read_trained
 from src.tasks import TASKS
 from tests.processes import require_quiet, require_refusal, require_success, run
@@ -343,13 +344,15 @@ def test_an_experiment_is_tested_from_elsewhere_and_opened_once(
     (workspace / DATA_FOLDER).rename(tmp_path / "moved")
     before = hashes(workspace)
     weights = workspace / "small" / "small_best.weights.h5"
-    opened, made = (note_calls(monkeypatch, cls) for cls in (h5py.File, Experiment))
+    classes = TrainedWeights, h5py.File, Experiment
+    read, opened, made = (note_calls(monkeypatch, cls) for cls in classes)
 
     words = ("../workspace/small", "--data", "../moved", "--output", "../results")
     output = require_success(call("testing", elsewhere, *words))
 
     assert len(made) == 1
-    assert [str(path) for path in opened].count(str(weights)) == 1
+    assert [str(path) for path in read].count(str(weights)) == 1
+    assert str(weights) not in map(str, opened), "what was read is not looked for again"
     assert hashes(workspace) == before
     assert not list(elsewhere.iterdir())
     assert {path.name for path in (tmp_path / "results").iterdir()} >= PREDICTED | SCORES
