@@ -43,7 +43,8 @@ ENCODERS = (
 )
 _NAME = re.compile(r"[^/\\:*?\"“”‘’<>|\x00-\x1f]+")
 _INLINE_COMMENT = re.compile(r"\s+[#;].*")
-# A name may have number signs ("eyes #2"): behind it more than one space tells a comment.
+# A name may have number signs ("eyes #2"). A comment behind it stands after two spaces or more, or
+# has a space on both sides of its sign.
 _COMMENT_BEHIND_NAME = re.compile(r"\s{2,}[#;]|\s[#;]\s")
 
 

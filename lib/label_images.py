@@ -323,11 +323,11 @@ def _twice(items):
 def find_coding(contents, listed=None, ignored=()):
     """Finds out how the labels of a data set show their classes, and checks every file.
 
-    By colour: if a file has colours and no palette, if palettes disagree, or if all that occurs is
-    listed with its colour, or palettes and greys show the same two colours by different numbers.
-    Otherwise by number. Without a list, two values of whatever size are two
-    classes, the lower is background; more are class numbers as they are, and colours are numbered
-    from dark to bright. IGNORE (255) is no class. Classes behind an ignored one move up.
+    By colour: if a file has colours and no palette, if palettes disagree, if all that occurs is
+    listed with its colour, or if palettes and greys show the same two colours by other numbers.
+    Otherwise by number. Without a list, two values of whatever size are two classes, the lower is
+    background; more are class numbers as they are, and colours are numbered from dark to bright.
+    IGNORE (255) is no class. Classes behind an ignored one move up.
 
     Args:
         contents: LabelContent of all label files.
@@ -339,10 +339,12 @@ def find_coding(contents, listed=None, ignored=()):
         UserError: with all problems, each naming its file.
     """
     raise_if_any(counted(_opaque_among_shapes(contents)))
-    has_two_colours = _are_two_colours_of_several_numbers(contents, listed, ignored)
-    by_colour = has_two_colours or _is_by_colour(contents, listed)
-    find = _classes_by_colour if by_colour else _classes_by_number
-    find = _classes_of_two_colours if has_two_colours else find
+    if _are_two_colours_of_several_numbers(contents, listed, ignored):
+        by_colour, find = True, _classes_of_two_colours
+    elif _is_by_colour(contents, listed):
+        by_colour, find = True, _classes_by_colour
+    else:
+        by_colour, find = False, _classes_by_number
     classes, values, remarks = find(contents, listed, ignored)
     used = _used_colours(contents) if by_colour else _used_numbers(contents)
     numbers = _left_out(classes, ignored, {values.get(value, value) for value in used})
@@ -412,7 +414,7 @@ def _are_two_colours_of_several_numbers(contents, listed, ignored):
 
     In each file different numbers must have different colours, or they are what classes are.
     """
-    if listed and (listed.colours or len(listed) > 2) or str(IGNORE) in ignored:
+    if str(IGNORE) in ignored or (listed and (listed.colours or len(listed) > 2)):
         return False
     return (
         len(_used_numbers(contents)) > len(_used_colours(contents)) == 2
