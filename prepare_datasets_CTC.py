@@ -29,13 +29,13 @@ with tell_missing_packages():
     from lib.files import absolute_path, folder_for_output, hdf5_files, settle_earlier
     from lib.image_files import (
         list_images,
-        read_labels,
         read_pages,
         read_picture,
         shortened,
         tell_copies,
     )
     from lib.instances import carve_touching, is_mostly_in_pieces
+    from lib.label_images import read_instances
     from lib.weight_map import class_weights, weight_map
 
 OUTPUT_FOLDER = "CTC_datasets_training_testing"
@@ -403,12 +403,7 @@ def _read_image(path):
 
 
 def _read_objects(path, image):
-    objects = read_labels(path)
-    if objects.dtype.kind not in "ui" or objects.min() < 0 or objects.max() > MOST_OBJECTS:
-        raise ValueError(
-            f"{path} must hold the numbers of objects: whole, from 0 (background) to "
-            f"{MOST_OBJECTS:,}. Received: {objects.dtype} from {objects.min()} to {objects.max()}."
-        )
+    objects = read_instances(path, MOST_OBJECTS)
     if objects.shape != image.shape:
         raise ValueError(
             f"{path} must have the size of its frame, {_size(image)}. Received: {_size(objects)}."

@@ -117,24 +117,8 @@ def image_stem(path):
     return "".join("_" if c in "/\\" or unicodedata.category(c) in UNPRINTABLE else c for c in stem)
 
 
-def read_image(path, most_pixels=MOST_PIXELS):
-    """Reads an image of any number of channels in its own type.
-
-    Palettes are expanded, alpha channels left out, cameras' turns undone; 1, 2 and 4 bits become 8.
-
-    Args:
-        path: an image file.
-        most_pixels: refuses larger images; None reads any.
-    Returns:
-        (C, height, width): 1 channel for grey, 3 for RGB, others as a TIFF file has them.
-    Raises:
-        ValueError: if it cannot be read whole or holds several images.
-    """
-    return read_picture(path, most_pixels).pixels
-
-
 def read_pages(path, most_pixels=MOST_PIXELS):
-    """Reads all images of a file, as read_image does -> list of (C, height, width)."""
+    """Reads all images of a file, as read_picture does -> list of (C, height, width)."""
     return [picture.pixels for picture in _pictures(path, most_pixels)]
 
 
@@ -146,12 +130,12 @@ def read_channels(path, most_pixels=MOST_PIXELS):
 
     Args:
         path: an image file.
-        most_pixels: as in read_image.
+        most_pixels: as in read_picture.
     Returns:
         (C, height, width) uint8 or uint16; and whether they may be slices as well as channels, by
         what the file says.
     Raises:
-        ValueError: as read_image, and for other numbers; for pages, how channels are written.
+        ValueError: as read_picture, and for other numbers; for pages, how channels are written.
     """
     pixels, may_be_slices = _channels(path, most_pixels)
     if pixels.dtype in (np.uint8, np.uint16):
@@ -323,36 +307,6 @@ def _is_lossy_webp(content):
         length = 16 if name == b"ANMF" else int.from_bytes(size, "little")
         place += 8 + length + length % 2
     return False
-
-
-def read_labels(path, most_pixels=MOST_PIXELS):
-    """Reads the numbers of classes or objects as they are stored.
-
-    Args:
-        path: an image file; with a palette (as in Pascal VOC) the numbers of its colours are read,
-            of a TIFF file whose 0 is white the numbers all the same, and of a shape drawn in one
-            colour on transparency the alpha channel.
-        most_pixels: as in read_image.
-    Returns:
-        (height, width) of the file's own type.
-    Raises:
-        ValueError: if it cannot be read whole, is a JPEG file, or shows colours that are no greys.
-    """
-    picture = read_picture(path, most_pixels)
-    require_lossless(path)
-    if picture.indices is not None:
-        return picture.indices
-    if picture.stored is not None:
-        return picture.stored
-    shape = drawn_shape(picture)
-    if shape is not None:
-        return shape
-    if (picture.pixels != picture.pixels[:1]).any():
-        raise ImageError(
-            f"{path} must hold a number for each pixel. Received: {kind_of(picture)}. Save the "
-            "numbers as a grey image, or as one with a palette (PNG)."
-        )
-    return picture.pixels[0]
 
 
 def read_photograph(path):

@@ -147,15 +147,16 @@ def read_label(path):
     return Label(None, packed(pixels))
 
 
-def read_instances(path):
+def read_instances(path, highest=2**31 - 1):
     """Reads object numbers.
 
     Args:
         path: an image file, as of read_label.
+        highest: the highest number that may occur, below 2^31.
     Returns:
         (height, width) int32; 0 is background.
     Raises:
-        ValueError: as read_label, and for colours.
+        ValueError: as read_label, for colours, and for a higher number.
     """
     numbers = read_label(path).numbers
     if numbers is None:
@@ -163,10 +164,10 @@ def read_instances(path):
             f"{path} must hold object numbers. Received: an image in colours. Save the numbers as "
             "a grey image of 16 bits (PNG or TIFF)."
         )
-    if numbers.max() >= 2**31:
+    if numbers.max() > highest:
         raise ImageError(
-            f"{path} must hold object numbers below 2^31. Received: {numbers.max()}. Renumber them "
-            "(skimage.segmentation.relabel_sequential)."
+            f"{path} must hold object numbers of at most {highest:,}. Received: {numbers.max():,}. "
+            "Renumber them (skimage.segmentation.relabel_sequential)."
         )
     return numbers.astype(np.int32)
 
@@ -220,8 +221,8 @@ def _whole_numbers(path, grey):
         raise ImageError(f"{path} must hold whole numbers. Received: others ({grey.dtype}).")
     if grey.min() < 0:
         raise ImageError(
-            f"{path} must hold numbers of at least 0. Received: {grey.min():g}. Pixels that are to "
-            f"count nowhere have the number {IGNORE}."
+            f"{path} must hold numbers of at least 0. Received: {grey.min():g}. In labels of "
+            f"classes {IGNORE} is what counts nowhere."
         )
     return grey if grey.dtype.kind == "u" else grey.astype(np.int64)
 

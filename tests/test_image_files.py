@@ -17,13 +17,13 @@ from lib.image_files import (
     list_images,
     read_binary_mask,
     read_grey_images,
-    read_image,
-    read_labels,
     read_pages,
     read_photograph,
+    read_picture,
     read_stack,
     two_values,
 )
+from lib.label_images import read_instances, read_label
 from tests.fuzz.inputs import png_bomb
 
 HEIGHT, WIDTH = 6, 9
@@ -160,9 +160,9 @@ def test_the_shape_may_lie_in_the_alpha_channel_of_a_tiff_file(tmp_path, mask):
 def test_where_all_is_transparent_nothing_is_drawn(tmp_path, mask, colour):
     planes = [np.full_like(mask, colour)] * 3
     path = saved(tmp_path / "mask.png", np.dstack([*planes, np.zeros_like(mask)]))
-    assert not read_binary_mask(path).any() and not read_labels(path).any()
+    assert not read_binary_mask(path).any() and not read_label(path).numbers.any()
     path = saved(tmp_path / "shape.png", np.dstack([*planes, mask]))
-    np.testing.assert_array_equal(read_labels(path), mask)
+    np.testing.assert_array_equal(read_label(path).numbers, mask)
 
 
 def test_a_transparent_colour_of_a_palette_is_the_background(tmp_path, mask):
@@ -373,7 +373,7 @@ def test_a_folder_a_broken_link_and_a_missing_file_are_told_apart(tmp_path):
         ("none.png", "does not exist."),
     ):
         with pytest.raises(ValueError) as error:
-            read_image(tmp_path / name)
+            read_picture(tmp_path / name)
         assert str(error.value) == f"{tmp_path / name} {words}"
     with pytest.raises(ValueError, match="gone.png is a link to .*old.tif is a folder"):
         list_images(tmp_path)
@@ -398,7 +398,7 @@ def test_what_keeps_a_file_from_being_read_is_told_apart(tmp_path, mask, monkeyp
     path = saved(tmp_path / "mask.png", mask)
     monkeypatch.setattr(image_files, "is_tiff", fail)
     with pytest.raises(ValueError, match=words) as raised:
-        read_image(path)
+        read_picture(path)
     assert ("Download it again" in str(raised.value)) == ("truncated" in str(error))
 
 
@@ -408,9 +408,9 @@ def test_large_images_are_for_run_prediction(tmp_path, mask, ending):
     with pytest.raises(
         ValueError, match="has 9 x 6 = 54 pixels; expected at most 53. Cut"
     ) as error:
-        read_image(path, most_pixels=53)
+        read_picture(path, most_pixels=53)
     assert "run_prediction.py takes large images" in str(error.value)
-    assert read_image(path, most_pixels=None).shape == (1, HEIGHT, WIDTH)
+    assert read_picture(path, most_pixels=None).pixels.shape == (1, HEIGHT, WIDTH)
 
 
 def test_a_bomb_is_refused_before_it_is_read(tmp_path, monkeypatch):
@@ -447,7 +447,7 @@ def test_an_image_in_a_gif_that_claims_to_be_huge_is_refused_before_there_is_roo
         start += b"\x2c\0\0\0\0" + struct.pack("<HH", *size) + image
     path.write_bytes(start)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    for read in (read_photograph, read_labels, lambda path: list(iterate_images(path, 3))):
+    for read in (read_photograph, read_label, lambda path: list(iterate_images(path, 3))):
         with pytest.raises(ValueError, match="an image in it claims to be far larger"):
             read(path)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000
@@ -468,7 +468,9 @@ def test_pillows_limit_is_worded(tmp_path):
 def test_any_image_has_channels_first_and_no_alpha(tmp_path, photograph, mode, channels):
     image = Image.fromarray(photograph).convert(mode)
     expected = np.asarray(image).reshape(HEIGHT, WIDTH, -1).transpose(2, 0, 1)[:channels]
-    np.testing.assert_array_equal(read_image(saved(tmp_path / "image.png", image)), expected)
+    np.testing.assert_array_equal(
+        read_picture(saved(tmp_path / "image.png", image)).pixels, expected
+    )
 
 
 def test_any_image_of_16_bits(tmp_path, rng):
@@ -477,7 +479,9 @@ def test_any_image_of_16_bits(tmp_path, rng):
         path = tmp_path / f"{channels}.png"
         assert cv2.imwrite(str(path), colours[..., [2, 1, 0, 3][:channels]])
         first = [2] if channels == 1 else range(kept)
-        np.testing.assert_array_equal(read_image(path), colours[..., first].transpose(2, 0, 1))
+        np.testing.assert_array_equal(
+            read_picture(path).pixels, colours[..., first].transpose(2, 0, 1)
+        )
 
 
 def test_pages_of_a_gif(tmp_path, mask):
@@ -492,17 +496,15 @@ def test_pages_of_a_gif(tmp_path, mask):
 def test_labels_of_a_palette_are_its_numbers(tmp_path, mask, ending):
     image = palette_image(mask, (128, 0, 0), (0, 128, 0))
     path = saved(tmp_path / f"classes.{ending}", image)
-    np.testing.assert_array_equal(read_labels(path), mask // 255)
-    np.testing.assert_array_equal(read_image(path)[0], np.where(mask, 0, 128))
+    np.testing.assert_array_equal(read_label(path).numbers, mask // 255)
+    np.testing.assert_array_equal(read_picture(path).pixels[0], np.where(mask, 0, 128))
 
 
-def test_labels_in_colours_are_refused(tmp_path, photograph, mask):
+def test_objects_in_colours_are_refused(tmp_path, photograph, mask):
     grey = saved(tmp_path / "grey.png", np.dstack([mask] * 3))
-    np.testing.assert_array_equal(read_labels(grey), mask)
-    with pytest.raises(
-        ValueError, match="must hold a number for each pixel. Received: an image in"
-    ):
-        read_labels(saved(tmp_path / "colours.png", photograph))
+    np.testing.assert_array_equal(read_instances(grey), mask)
+    with pytest.raises(ValueError, match="must hold object numbers. Received: an image in colours"):
+        read_instances(saved(tmp_path / "colours.png", photograph))
 
 
 def test_colours_of_print_are_refused(tmp_path, photograph):

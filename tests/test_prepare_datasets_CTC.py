@@ -319,7 +319,7 @@ def test_an_annotation_in_colours_is_refused(folder):
     colours = np.random.default_rng(0).integers(0, 255, (SIDE, SIDE, 3), dtype=np.uint8)
     save(folder / "01_ST/SEG/man_seg001.tif", colours)
     (problem,) = problems_of(folder)
-    assert "man_seg001.tif must hold a number for each pixel. Received: an image in" in problem
+    assert "man_seg001.tif must hold object numbers. Received: an image in colours." in problem
 
 
 def test_a_missing_sequence_is_named_with_what_is_there(folder):
@@ -372,20 +372,19 @@ def test_stacks_are_refused(folder):
 
 
 @pytest.mark.parametrize(
-    ("dtype", "lowest", "highest", "received"),
+    ("dtype", "lowest", "highest", "words"),
     [
-        (np.int16, -1, 5, "int16 from -1 to 5"),
-        (np.float32, 0, 1.5, "float32 from 0.0 to 1.5"),
-        (np.uint32, 0, 70_000, "uint32 from 0 to 70000"),
+        (np.int16, -1, 5, "must hold numbers of at least 0. Received: -1."),
+        (np.float32, 0, 1.5, "must hold whole numbers. Received: others (float32)."),
+        (np.uint32, 0, 70_000, "must hold object numbers of at most 65,535. Received: 70,000."),
     ],
 )
-def test_numbers_that_count_no_objects_are_refused(folder, dtype, lowest, highest, received):
+def test_numbers_that_count_no_objects_are_refused(folder, dtype, lowest, highest, words):
     objects = np.full((SIDE, SIDE), lowest, dtype)
     objects[10:20] = highest
     tifffile.imwrite(folder / "01_ST/SEG/man_seg001.tif", objects)
     (problem,) = problems_of(folder)
-    assert "must hold the numbers of objects: whole, from 0 (background) to 65,535." in problem
-    assert f"Received: {received}." in problem
+    assert f"man_seg001.tif {words}" in problem
 
 
 def test_images_in_colours_and_of_other_sizes_are_refused(folder):

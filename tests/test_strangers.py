@@ -18,7 +18,7 @@ from lib.configuration import read_configuration
 from lib.errors import UserError
 from lib.experiment import PROJECT
 from lib.files import load_hdf5
-from lib.image_files import read_image
+from lib.image_files import read_picture
 from lib.legacy_weights import explain_not_weights
 from lib.weights import read_weights
 from src.tasks import TASKS
@@ -104,7 +104,7 @@ def test_archives_stay_packed(in_tmp_path):
     path.rename(path := in_tmp_path / "eyes.png")
     before = hashes(in_tmp_path)
     with pytest.raises(ValueError, match="is not an image that can be read"):
-        read_image(path)
+        read_picture(path)
     assert "Unpack it and name the file inside" in explain_not_weights(path)
     assert hashes(in_tmp_path) == before
     assert not (in_tmp_path.parent / "climbed.txt").exists()

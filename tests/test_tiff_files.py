@@ -11,12 +11,12 @@ from PIL import Image
 from lib import tiff_files
 from lib.image_files import (
     iterate_images,
-    read_image,
-    read_labels,
     read_pages,
     read_photograph,
+    read_picture,
     read_stack,
 )
+from lib.label_images import read_label
 
 HEIGHT, WIDTH = 6, 9
 
@@ -145,7 +145,7 @@ def test_thumbnails_and_levels_of_a_pyramid_are_no_images(path, slices):
         file.write(slices[0], subifds=1, metadata=None)
         file.write(slices[0, ::2, ::2], subfiletype=1, metadata=None)
         file.write(slices[0, ::3, ::3], subfiletype=1, metadata=None)
-    np.testing.assert_array_equal(read_image(path), slices[:1])
+    np.testing.assert_array_equal(read_picture(path).pixels, slices[:1])
 
 
 # ---------------------------------------------------------------- values
@@ -156,7 +156,7 @@ def test_thumbnails_and_levels_of_a_pyramid_are_no_images(path, slices):
 def test_numbers_keep_their_type(path, rng, dtype, byteorder):
     image = (rng.normal(0, 40, (HEIGHT, WIDTH))).astype(np.int8).astype(dtype)
     tifffile.imwrite(path, image, byteorder=byteorder)
-    read = read_image(path)
+    read = read_picture(path).pixels
     np.testing.assert_array_equal(read, image[np.newaxis])
     assert read.dtype == dtype
     assert read.dtype.isnative
@@ -183,14 +183,14 @@ def test_one_bit(path, slices, compression):
         image.save(path, compression=compression, tiffinfo={262: 1})
     else:
         image.save(path, compression=compression)
-    np.testing.assert_array_equal(read_image(path)[0], np.where(slices[0] > 99, 255, 0))
+    np.testing.assert_array_equal(read_picture(path).pixels[0], np.where(slices[0] > 99, 255, 0))
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16"])
 def test_white_may_be_0(path, slices, dtype):
     image = slices[0].astype(dtype)
     tifffile.imwrite(path, image, photometric="miniswhite")
-    np.testing.assert_array_equal(read_image(path)[0], np.iinfo(dtype).max - image)
+    np.testing.assert_array_equal(read_picture(path).pixels[0], np.iinfo(dtype).max - image)
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16"])
@@ -199,19 +199,19 @@ def test_white_may_be_0_and_compressed(path, slices, dtype):
     # Pillow writes 8 bits inverted then, and 16 as they are.
     Image.fromarray(image).save(path, compression="tiff_lzw", tiffinfo={262: 0})
     seen = image if dtype == "uint8" else 65535 - image
-    np.testing.assert_array_equal(read_image(path)[0], seen)
-    np.testing.assert_array_equal(read_labels(path), np.iinfo(dtype).max - seen)
+    np.testing.assert_array_equal(read_picture(path).pixels[0], seen)
+    np.testing.assert_array_equal(read_label(path).numbers, np.iinfo(dtype).max - seen)
 
 
 def test_white_may_be_0_in_one_bit(path, slices):
     tifffile.imwrite(path, slices[0] > 99, photometric="miniswhite")
-    np.testing.assert_array_equal(read_image(path)[0], np.where(slices[0] > 99, 0, 255))
+    np.testing.assert_array_equal(read_picture(path).pixels[0], np.where(slices[0] > 99, 0, 255))
 
 
 def test_white_that_is_0_in_floating_point_is_refused(path, slices):
     tifffile.imwrite(path, slices[0].astype(np.float32), photometric="miniswhite")
     with pytest.raises(ValueError, match="counts from white to black.*Save it with 0 for black"):
-        read_image(path)
+        read_picture(path)
 
 
 @pytest.mark.parametrize("compression", [None, "tiff_lzw"])
@@ -219,7 +219,7 @@ def test_palettes_are_expanded(path, rng, compression):
     image = Image.fromarray(colours(rng)).quantize(8)
     image.save(path, compression=compression)
     expected = np.asarray(image.convert("RGB")).transpose(2, 0, 1)
-    np.testing.assert_array_equal(read_image(path), expected)
+    np.testing.assert_array_equal(read_picture(path).pixels, expected)
 
 
 @pytest.mark.parametrize("compression", [None, "zlib"])
@@ -231,7 +231,7 @@ def test_colours_in_planes_or_pixel_by_pixel(path, rng, planarconfig, compressio
     tifffile.imwrite(
         path, stored, photometric="rgb", planarconfig=planarconfig, compression=compression
     )
-    read = read_image(path)
+    read = read_picture(path).pixels
     np.testing.assert_array_equal(read, image.transpose(2, 0, 1))
     assert read.dtype == dtype
     if dtype == "uint8":
@@ -243,12 +243,12 @@ def test_alpha_is_left_out_but_no_other_channel(path, rng):
     for kinds, left in (((2,), 3), ((1,), 3), ((0,), 4), ((0, 2), 4), ((2, 0), 4)):
         stored = image[..., : 3 + len(kinds)]
         tifffile.imwrite(path, stored, photometric="rgb", extrasamples=kinds)
-        assert read_image(path).shape == (left, HEIGHT, WIDTH), kinds
+        assert read_picture(path).pixels.shape == (left, HEIGHT, WIDTH), kinds
 
 
 def test_five_channels(path, slices):
     tifffile.imwrite(path, slices[:5], photometric="minisblack", planarconfig="separate")
-    np.testing.assert_array_equal(read_image(path), slices[:5])
+    np.testing.assert_array_equal(read_picture(path).pixels, slices[:5])
 
 
 @pytest.mark.parametrize("compression", [None, "tiff_lzw"])
@@ -262,7 +262,7 @@ def test_turned_as_the_tag_says(path, rng, orientation, compression):
         8: np.rot90(image),
     }[orientation]  # fmt: skip
     Image.fromarray(image).save(path, tiffinfo={274: orientation}, compression=compression)
-    np.testing.assert_array_equal(read_image(path), shown.transpose(2, 0, 1))
+    np.testing.assert_array_equal(read_picture(path).pixels, shown.transpose(2, 0, 1))
 
 
 # ---------------------------------------------------------------- what tifffile decodes not alone
@@ -278,10 +278,10 @@ def test_photograph_that_pillow_must_decode(path, rng, compression):
 def test_lzw_of_16_bits(path, rng):
     grey = rng.integers(0, 2**16, (HEIGHT, WIDTH), dtype=np.uint16)
     Image.fromarray(grey).save(path, compression="tiff_lzw")
-    np.testing.assert_array_equal(read_image(path), grey[np.newaxis])
+    np.testing.assert_array_equal(read_picture(path).pixels, grey[np.newaxis])
     image = rng.integers(0, 2**16, (HEIGHT, WIDTH, 3), dtype=np.uint16)
     assert cv2.imwrite(str(path), image[..., ::-1])  # LZW is OpenCV's own choice
-    np.testing.assert_array_equal(read_image(path), image.transpose(2, 0, 1))
+    np.testing.assert_array_equal(read_picture(path).pixels, image.transpose(2, 0, 1))
 
 
 def test_lzw_of_16_bits_is_no_first_page_in_place_of_others(path, rng):
@@ -303,7 +303,7 @@ def test_what_pillow_would_change_is_refused_with_a_way_out(path, rng):
     image = Image.fromarray(rng.normal(size=(HEIGHT, WIDTH)).astype(np.float32))
     image.save(path, compression="tiff_lzw")
     with pytest.raises(ValueError, match="compressed with LZW, 1 x 32 bits a pixel.*imagecodecs"):
-        read_image(path)
+        read_picture(path)
 
 
 @pytest.mark.parametrize(("number", "name"), [(50002, "JPEGXL"), (50001, "WEBP")])
@@ -312,7 +312,7 @@ def test_compressions_that_nothing_here_knows_are_refused_by_name(path, slices, 
     with tifffile.TiffFile(path, mode="r+b") as file:
         file.pages[0].tags["Compression"].overwrite(number)
     with pytest.raises(ValueError, match=f"compressed with {name}, 1 x 8 bits .* imagecodecs"):
-        read_image(path)
+        read_picture(path)
 
 
 def test_kinds_that_nothing_here_knows_are_refused_by_name(path, slices):
@@ -320,7 +320,7 @@ def test_kinds_that_nothing_here_knows_are_refused_by_name(path, slices):
     with tifffile.TiffFile(path, mode="r+b") as file:
         file.pages[0].tags["PhotometricInterpretation"].overwrite(777)
     with pytest.raises(ValueError, match="must be grey or RGB. Received: .* of the kind 777"):
-        read_image(path)
+        read_picture(path)
 
 
 @pytest.mark.parametrize("photometric", ["CMYK", "LAB"])
@@ -333,7 +333,7 @@ def test_colours_of_print_are_refused_by_name(path, rng, photometric):
     )
     image.save(path)
     with pytest.raises(ValueError, match="must be grey or RGB. Received: a TIFF file of the kind"):
-        read_image(path)
+        read_picture(path)
 
 
 # ---------------------------------------------------------------- damage
@@ -385,7 +385,7 @@ def test_a_tile_that_was_never_written_is_no_black_one(path, slices):
     tiles = [np.full((16, 16), 9, np.uint8), None]
     tifffile.imwrite(path, iter(tiles), shape=(16, 32), dtype=np.uint8, tile=(16, 16))
     with pytest.raises(ValueError, match="cannot be read whole; .* it ends before its last pixel"):
-        read_image(path)
+        read_picture(path)
 
 
 def test_a_hyperstack_whose_numbers_cannot_be_is_not_read_as_one_slice(path, slices):

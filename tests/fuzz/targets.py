@@ -144,7 +144,6 @@ def _ways_to_read():
         "photograph": image_files.read_photograph,
         "mask": image_files.read_binary_mask,
         "channels": image_files.read_channels,
-        "labels": image_files.read_labels,
         "stack": image_files.read_stack,
         "label stack": functools.partial(image_files.read_stack, is_label=True),
         "label": lambda path: label_images.content_of(path, label_images.read_label(path)),
