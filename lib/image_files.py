@@ -572,6 +572,11 @@ def _orientation(path):
 def _page_of(path, image, page, convert=False):
     """Decodes one page of an open image -> Picture; convert: colours of print become RGB."""
     _seek(path, image, page)
+    if image.format == "BMP" and _is_misread_bmp(image):
+        raise ImageError(
+            f"{path} must be a BMP file that can be read: Pillow takes its pixels for others, as "
+            "its palette holds black and white, or greys, alone. Save it as PNG."
+        )
     # Pillow reads the upper 8 of 16 bits a colour: of 12-bit photographs 16 levels are left.
     has_16_bits = ";16" in str([tile[3] for tile in image.tile]) and image.mode[0] != "I"
     orientation = image.getexif().get(0x0112, 1)
@@ -584,6 +589,15 @@ def _page_of(path, image, page, convert=False):
     if convert and image.mode in OTHER_COLOURS:
         image = image.convert("RGB")
     return _from_pillow(path, image)
+
+
+def _is_misread_bmp(image):
+    """Tells whether Pillow forgot with a BMP file's palette of greys how many bits a pixel has."""
+    ((codec, _, _, arguments),) = image.tile
+    if codec != "raw":
+        return image.mode == "1"
+    bits = {"1": 1, "L": 8}.get(image.mode)
+    return bits is not None and arguments[1] != (image.width * bits + 31) // 32 * 4
 
 
 def open_image(path):

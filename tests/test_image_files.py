@@ -453,6 +453,42 @@ def test_an_image_in_a_gif_that_claims_to_be_huge_is_refused_before_there_is_roo
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000
 
 
+def bmp(indices, palette, bits):
+    """A BMP file of 4 or 8 bits a pixel and as many greys in its palette as are given."""
+    height, width = indices.shape
+    rows = indices[::-1] if bits == 8 else indices[::-1, ::2] * 16 + indices[::-1, 1::2]
+    rows = np.pad(rows, ((0, 0), (0, -rows.shape[1] % 4))).astype(np.uint8).tobytes()
+    start = 54 + 4 * len(palette)
+    head = struct.pack("<2sIHHI", b"BM", start + len(rows), 0, 0, start)
+    head += struct.pack("<IiiHHIIiiII", 40, width, height, 1, bits, 0, 0, 0, 0, len(palette), 0)
+    return head + bytes(value for grey in palette for value in (grey, grey, grey, 0)) + rows
+
+
+@pytest.mark.parametrize(
+    ("bits", "palette", "is_refused"),
+    [
+        (8, (0, 255), True),  # Pillow reads other pixels
+        (4, (0, 255), True),
+        (4, range(16), True),
+        (8, range(256), False),
+        (8, (255, 0), False),
+        (4, (255, 0), False),
+        (8, (0, 1), False),
+    ],
+)
+def test_bmp_files_with_a_palette_of_greys_are_read_right_or_refused(
+    tmp_path, rng, bits, palette, is_refused
+):
+    indices = rng.integers(0, len(palette), (20, 70))
+    path = tmp_path / "mask.bmp"
+    path.write_bytes(bmp(indices, palette, bits))
+    if is_refused:
+        with pytest.raises(ValueError, match="a BMP file that can be read: .* Save it as PNG"):
+            read_picture(path)
+        return
+    np.testing.assert_array_equal(read_picture(path).pixels[0], np.array(palette)[indices])
+
+
 def test_pillows_limit_is_worded(tmp_path):
     Image.new("1", (14000, 14000)).save(tmp_path / "huge.png")
     with pytest.raises(
