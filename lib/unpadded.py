@@ -27,8 +27,8 @@ EXPORTED = {
     "margin, the middle of the tile",
     "pre_processing": "percentile: each slice from its 0.1 to its 99.9 percentile to [0, 1], "
     "clipped; minmax_stack: from the lowest to the highest value of the stack. Then it is seen at "
-    "each of scales times its size, and of the probabilities of membrane the power mean is taken "
-    "(lib/pre_processing.py).",
+    "each of scales times its size, averaged over average_flips orientations, and of the "
+    "probabilities of membrane the power mean is taken (lib/pre_processing.py).",
     "objects": "connected pixels above the threshold, which goes with divide: where that is above "
     "0 they are divided along lines with a lower mean. Cells of fewer than smallest_object pixels "
     "are left out, holes filled, and each cell grows by grow pixels (lib/instances.py).",
@@ -291,7 +291,7 @@ def export_network(configuration, weights, classes, keys=("divide",)):
         "classes": classes,
         **EXPORTED,
         "scaling": weights.scaling,
-        **{name: getattr(settings, name) for name in ("scales", *keys)},
+        **{name: getattr(settings, name) for name in ("scales", "average_flips", *keys)},
         "margin": margin(depth),
     }
 

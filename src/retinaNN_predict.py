@@ -74,8 +74,11 @@ EXPORTED = {
     "output": "(batch, height * width, 2) float32, probabilities, row after row",
     "pre_processing": "{channels}, scaled from its minimum to its maximum (its 0.1 to its 99.9 "
     "percentile where single pixels lie far outside) to [0, 255]; equalised (clahe: 8 x 8 tiles, "
-    "clip limit 2); gamma 1.2; divided by 255. The photograph is scaled so that its field of view "
-    "is fov_width pixels wide.",
+    "clip limit 2); gamma 1.2; divided by 255. The photograph is scaled before, at each of "
+    "camera_scales, so that its field of view is fov_width times that many pixels wide.",
+    "averages": "over average_flips orientations, or of each of camera_scales over as many as "
+    "camera_flips says; over camera_scales the power mean of the probabilities of vessel "
+    "(lib/pre_processing.py)",
 }
 CHANNELS_IN_WORDS = {
     "grey": "grey = 0.299 R + 0.587 G + 0.114 B",
@@ -648,15 +651,16 @@ def make_predictor(configuration, weights, threshold=None):
         attributes = configuration.data_attributes
         network = build_network(configuration, attributes.patch_height, attributes.patch_width)
         weights.load_into(network, settings.skip_order)
-        return network, describe_export(attributes)
+        return network, describe_export(configuration)
 
     return ImagePredictor(
         predict, 3, "vessel", threshold=threshold, protocol=protocol, export=export
     )
 
 
-def describe_export(attributes):
-    """Gives the metadata of an exported network: EXPORTED, as the data attributes say."""
+def describe_export(configuration):
+    """Gives the metadata of an exported network: EXPORTED, and the settings that it names."""
+    attributes, settings = configuration.data_attributes, configuration.testing_settings
     words = {
         "channels": CHANNELS_IN_WORDS[attributes.channels],
         "num_channels": NUM_CHANNELS[attributes.channels],
@@ -664,8 +668,12 @@ def describe_export(attributes):
     described = {**EXPORTED}
     for name in ("input", "pre_processing"):
         described[name] = described[name].format(**words)
-    settings = {name: getattr(attributes, name) for name in ("equalization", "fov_width")}
-    return {**described, "channels": attributes.channels, **settings}
+    for section, names in (
+        (attributes, ("channels", "equalization", "fov_width")),
+        (settings, ("average_flips", "camera_scales", "camera_flips")),
+    ):
+        described |= {name: getattr(section, name) for name in names}
+    return described
 
 
 def predict_photograph(configuration, predictor, photograph, threshold, looks=None):

@@ -212,7 +212,8 @@ def make_predictor(configuration, weights, threshold=None):
         side = settings.tile_size
         network = build_network(configuration, data, side, side)
         weights.load_into(network, settings.skip_order)
-        known = {"scaling": data["scaling"], **({"size": size} if size else {})}
+        known = {"scaling": data["scaling"], "average_flips": settings.average_flips}
+        known |= {"size": size} if size else {}
         if data["has_instances"]:
             keys = ("object_threshold", "smallest_object")
             known |= {"objects": OBJECTS, **{name: getattr(settings, name) for name in keys}}

@@ -57,22 +57,23 @@ def test_a_shipped_network_is_the_same_in_onnx(name, tmp_path):
 @pytest.mark.parametrize(
     ("name", "keys"),
     [
-        ("vessels", ()),
+        ("vessels", ("camera_scales", "camera_flips")),
         ("membranes", ("scales", "divide")),
         ("cells", ("scales", "divide", "smallest_object", "grow")),
         ("nuclei", ("object_threshold", "smallest_object")),
     ],
 )
-def test_the_metadata_tell_how_objects_are_found(name, keys):
+def test_the_metadata_tell_what_is_not_part_of_the_network(name, keys):
     configuration = read_configuration(PRETRAINED / name / f"{name}_configuration.txt", TASKS)
     settings = configuration.testing_settings
     weights = read_weights(Experiment(f"pretrained/{name}").find_weights(settings.best_last))
     script = importlib.import_module(configuration.task.prediction)
     _, metadata = script.make_predictor(configuration, weights).export()
-    assert ("objects" in metadata) == bool(keys)
+    assert ("objects" in metadata) == (name != "vessels")
     every = {"scales", "divide", "smallest_object", "grow", "object_threshold"}
+    every |= {"average_flips", "camera_scales", "camera_flips"}
     assert {key: metadata[key] for key in every & set(metadata)} == {
-        key: getattr(settings, key) for key in keys
+        key: getattr(settings, key) for key in ("average_flips", *keys)
     }
 
 

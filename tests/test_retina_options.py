@@ -107,7 +107,10 @@ def test_the_cross_entropy_stays_keras_own(in_tmp_path):
 )
 def test_an_exported_network_says_what_it_takes(channels, number, words):
     attributes = SimpleNamespace(channels=channels, equalization="clahe", fov_width=540)
-    described = describe_export(attributes)
+    settings = SimpleNamespace(average_flips=8, camera_scales=(0.8, 1.0), camera_flips=None)
+    described = describe_export(
+        SimpleNamespace(data_attributes=attributes, testing_settings=settings)
+    )
     assert described["input"] == f"(batch, {number}, height, width) float32 in [0, 1]"
     assert described["pre_processing"].startswith(words)
     assert (described["channels"], described["fov_width"]) == (channels, 540)
