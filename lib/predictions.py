@@ -33,6 +33,8 @@ from lib.report import OUTLINE, ReportImage, outline
 from lib.results import MOST_OBJECTS, safe_name
 
 OWN = TABLE, STATE, REPORT = "measurements.csv", ".prediction.json", "report.html"
+# What a table that somebody changed is kept as.
+FOUND = "measurements_found_{}.csv"
 # Where a picture says which version of its file it shows.
 VERSION = "version of the file"
 ENDINGS = {
@@ -141,7 +143,9 @@ class PredictionFolder:
         if overwrite and self._state() not in (None, self.origin):
             self._remove()
         self._require_same_origin()
-        self.rows = _read_rows(self.folder / TABLE)
+        self.rows, is_as_written = _read_rows(self.folder / TABLE)
+        if not is_as_written:
+            self._keep_table()
         self._are_written = False  # whether the table holds these rows and no others
         self._versions = {}  # of the files that were asked for
 
@@ -292,10 +296,19 @@ class PredictionFolder:
 
     def _append(self, row):
         """Adds a row at the end of the table: what a kill leaves half-written is not read again."""
-        alike = [other for other in self.rows if other.keys() == row.keys()]
-        is_whole = alike and len(alike) == len(self.rows) and (self.folder / TABLE).is_file()
-        self.rows = [*alike, row]
-        if not is_whole:
+        known = list(self.rows[0]) if self.rows else []
+        lacking = [name for name in row if name not in known]
+        if known and lacking:
+            print(
+                f"{self.folder / TABLE} has no {', '.join(lacking)}: empty in the rows that are "
+                "there. Delete these, and they are predicted anew."
+            )
+        names = known + lacking  # and what somebody added stays
+        if lacking:
+            self.rows = [{name: one.get(name, "") for name in names} for one in self.rows]
+        row = {name: row.get(name, "") for name in names}
+        self.rows.append(row)
+        if lacking or not (self.folder / TABLE).is_file():
             self._write_rows()
             return
         line = io.StringIO()
@@ -351,10 +364,25 @@ class PredictionFolder:
 
     def _remove(self):
         """Removes what a prediction wrote here, and nothing else."""
-        self._remove_pictures(_read_rows(self.folder / TABLE))
+        self._remove_pictures(_read_rows(self.folder / TABLE)[0])
         for name in (TABLE, REPORT, STATE):
             (self.folder / name).unlink(missing_ok=True)
         print(f"Removed the results of an earlier prediction in {self.folder}.")
+
+    def _keep_table(self):
+        """Keeps a table that somebody changed: its other rows are about to go."""
+        content = (self.folder / TABLE).read_bytes()
+        for number in itertools.count(1):
+            copy = self.folder / FOUND.format(number)
+            if not copy.exists():
+                with atomic_write(copy) as beside:
+                    beside.write_bytes(content)
+            if copy.read_bytes() == content:
+                break
+        print(
+            f"{self.folder / TABLE} is not as it was written: images that it lost are predicted "
+            f"anew where they are named again. What was found is kept as {copy.name}."
+        )
 
     def _remove_pictures(self, rows):
         for row in rows:
@@ -488,9 +516,13 @@ def _version_of(path):
 
 
 def _read_rows(path):
-    """Reads the rows of a table; one that is not as it was written, or cut off, is left out."""
+    """Reads the rows of a table, but those that are not as they were written, or cut off.
+
+    Returns:
+        list of rows, and whether the table is as it was written or cut off.
+    """
     if not path.is_file():
-        return []
+        return [], True
     text = path.read_bytes().decode("utf-8-sig", "replace").replace("\0", "")
     whole = text[: text.rfind("\n") + 1]
     try:
@@ -498,9 +530,7 @@ def _read_rows(path):
     except csv.Error:
         rows = []
     kept = [row for row in rows if _is_row(row)]
-    if len(kept) < len(rows) or (whole and not rows):
-        print(f"{path} is not as it was written: the images that it lost are predicted anew.")
-    return kept
+    return kept, len(kept) == len(rows) and bool(rows or not whole)
 
 
 def _is_row(row):

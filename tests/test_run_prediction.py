@@ -428,6 +428,50 @@ def test_rows_that_no_prediction_wrote_are_predicted_anew(tmp_path, row, capsys)
     results = beside(tmp_path, head + b"good,b.png,,3,\n" + row + b"\n")
     assert [found["id"] for found in results.rows] == ["good"]
     assert "measurements.csv is not as it was written" in capsys.readouterr().out
+    assert (results.folder / "measurements_found_1.csv").read_bytes().endswith(row + b"\n")
+
+
+def test_every_table_that_somebody_changed_is_kept(tmp_path):
+    head = b"id,file,page,area,notes\n"
+    tables = [head + b"a,a.png,,many,\n", head.replace(b",", b";") + b"a;a.png;;3;\n"]
+    for table in (*tables, tables[0]):
+        assert beside(tmp_path, table).rows == []
+    kept = sorted((tmp_path / "results").glob("measurements_found_*.csv"))
+    assert [path.read_bytes() for path in kept] == tables
+
+
+def read_table(results):
+    with open(results.folder / "measurements.csv", newline="") as file:
+        return list(csv.reader(file))
+
+
+@pytest.mark.parametrize(
+    ("head", "cells", "expected"),
+    [
+        ("id,file,page,notes,age", "b,b.png,,,61", ["", "", "", "61"]),
+        ("notes,page,file,id", ",,b.png,b", ["", "", ""]),
+    ],
+)
+def test_columns_of_a_table_that_somebody_changed_stay(
+    tmp_path, eye, capsys, head, cells, expected
+):
+    results = beside(tmp_path, f"{head}\n{cells}\n".encode())
+    for name in ("a", "c"):
+        row = {"id": name, "file": tmp_path / f"{name}.png", "page": "", "width": 9, "height": 8}
+        results.save(
+            row,
+            eye.copy(),
+            Prediction(np.zeros((1, *SIZE), np.float32)),
+            ImagePredictor(None, 3, "vessel"),
+        )
+    names, first, *others = read_table(results)
+    assert sorted(names) == sorted({*head.split(","), "width [pixels]", "height [pixels]"})
+    added = ("width [pixels]", "height [pixels]", "notes", "age")
+    assert [first[names.index(name)] for name in added if name in names] == expected
+    assert [row[names.index("id")] for row in others] == ["a", "c"]
+    assert [row[names.index("width [pixels]")] for row in others] == ["9", "9"]
+    assert "has no width [pixels], height [pixels]: empty in the" in capsys.readouterr().out
+    assert len(PredictionFolder(results.folder, {"weights": 1}).rows) == 3
 
 
 def test_a_kill_in_the_first_file_of_all_leaves_no_file_of_somebody_else(tmp_path):
