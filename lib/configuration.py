@@ -342,7 +342,7 @@ TESTING_KEYS = (
 def data_keys(**names):
     """Gives the keys of [data paths]: path_local, and files by key and default name."""
     files = tuple(
-        Key("data paths", key, text, name, TRAINING if key.startswith("train_") else FREE)
+        Key("data paths", key, path, name, TRAINING if key.startswith("train_") else FREE)
         for key, name in names.items()
     )
     return (Key("data paths", "path_local", path), *files)

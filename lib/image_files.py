@@ -577,8 +577,7 @@ def _page_of(path, image, page, convert=False):
             f"{path} must be a BMP file that can be read: Pillow takes its pixels for others, as "
             "its palette holds black and white, or greys, alone. Save it as PNG."
         )
-    # Pillow reads the upper 8 of 16 bits a colour: of 12-bit photographs 16 levels are left.
-    has_16_bits = ";16" in str([tile[3] for tile in image.tile]) and image.mode[0] != "I"
+    has_16_bits, highest = _has_colours_of_16_bits(path, image), _highest_stored(image)
     orientation = image.getexif().get(0x0112, 1)
     image.load()  # finds out whether it is whole
     if has_16_bits:
@@ -588,7 +587,42 @@ def _page_of(path, image, page, convert=False):
         image = ImageOps.exif_transpose(image)  # turned as every viewer shows it
     if convert and image.mode in OTHER_COLOURS:
         image = image.convert("RGB")
-    return _from_pillow(path, image)
+    picture = _from_pillow(path, image)
+    if highest is None or len(picture.pixels) > 1:
+        return picture
+    (grey,) = picture.pixels
+    shown = 2**16 - 1 if image.mode == "I" else 255
+    return picture._replace(stored=np.rint(grey * (highest / shown)).astype(np.uint16))
+
+
+def _has_colours_of_16_bits(path, image):
+    """Tells whether colours have more than 8 bits: Pillow keeps 8, of 12 bits 16 levels."""
+    if image.mode[0] == "I":
+        return False
+    if image.format == "JPEG2000":
+        with Path(path).open("rb") as file:
+            _, is_there, size = file.read(2**16).partition(b"\xff\x4f\xff\x51")  # SOC, SIZ
+        return bool(is_there) and image.mode[:3] == "RGB" and size[38] & 0x7F > 7
+    of_tile = image.tile[0][3] if image.tile else None
+    if image.format == "PPM":
+        return image.mode == "RGB" and isinstance(of_tile, tuple) and of_tile[1] > 255
+    return ";16" in str(of_tile)
+
+
+def _highest_stored(image):
+    """Gives the highest number of a grey PNG or PGM file of which Pillow makes 255 or 65535.
+
+    None where it leaves the numbers as they are.
+    """
+    for tile in image.tile:
+        match tile[3]:
+            case "L;2" | ("L;2", *_):
+                return 3
+            case "L;4" | ("L;4", *_):
+                return 15
+            case ("L", int(highest)) if image.format == "PPM" and highest not in (255, 65_535):
+                return highest
+    return None
 
 
 def _is_misread_bmp(image):

@@ -41,7 +41,6 @@ FIRST_COLOURS = (0x000000, 0xE69F00, 0x56B4E9, 0x009E73, 0xF0E442, 0x0072B2, 0xD
 GOLDEN_RATIO = 0.6180339887
 # A number that a line of classes.txt starts with: not that of "3d" or of "0.5 mm".
 LINE_NUMBER = re.compile(r"\d+(?!\w|\.\d)")
-PNG_START = b"\x89PNG\r\n\x1a\n"
 IS_OBJECTS = "if they are the numbers of objects, add --instances"
 
 
@@ -108,7 +107,8 @@ def read_label(path):
 
     The numbers of a palette are kept beside its colours; a shape drawn in one colour on
     transparency is read from the alpha channel; greys of 2 and 4 bits are the numbers they were,
-    and so are those of a TIFF file whose 0 is white: tifffile writes True as 1 and calls it black.
+    and so are those of a PGM file with another highest number than 255, and of a TIFF file whose 0
+    is white: tifffile writes True as 1 and calls it black.
 
     Args:
         path: an image file without loss: PNG, TIFF, GIF, BMP, lossless WebP.
@@ -136,7 +136,7 @@ def read_label(path):
             "Received: an alpha channel beside several colours. Save it without one."
         )
     if (pixels == pixels[:1]).all() and len(pixels) in (1, 3):
-        numbers = _whole_numbers(path, _unstretched(path, pixels[0]))
+        numbers = _whole_numbers(path, pixels[0])
         is_grey = numbers.max() <= 255
         return Label(numbers, packed(np.stack([numbers] * 3)) if is_grey else None)
     if len(pixels) != 3 or pixels.dtype != np.uint8:
@@ -204,16 +204,6 @@ def _counts(pixels):
         return dict(zip(values.tolist(), counts[values].tolist()))
     values, counts = np.unique(pixels, return_counts=True)
     return dict(zip(values.tolist(), counts.tolist()))
-
-
-def _unstretched(path, grey):
-    """Undoes what Pillow does to the greys of 2 and 4 bits of a PNG file: 0, 85, ... for 0, 1."""
-    with Path(path).open("rb") as file:
-        start = file.read(26)
-    bits, colour_type = start[24:25], start[25:26]
-    if start.startswith(PNG_START) and colour_type == b"\0" and bits in (b"\2", b"\4"):
-        return grey // (255 // (2 ** bits[0] - 1))
-    return grey
 
 
 def _whole_numbers(path, grey):

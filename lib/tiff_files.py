@@ -30,11 +30,14 @@ Image.MAX_IMAGE_PIXELS = None
 _COLOURS = tifffile.PHOTOMETRIC
 _ALPHA = (tifffile.EXTRASAMPLE.ASSOCALPHA, tifffile.EXTRASAMPLE.UNASSALPHA)
 _ORIENTATION = 274
-# The numbers of CCITT's three, LZW, JPEG and ZSTD, which every Pillow decodes.
-_PILLOW_COMPRESSIONS = (2, 3, 4, 5, 7, 50000)
+# The numbers of none, CCITT's three, LZW, JPEG, Deflate, PackBits and ZSTD, which every Pillow
+# decodes.
+_PILLOW_COMPRESSIONS = (1, 2, 3, 4, 5, 7, 8, 32773, 50000)
 # (bits, samples) of a page: what Pillow makes of it without losing any.
 _PILLOW_MODES = {
     (1, 1): ("1",),
+    (2, 1): ("L", "P"),
+    (4, 1): ("L", "P"),
     (8, 1): ("L", "P"),
     (8, 2): ("LA",),
     (8, 3): ("RGB",),
@@ -57,7 +60,7 @@ class Picture(NamedTuple):
     )
     axes: str = ""  # "ZCYX, 4 x 2 x 256 x 256": how the file counts
     is_array: bool = False  # 3 or 4 slices that tifffile wrote as the colours of one page
-    stored: np.ndarray | None = None  # (H, W): the numbers as stored, where 0 is white
+    stored: np.ndarray | None = None  # (H, W): the numbers as stored, where pixels are others
 
     @property
     def has_planes(self):
@@ -244,6 +247,8 @@ def _pictures(path, part, layout):
         inverted = planes.dtype.type(2 ** max(8, page.bitspersample) - 1) - planes
         is_stored = not is_as_seen or page.bitspersample > 8  # Pillow inverts up to 8 bits
         stored, planes = (planes, inverted) if is_stored else (inverted, planes)
+    if page.bitspersample in (2, 4) and indices is None:
+        stored = (planes if stored is None else stored) // (255 // (2**page.bitspersample - 1))
     orientation = 1 if is_as_seen else page.tags.valueof(_ORIENTATION, 1)
     planes = turned(_stacked(path, part, planes), orientation)
     if indices is not None:
@@ -262,7 +267,7 @@ def _planes(path, part):
     """Decodes -> (array of part.shape, whether it is turned and scaled as it is to be seen)."""
     try:
         return part.asarray(), False
-    except (ValueError, ImportError) as error:
+    except (ValueError, ImportError, NotImplementedError) as error:
         is_codec = any(sign in str(error) for sign in ("imagecodecs", "not supported"))
         if not is_codec and not isinstance(error, ImportError):
             raise

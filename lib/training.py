@@ -248,6 +248,7 @@ class TrainingRun:
         if self.data is not None:
             record["data"] = self.data
         if self.begun:
+            record["settings"]["training_settings"]["initial_weights"] = self.begun.initial_weights
             record["ancestors"] = self.begun.ancestors
         elif self.initial:
             name = self.configuration.training_settings.initial_weights
@@ -336,6 +337,13 @@ def find_begun(experiment, configuration):
         )
     begun.require_same_training(configuration)
     _require_incomplete(begun, experiment, configuration)
+    initial = configuration.training_settings.initial_weights
+    if initial not in (None, begun.initial_weights):
+        print(
+            f"NOTE: [training settings] initial_weights = {initial} is not used: this training "
+            f"goes on, which began from {begun.initial_weights or 'none'}. To begin from it, "
+            "choose another [experiment name] name, or start anew with --overwrite."
+        )
     return begun
 
 

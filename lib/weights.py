@@ -260,9 +260,14 @@ class TrainedWeights:
         return [*self.ancestors, {"weights": name, "images": self.record.get("images")}]
 
     @property
+    def initial_weights(self):
+        """The file that their training began from, as its configuration had it; or None."""
+        return self._training_settings.get("initial_weights")
+
+    @property
     def ancestors(self):
         """Lists the weights that these started from, one after the other."""
-        initial = self._training_settings.get("initial_weights")
+        initial = self.initial_weights
         unknown = [{"weights": initial, "images": None}] if initial else []
         return self.record.get("ancestors", unknown)
 

@@ -156,10 +156,18 @@ def split_tiles(configuration, parts, devices=ONE_DEVICE):
         augmentation=get_augmentation(settings),
         seed=settings.seed,
     )
+    held_out = "none is held out, so nothing measures this training"
+    if validation["ids"]:
+        held_out = f"held out for validation and never trained on: {_listed(validation['ids'])}"
+    print(f"{settings.N_subimgs} tiles an epoch from {_listed(training['ids'])}; {held_out}.")
     if not validation["ids"]:
         return training_data, None
     places = covering_places([labels.shape for labels in validation["labels"]], (side, side))
     return training_data, tiles(validation, places)
+
+
+def _listed(ids):
+    return f"image {ids[0]}" if len(ids) == 1 else f"the {len(ids)} images {ids[0]} to {ids[-1]}"
 
 
 def shares(part):

@@ -23,7 +23,7 @@ from lib.configuration import (
     shared_training_keys,
     with_defaults,
 )
-from lib.errors import raise_if_any
+from lib.errors import UserError, raise_if_any
 from lib.experiment import data_path
 from lib.image_sets import ImageSet
 from lib.overlap_tile import most_overlap
@@ -36,10 +36,13 @@ ENCODER_MULTIPLE = 32
 # So many pixels in each direction show how an image looks.
 LARGEST_LOOK = 2048
 
+# It need not be there.
+VALIDATION_FILE = "validation.hdf5"
+
 KEYS = (
     *data_keys(
         train_images="training.hdf5",
-        validation_images="validation.hdf5",
+        validation_images=VALIDATION_FILE,
         test_images="test.hdf5",
     ),
     *EXPERIMENT_KEYS,
@@ -126,12 +129,18 @@ def open_images(configuration, use):
         configuration: lib.configuration.Configuration of the segmentation task.
         use: "train", "validation" or "test".
     Returns:
-        lib.image_sets.ImageSet; None for a validation file that is not there.
+        lib.image_sets.ImageSet; None for a validation file that is not there, by its usual name.
     Raises:
         UserError: if the file is missing, not whole or of another kind.
     """
     path = data_path(configuration, f"{use}_images")
-    return None if use == "validation" and not path.is_file() else ImageSet(path)
+    if use == "validation" and not path.is_file():
+        if configuration.data_paths.validation_images == VALIDATION_FILE:
+            return None
+        expected = f"a file that is there (looked for {path})"
+        advice = "Leave the key out, and validation_split says which images validate."
+        raise UserError(configuration.problem("data paths", "validation_images", expected, advice))
+    return ImageSet(path)
 
 
 def load_training(configuration):

@@ -520,6 +520,35 @@ def test_any_image_of_16_bits(tmp_path, rng):
         )
 
 
+@pytest.mark.parametrize("ending", ["ppm", "jp2"])
+def test_colours_of_12_bits_keep_them(tmp_path, rng, ending):
+    colours = rng.integers(0, 2**12, (64, 70, 3), dtype=np.uint16)
+    path = tmp_path / f"photo.{ending}"
+    if ending == "ppm":
+        path.write_bytes(b"P6 70 64 4095\n" + colours.astype(">u2").tobytes())
+    else:
+        lossless = [cv2.IMWRITE_JPEG2000_COMPRESSION_X1000, 1000]
+        assert cv2.imwrite(str(path), colours[..., ::-1], lossless)
+    np.testing.assert_array_equal(read_picture(path).pixels, colours.transpose(2, 0, 1))
+    ((pixels, _),) = iterate_images(path, 3, keeps_16_bits=True)
+    assert pixels.dtype == np.uint16
+    with pytest.raises(ValueError, match="Received: colours of 16 bits"):
+        read_photograph(path)
+    assert cv2.imwrite(str(path), colours.astype(np.uint8))
+    assert read_picture(path).pixels.dtype == np.uint8
+
+
+@pytest.mark.parametrize(
+    ("highest", "numbers", "dtype"),
+    [(1, [0, 1, 0, 1], "u1"), (3, [0, 1, 2, 3], "u1"), (1000, [0, 1, 7, 999], ">u2")],
+)
+def test_labels_of_a_pgm_file_are_its_numbers(tmp_path, highest, numbers, dtype):
+    (tmp_path / "a.pgm").write_bytes(b"P5 4 1 %d\n" % highest + np.array(numbers, dtype).tobytes())
+    assert read_label(tmp_path / "a.pgm").numbers.tolist() == [numbers]
+    (tmp_path / "b.pgm").write_text(f"P2 4 1 {highest} {' '.join(map(str, numbers))}\n")
+    assert read_instances(tmp_path / "b.pgm").tolist() == [numbers]
+
+
 def test_pages_of_a_gif(tmp_path, mask):
     frames = [Image.fromarray(frame) for frame in (mask, 255 - mask)]
     path = saved(tmp_path / "two.gif", frames[0], save_all=True, append_images=frames[1:])

@@ -209,7 +209,12 @@ def test_validation_images_are_tested_and_a_network_may_have_a_sigmoid(step, wor
         "images": "validation",
         "average_flips": 8,
     }
-    require_success(step("training", **changes))
+    typo = step("training", **{**changes, "validation_images": "validaton.hdf5"})
+    require_refusal(typo, "validation_images must be a file that is there", "validaton.hdf5")
+    trained = step("training", **{**changes, "validation_images": '"validation.hdf5"'})
+    require_success(trained)
+    assert "tiles an epoch from the 3 images 0 to 2; held out for validation" in trained.output
+    assert "never trained on: image 3." in trained.output
     require_success(step("testing", **changes))
     scores = json.loads((workspace / "two" / "validation" / "performances.json").read_text())
     assert [image["id"] for image in scores["per_image"]] == ["3"]

@@ -1,5 +1,6 @@
 """TIFF files are read as their tags say, or refused by name."""
 
+import struct
 import time
 
 import cv2
@@ -201,6 +202,33 @@ def test_white_may_be_0_and_compressed(path, slices, dtype):
     seen = image if dtype == "uint8" else 65535 - image
     np.testing.assert_array_equal(read_picture(path).pixels[0], seen)
     np.testing.assert_array_equal(read_label(path).numbers, np.iinfo(dtype).max - seen)
+
+
+def tiff_of_few_bits(numbers, bits, photometric):
+    """A TIFF file of 2 or 4 bits a pixel, which neither tifffile nor Pillow writes."""
+    height, width = numbers.shape
+    parts = np.pad(numbers, ((0, 0), (0, -width % (8 // bits)))).reshape(height, -1, 8 // bits)
+    rows = (parts << np.arange(8 - bits, -1, -bits)).sum(axis=2).astype(np.uint8).tobytes()
+    sizes = {256: width, 257: height, 258: bits, 259: 1, 262: photometric, 273: 8, 277: 1}
+    sizes |= {278: height, 279: len(rows)}
+    tags = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in sizes.items())
+    rows += bytes(len(rows) % 2)
+    start = b"II*\0" + struct.pack("<I", 8 + len(rows))
+    return start + rows + struct.pack("<H", len(sizes)) + tags + bytes(4)
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+@pytest.mark.parametrize("photometric", [0, 1])
+def test_2_and_4_bits_are_shown_as_8_and_are_the_numbers_they_were(path, rng, bits, photometric):
+    numbers = rng.integers(0, 2**bits, (HEIGHT, WIDTH))
+    path.write_bytes(tiff_of_few_bits(numbers, bits, photometric))
+    grey = numbers * (255 // (2**bits - 1))
+    seen = grey if photometric else 255 - grey
+    np.testing.assert_array_equal(read_picture(path).pixels[0], seen)
+    np.testing.assert_array_equal(read_label(path).numbers, numbers)
+    ((pixels, notes),) = iterate_images(path, 1)
+    np.testing.assert_array_equal(pixels[0], seen)
+    assert not notes
 
 
 def test_white_may_be_0_in_one_bit(path, slices):

@@ -532,13 +532,16 @@ def test_training_starts_from_random_weights_or_from_those_that_are_named(
     assert record["ancestors"] == [ancestor]
 
 
-def test_resumed_training_does_not_open_its_initial_weights_again(begin, experiment):
+def test_resumed_training_does_not_open_its_initial_weights_again(begin, experiment, capsys):
     ancestors = [{"weights": "./other/other_last.weights.h5", "images": None}]
     begin(configure(initial_weights="./other/other_last.weights.h5"), ancestors=ancestors)
     train(configure(initial_weights="./renamed.weights.h5"), experiment)
     last = read_weights(experiment.weights("last"))
     assert len(last.history) == 2
     assert last.ancestors == ancestors
+    assert last.initial_weights == "./other/other_last.weights.h5"
+    words = "initial_weights = ./renamed.weights.h5 is not used: this training goes on, which began"
+    assert f"{words} from ./other/other_last.weights.h5. To begin" in capsys.readouterr().out
 
 
 def test_initial_weights_of_another_keras_project_are_taken_where_their_order_is_told(
