@@ -127,13 +127,16 @@ def parse_arguments(words=None):
     for use, sequence in (("training", "01"), ("test", "02")):
         if getattr(arguments, use) is None:
             setattr(arguments, use, [] if arguments.has_pair else [sequence])
+        # With tab completion there is a slash behind: 01/.
+        setattr(arguments, use, [Path(name).as_posix() for name in getattr(arguments, use)])
     raise_if_any(_problems_of(arguments))
     return arguments
 
 
 def _problems_of(arguments):
     problems = []
-    if not (arguments.w0 >= 0 and arguments.sigma > 0 and np.isfinite(arguments.w0)):
+    is_finite = np.isfinite([arguments.w0, arguments.sigma]).all()
+    if not (arguments.w0 >= 0 and arguments.sigma > 0 and is_finite):
         problems.append(
             f"--w0 must be at least 0 and --sigma above 0 pixels. Received: {arguments.w0:g} and "
             f"{arguments.sigma:g}. The paper has 10 and about 5."
@@ -147,6 +150,17 @@ def _problems_of(arguments):
         for use in ("training", "test")
         if getattr(arguments, use) and getattr(arguments, f"{use}_pair")
     ]
+    problems += [
+        f"--{use} must be the name of a folder of {arguments.folder}, such as 01. Received: {name}."
+        for use in ("training", "test")
+        for name in getattr(arguments, use)
+        if "/" in name or name in (".", "..")
+    ]
+    if arguments.labels != "both" and not (arguments.training or arguments.test):
+        problems.append(
+            f"--labels {arguments.labels} chooses between the truths of sequences. The label "
+            "images of pairs are taken as they are: leave it out."
+        )
     twice = sorted(set(arguments.training) & set(arguments.test))
     if twice:
         problems.append(
@@ -199,7 +213,9 @@ def find_sequences(arguments):
     if isinstance(skipped, list):
         problems += skipped
     raise_if_any(problems)
-    return {use: _with_kinds(use, frames[use], skipped, arguments.labels) for use in frames}
+    # The label images of a pair are all there are.
+    wanted = {use: "both" if pairs[use] else arguments.labels for use in frames}
+    return {use: _with_kinds(use, frames[use], skipped, wanted[use]) for use in frames}
 
 
 def find_frames(folder, sequence):

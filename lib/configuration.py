@@ -6,6 +6,7 @@ attribute `training_settings`, and its keys become attributes of that, spelt as 
 keys there are is the task's own affair: the tasks are handed in.
 """
 
+import ast
 import configparser
 import difflib
 import os
@@ -43,6 +44,8 @@ ENCODERS = (
 )
 _NAME = re.compile(r"[^/\\:*?\"“”‘’<>|\x00-\x1f]+")
 _INLINE_COMMENT = re.compile(r"\s+[#;].*")
+# A list with another sign than the comma is none with a comment.
+_NUMBERS_BEHIND = re.compile(r"\s;[\s;,.+-]*\d[\s\d;,.+-]*$")
 # A name may have number signs ("eyes #2"). A comment behind it stands after two spaces or more, or
 # has a space on both sides of its sign.
 _COMMENT_BEHIND_NAME = re.compile(r"\s{2,}[#;]|\s[#;]\s")
@@ -498,9 +501,11 @@ def _parse(file):
             "Write the section's line above it; if a word processor wrote the file, save it as "
             "plain text (UTF-8)."
         ) from None
-    except configparser.Error as error:
+    except configparser.ParsingError as error:
+        number, line = error.errors[0]
         raise UserError(
-            f"{file} cannot be read as sections in [brackets] with lines `key = value`: {error}"
+            f"{file}, line {number}, must be `key = value`, a [section], or a comment that begins "
+            f"with #. Received: {ast.literal_eval(line).strip()[:60]}."
         ) from None
     return parser
 
@@ -638,7 +643,7 @@ def _parsed(parse, received):
         return parse(received)
     except ValueError:
         without = _INLINE_COMMENT.sub("", received)
-        if without == received:
+        if without == received or _NUMBERS_BEHIND.search(received):
             raise
         return parse(without)
 

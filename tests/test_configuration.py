@@ -235,6 +235,7 @@ def test_byte_order_mark_of_windows_editors_is_skipped(write_configuration):
         ("patch_height", "32  # pixels", 32),
         ("best_last", "last ; not best", "last"),
         ("average_flips", "8 # all", 8),
+        ("camera_scales", "0.67, 1 ; as in 2015", (0.67, 1.0)),
         # In a path or a name it is what the file system has.
         ("path_local", "./eyes #2/", "./eyes #2/"),
         ("path_local", "./left ;right", "./left ;right"),
@@ -343,7 +344,7 @@ NAME = (
                 bad,
                 "a number above 0 and at most 4, or several of them: 0.67, 1, 1.33",
             )
-            for bad in ("0", "1, x", "0.67 1", "1,", "5")
+            for bad in ("0", "1, x", "0.67 1", "1,", "5", "0.67 ; 1 ; 1.33", "1 ;2")
         ),
         ("training settings", "zoom", "0.5", "a number of at least 1 and at most 4"),
         ("training settings", "momentum", "1", "a number of at least 0 and at most 0.9999"),
@@ -589,9 +590,10 @@ def test_duplicate_section(write_configuration):
 
 def test_text_without_values(tmp_path):
     path = tmp_path / "configuration.txt"
-    path.write_text("[training settings]\nnohup\n")
+    path.write_text("[training settings]\nseed = 1\nN_epochs 30  # all\n")
     (problem,) = problems_of(path)
-    assert "cannot be read as sections in [brackets] with lines `key = value`" in problem
+    assert f"{path}, line 3, must be `key = value`, a [section], or a comment that" in problem
+    assert problem.endswith("Received: N_epochs 30  # all.")
 
 
 @pytest.mark.parametrize("line", ["patch_height = 48", r"{\rtf1\ansi [data paths]\line"])

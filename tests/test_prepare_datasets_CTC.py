@@ -305,6 +305,19 @@ def test_a_pair_and_sequences_each_prepare_a_half(sequences, tmp_path, capsys):
     assert "--training and --training-pair must not be given together" in problem
 
 
+def test_a_pair_has_no_silver_truth(sequences, tmp_path):
+    save(tmp_path / "images/a.tif", read(sequences / "01/t001.tif"))
+    save(tmp_path / "labels/a.tif", read(sequences / "01_ST/SEG/man_seg001.tif"))
+    pair = (str(tmp_path / "images"), str(tmp_path / "labels"))
+    arrays = prepared(
+        sequences, tmp_path / "c", "--training", "01/", "--test-pair", *pair, "--labels", "ST"
+    )
+    assert {name.split("_")[0] for name in arrays["imgs_train_ids"]} == {"01"}
+    assert arrays["instances_test"].any()
+    (problem,) = problems_of(sequences, "--test-pair", *pair, "--labels", "ST")
+    assert "--labels ST chooses between the truths of sequences." in problem
+
+
 # ---------------------------------------------------------------- what is refused
 
 
@@ -404,14 +417,19 @@ def test_frames_without_any_annotation_cannot_train(folder):
 
 
 def test_words_that_do_not_fit_are_listed_at_once(folder):
-    words = ("--w0", "-1", "--border", "-2", "--ignore", "0", "--test", "01")
+    words = ("--w0", "-1", "--border", "-2", "--ignore", "0", "--test", "./01/", "a/02")
     problems = problems_of(folder, *words)
     assert [problem.split()[0] for problem in problems] == [
         "--w0",
         "--border",
         "--ignore",
+        "--test",
         "--training",
     ]
+    assert problems[3].endswith("such as 01. Received: a/02.")
+    for words in (("--sigma", "inf"), ("--sigma", "nan"), ("--w0", "inf")):
+        (problem,) = problems_of(folder, *words)
+        assert problem.startswith("--w0 must be at least 0 and --sigma above 0 pixels.")
     (problem,) = problems_of(folder, "--skip", "01:9")
     assert "--skip must name annotated frames as SEQUENCE:FRAME" in problem and "01:9" in problem
 
