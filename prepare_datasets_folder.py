@@ -29,7 +29,7 @@ with tell_missing_packages():
         settle_earlier,
     )
     from lib.image_folder import SUBSETS, Survey, find_files
-    from lib.image_sets import SCALINGS, channel_limits, scaled, write_image_sets
+    from lib.image_sets import SCALINGS, channel_limits, is_image_set, scaled, write_image_sets
     from lib.label_images import read_classes
     from lib.pictures import as_picture, colour_classes, visualize, with_legend
     from lib.pre_processing import resized, resized_labels
@@ -135,9 +135,12 @@ def write(survey, output_folder):
         survey: Survey that has read all files.
         output_folder: where the files go.
     Raises:
-        UserError: if a file cannot be written; all stay as they were then.
+        UserError: if a file cannot be written, or would replace another one than an earlier
+            preparation's; all stay as they were then.
     """
     paths = {subset: output_folder / f"{subset}.hdf5" for subset in SUBSETS}
+    picture = output_folder / "preview.png"
+    _require_room(paths.values(), picture, survey)
     sets = {paths[subset]: survey.prepared(subset) for subset in survey.files}
     write_image_sets(
         sets,
@@ -150,10 +153,35 @@ def write(survey, output_folder):
         if subset not in survey.files:
             # What tested then may be what trains now.
             settle_earlier([paths[subset]], f"There are no images for {subset}")
-    picture = output_folder / "preview.png"
     remove_left_overs_of(picture)
     visualize(preview(survey).transpose(1, 2, 0), picture)
     print(f"Written to {output_folder}. Look at {picture}.")
+
+
+def _require_room(paths, picture, survey):
+    """Refuses a folder of the images themselves, and one with other files of the same names."""
+    folder = picture.parent.resolve()
+    read = {
+        path.parent.resolve()
+        for found in survey.files.values()
+        for pair in found.values()
+        for path in pair
+        if path
+    }
+    if folder in read:
+        raise UserError(
+            f"{folder} holds the images, or their labels: the next preparation would take "
+            f"{picture.name} for one of them. Choose another folder (--output)."
+        )
+    there = [path for path in paths if path.exists()]
+    foreign = [path.name for path in there if not is_image_set(path)]
+    if picture.exists() and not there:
+        foreign.append(picture.name)
+    if foreign:
+        raise UserError(
+            f"{folder} holds files that no preparation wrote, and that this one would replace: "
+            f"{', '.join(foreign)}. Move them, or choose another folder (--output)."
+        )
 
 
 def _parsed_size(text):

@@ -84,17 +84,19 @@ def _require_writable(folder, advice):
     if folder.is_file():
         raise UserError(f"{folder} is a file, where a folder belongs. Move it, or {advice}.")
     probe = folder / f".{os.getpid()}_probe"
+    place = next(path for path in (folder, *folder.parents) if path.is_dir())
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         # An administrator may write anywhere; a folder marked read-only stays untouched all the
         # same, because somebody marked it so.
-        if not folder.stat().st_mode & (stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH):
+        if not place.stat().st_mode & (stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH):
             raise PermissionError(None, "the folder is marked read-only")
+        place = folder
+        folder.mkdir(parents=True, exist_ok=True)
         probe.touch()
     except OSError as error:
         raise UserError(
-            f"The folder {folder} cannot be written to: {error.strerror or error}. Change its "
-            f"permissions (chmod u+w {folder}), or {advice}."
+            f"The folder {place} cannot be written to: {error.strerror or error}. Change its "
+            f"permissions (chmod u+w {place}), or {advice}."
         ) from error
     finally:
         with contextlib.suppress(OSError):

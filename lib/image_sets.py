@@ -163,6 +163,15 @@ class StoredArray:
         return np.asarray(self[...], dtype)
 
 
+def is_image_set(path):
+    """Tells whether a file is one of this module's, of whatever version."""
+    try:
+        with h5py.File(path) as file:
+            return str(file.attrs.get("format")).startswith(FORMAT.split(",")[0])
+    except OSError:
+        return False
+
+
 class ImageSet:
     """Reads a file of images, parts of them when they are needed.
 

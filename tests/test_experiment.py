@@ -180,6 +180,8 @@ def test_folder_marked_read_only_is_left_alone(experiment):
         f"permissions (chmod u+w {folder}), or choose another folder ([experiment name] name, or "
         "--output)."
     )
+    below = folder / "new" / "deep"
+    assert f"The folder {folder} cannot be written to: the" in problem_of(writable_folder(below))
     assert os.listdir(folder) == []
 
 

@@ -1,5 +1,6 @@
 """A folder of images and labels becomes HDF5 files; what is wrong with it is said, all at once."""
 
+import os
 import sys
 
 import numpy as np
@@ -79,6 +80,35 @@ def test_folders_of_subsets_with_other_names_and_without_test_labels(pair, prepa
     assert ids_of(tmp_path) == {"test": ["c"], "training": ["a"], "validation": ["b"]}
     assert "test: no labels" in output and "passed over Thumbs.db" in output
     assert "background 95.83%, foreground 4.17%" in output  # 20 of 480 pixels
+
+
+def test_files_of_others_are_not_replaced(pair, prepared, tmp_path):
+    pair("a", "")
+    output = tmp_path / "out"
+    output.mkdir()
+    (output / "test.hdf5").write_text("other data")
+    (output / "preview.png").write_text("another picture")
+    (output / "notes.txt").touch()
+    before = {path.name: path.read_bytes() for path in output.iterdir()}
+    status, errors = prepared("--output", "out")
+    assert status == 1 and "files that no preparation wrote" in errors
+    assert "would replace: test.hdf5. Move them" in errors
+    (output / "test.hdf5").unlink()
+    assert "would replace: preview.png. Move them" in prepared("--output", "out")[1]
+    del before["test.hdf5"]
+    assert {path.name: path.read_bytes() for path in output.iterdir()} == before
+    (output / "preview.png").unlink()
+    for _ in range(2):
+        assert prepared("--output", "out")[0] == 0
+    assert sorted(os.listdir(output)) == ["notes.txt", "preview.png", "training.hdf5"]
+
+
+@pytest.mark.parametrize("kind", ["images", "labels"])
+def test_the_folder_of_images_is_no_place_for_results(pair, prepared, kind):
+    folder = pair("a", "")
+    status, errors = prepared("--output", f"mine/{kind}")
+    assert status == 1 and f"{folder / kind} holds the images, or their labels" in errors
+    assert os.listdir(folder / kind) == ["a.png"]
 
 
 def test_images_are_held_out_by_name(pair, prepared, tmp_path):
