@@ -12,6 +12,8 @@ from lib.files import atomic_write, folder_for_output, remove_left_overs
 PROJECT = Path(__file__).resolve().parents[1]
 PRETRAINED = PROJECT / "pretrained"
 LOCK = ".training.lock"
+# What a test (lib.results) and a prediction (lib.predictions) leave beside their results.
+TESTING_FILES, PREDICTION = ".testing_files.txt", ".prediction.json"
 # What a training that starts from a shipped one takes over; the last file says that all is there.
 TRAINING_FILES = (
     "configuration.txt",

@@ -26,13 +26,15 @@ from skimage.measure import find_contours
 
 from lib.configuration import LONGEST_NAME
 from lib.errors import UserError
+from lib.experiment import PREDICTION
 from lib.files import append_line, atomic_write, remove_left_overs
 from lib.image_files import iterate_images
 from lib.pictures import as_picture
 from lib.report import OUTLINE, ReportImage, outline
 from lib.results import MOST_OBJECTS, safe_name
 
-OWN = TABLE, STATE, REPORT = "measurements.csv", ".prediction.json", "report.html"
+TABLE, REPORT = "measurements.csv", "report.html"
+OWN = (TABLE, PREDICTION, REPORT)
 # What a table that somebody changed is kept as.
 FOUND = "measurements_found_{}.csv"
 # Where a picture says which version of its file it shows.
@@ -327,7 +329,7 @@ class PredictionFolder:
 
     def _begin(self):
         """Makes the folder, notes where its results come from, and writes the rows anew once."""
-        path = self.folder / STATE
+        path = self.folder / PREDICTION
         if not path.is_file():
             with atomic_write(path) as beside:
                 beside.write_text(json.dumps(self.origin, indent=1) + "\n", encoding="utf-8")
@@ -336,7 +338,7 @@ class PredictionFolder:
         self._are_written = True
 
     def _state(self):
-        path = self.folder / STATE
+        path = self.folder / PREDICTION
         try:
             state = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
         except (ValueError, RecursionError):
@@ -348,8 +350,8 @@ class PredictionFolder:
             raise UserError(f"{self.folder} is a file. Choose another place with --output FOLDER.")
         if self.folder.is_dir() and self._state() is None and any(self.folder.iterdir()):
             raise UserError(
-                f"The folder {self.folder} holds files, but no {STATE} of a prediction that wrote "
-                "them. Move them, or choose another place with --output FOLDER."
+                f"The folder {self.folder} holds files, but no {PREDICTION} of a prediction that "
+                "wrote them. Move them, or choose another place with --output FOLDER."
             )
 
     def _require_same_origin(self):
@@ -365,7 +367,7 @@ class PredictionFolder:
     def _remove(self):
         """Removes what a prediction wrote here, and nothing else."""
         self._remove_pictures(_read_rows(self.folder / TABLE)[0])
-        for name in (TABLE, REPORT, STATE):
+        for name in (TABLE, REPORT, PREDICTION):
             (self.folder / name).unlink(missing_ok=True)
         print(f"Removed the results of an earlier prediction in {self.folder}.")
 

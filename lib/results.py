@@ -15,12 +15,12 @@ from PIL import Image
 
 from lib.configuration import LONGEST_NAME
 from lib.errors import UserError
+from lib.experiment import TESTING_FILES
 from lib.files import append_line, atomic_write, new_hdf5, remove_left_overs, write_hdf5
 from lib.image_files import shortened
 from lib.pictures import as_rgb, group_images, visualize
 from lib.report import facts_of, loss_curve
 
-LIST = ".testing_files.txt"
 GRIDS = ("originals", "groundTruths", "predictions", "segmentations")
 # What a test may write, besides pictures that carry ids.
 NAMES = (
@@ -80,7 +80,7 @@ class Results:
         found = [self.folder / name for name in self._known() if (self.folder / name).is_file()]
         for path in found:
             path.unlink(missing_ok=True)  # the list may name it twice
-        (self.folder / LIST).unlink(missing_ok=True)
+        (self.folder / TESTING_FILES).unlink(missing_ok=True)
         # Not those of a training, which may run in the folder.
         remove_left_overs(self.folder, *(name for name in NAMES if "/" not in name))
         for part in (*map(self.folder.joinpath, ID_FOLDERS), *self.folder.glob("[!.]*_RES")):
@@ -94,7 +94,7 @@ class Results:
         Args:
             name: relative to the folder.
         """
-        append_line(self.folder / LIST, f"{name}\n")
+        append_line(self.folder / TESTING_FILES, f"{name}\n")
         return self.folder / name
 
     def save_predictions(self, probabilities, ids, configuration, name="predictions.hdf5"):
@@ -247,8 +247,12 @@ class Results:
 
     def _known(self):
         """Lists the files of earlier tests, also of those from before there was a list."""
-        if (self.folder / LIST).is_file():
-            lines = (self.folder / LIST).read_text(encoding="utf-8", errors="replace").split("\n")
+        if (self.folder / TESTING_FILES).is_file():
+            lines = (
+                (self.folder / TESTING_FILES)
+                .read_text(encoding="utf-8", errors="replace")
+                .split("\n")
+            )
             return [name for name in lines if self._is_of_a_test(name)]
         predictions = self.folder / "predictions.hdf5"
         is_ours = predictions.is_file() and _written_by_a_test(predictions)

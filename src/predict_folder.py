@@ -12,7 +12,15 @@ from types import SimpleNamespace
 from lib.backends import quietly, require_backend
 from lib.configuration import NETWORK
 from lib.errors import UserError, raise_if_any, run_script
-from lib.experiment import PRETRAINED, Experiment, locate, one_at_a_time, writable_folder
+from lib.experiment import (
+    PREDICTION,
+    PRETRAINED,
+    TESTING_FILES,
+    Experiment,
+    locate,
+    one_at_a_time,
+    writable_folder,
+)
 from lib.files import absolute_path
 from lib.image_files import IMAGE_ENDINGS, image_stem, natural_key, shortened
 from src.launch import at_angle, find_configuration
@@ -94,6 +102,12 @@ def find_images(words):
     files, problems = [], []
     for word in words:
         path = absolute_path(word)
+        if any((path / name).exists() for name in (PREDICTION, TESTING_FILES)):
+            problems.append(
+                f"The folder {path} holds results, of a prediction or of a test. Give the folder "
+                "of the images, or single files."
+            )
+            continue
         if path.is_dir():
             found = _images_of(path)
             expected = f"images ({', '.join(IMAGE_ENDINGS)})"
@@ -103,7 +117,10 @@ def find_images(words):
         else:
             names = sorted(glob.glob(str(path)), key=natural_key)
             found = [Path(name) for name in names if Path(name).is_file()]
-            problems += [f"{path} does not exist. Correct the name."] * (not found)
+            problem = f"{path} stands for folders alone. Give them without * and ?, or {path}/*."
+            if not names:
+                problem = f"{path} does not exist. Correct the name."
+            problems += [problem] * (not found)
         files += found
     raise_if_any(problems)
     return list(dict.fromkeys(files))

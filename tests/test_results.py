@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from lib.errors import UserError
-from lib.results import LIST, Results, file_names, safe_name
+from lib.experiment import TESTING_FILES
+from lib.results import Results, file_names, safe_name
 
 CLIMBING = ["../../x", "/etc/passwd", "a\\b", "..", "C:\\eye", "eye\n7"]
 
@@ -30,7 +31,7 @@ def test_ids_of_foreign_files_write_nothing_outside(results, tmp_path):
     stack = np.zeros((len(CLIMBING), 1, 4, 4), np.uint8)
     results.save_pictures("segmentations", CLIMBING, stack)
     names = ["C__eye", "a_b", "etc_passwd", "eye_7", "image", "x"]
-    written = [f"run/{LIST}", *(f"run/segmentations/{name}.png" for name in names)]
+    written = [f"run/{TESTING_FILES}", *(f"run/segmentations/{name}.png" for name in names)]
     assert files_of(tmp_path) == sorted(written)
 
 

@@ -548,9 +548,13 @@ def test_an_id_that_is_too_long_for_a_file_is_not_looked_for(tmp_path, capsys):
 def test_mistakes_are_said_before_anything_is_written(in_tmp_path, call, eye):
     write(in_tmp_path / "eye.png", eye)
     (in_tmp_path / "empty").mkdir()
+    write(in_tmp_path / "tested" / "ROC.png", eye)
+    (in_tmp_path / "tested" / ".testing_files.txt").write_text("ROC.png\n")
     for words, message in (
         (["nothing.png", "empty"], "2 problems"),
         (["nothing.png"], "nothing.png does not exist"),
+        (["emp*"], "emp* stands for folders alone. Give them without * and ?, or"),
+        (["eye.png", "tested"], "tested holds results, of a prediction or of a test. Give the fol"),
         (["empty"], "must hold images"),
         ([], "Name images"),
         (["eye.png", "--threshold", "2"], "--threshold must be from 0 to 1"),
@@ -561,7 +565,7 @@ def test_mistakes_are_said_before_anything_is_written(in_tmp_path, call, eye):
         assert done.returncode == 1, words
         assert message in done.output, done.output
         assert "Traceback" not in done.output
-    assert sorted(path.name for path in in_tmp_path.iterdir()) == ["empty", "eye.png"]
+    assert sorted(path.name for path in in_tmp_path.iterdir()) == ["empty", "eye.png", "tested"]
 
 
 def test_an_experiment_that_does_not_exist_is_named_with_those_that_do(in_tmp_path):
