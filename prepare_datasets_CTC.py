@@ -571,6 +571,11 @@ def learnt(objects, is_unknown, arguments):
         labels (N, H, W) uint8 in {0, 255}; weights (N, H, W) float32.
     """
     cells = np.stack([carve_touching(one, arguments.border) for one in objects])
+    if not cells.any():
+        raise UserError(
+            f"--border {arguments.border} leaves nothing of any object that trains. Received: "
+            "touching objects that are smaller. The default is 1."
+        )
     labels = np.where(is_unknown, 1, cells * 255).astype(np.uint8)
     try:
         balance = class_weights(labels, ignore=1)

@@ -35,6 +35,7 @@ MOST_UNLISTED = 64
 TWO_CLASSES = ("background", "foreground")
 # What a line of classes.txt ends with where colours are used.
 COLOUR = re.compile(r"#([0-9a-fA-F]{6})$")
+COLOUR_IN_FRONT = re.compile(r"#[0-9a-fA-F]{6}\s")
 # Colours of classes that have none: well apart, also for most colour-blind readers (Okabe and Ito
 # 2008), then hues around the circle.
 FIRST_COLOURS = (0x000000, 0xE69F00, 0x56B4E9, 0x009E73, 0xF0E442, 0x0072B2, 0xD55E00, 0xCC79A7)
@@ -277,6 +278,8 @@ def read_classes(path):
         problems.append(
             f"{path} must list 2 to {LARGEST_CLASS + 1} classes, one a line; the background counts "
             f"as one. Received: {len(names)}."
+            + " Lines that begin with a colour are comments: write it behind the name."
+            * any(COLOUR_IN_FRONT.match(line) for line in lines)
         )
     raise_if_any(problems)
     return Classes(tuple(names), tuple(map(unpacked, given)) if given else None)

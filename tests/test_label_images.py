@@ -94,6 +94,7 @@ def test_names_and_colours_are_read(classes_of):
         ),
         (["0 a #ffffff", "2: b #000000"], ["Received: 2: b, in the place of class 1. Sort the l"]),
         (["a"], ["2 to 255 classes, one a line; the background counts as one. Received: 1"]),
+        (["#ff0000 a", "#00ff00 b"], ["Received: 0. Lines that begin with a colour are comments"]),
     ],
 )
 def test_lists_that_contradict_themselves_are_refused(classes_of, lines, messages):

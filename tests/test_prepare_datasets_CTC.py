@@ -140,6 +140,15 @@ def test_border_and_labels_can_be_chosen(sequences, tmp_path):
     np.testing.assert_array_equal(gold["groundTruth_train"][0] > 0, carved)
 
 
+def test_a_border_that_leaves_nothing_is_named(tmp_path):
+    halves = np.repeat(np.array([1, 2], np.uint16), SIDE // 2) + np.zeros((SIDE, 1), np.uint16)
+    for path, image in (("images/a.tif", halves.astype(np.uint8)), ("labels/a.tif", halves)):
+        save(tmp_path / path, image)
+    pair = ("--training-pair", str(tmp_path / "images"), str(tmp_path / "labels"))
+    (problem,) = problems_of(tmp_path, *pair, "--border", str(SIDE))
+    assert problem.startswith(f"--border {SIDE} leaves nothing of any object that trains.")
+
+
 def test_skipped_annotations_are_not_used(sequences, tmp_path):
     arrays = prepared(sequences, tmp_path, "--skip", "01:004", "02:001")
     assert arrays["imgs_train_ids"] == ["01_000", "01_001", "01_002", "01_003"]
