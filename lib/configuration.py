@@ -110,9 +110,10 @@ def integer_or_all(text):
         raise ValueError(f"{error}, or all") from None
 
 
-def real(minimum, maximum=float("inf"), *, above=False):
+def real(minimum, maximum=float("inf"), *, above=False, unit=""):
     """Gives a parser of numbers from minimum (with above: greater than it) to maximum."""
-    expected = f"a number {'above' if above else 'of at least'} {minimum:g}"
+    what = f"a number of {unit}" if unit else "a number"
+    expected = f"{what} {'above' if above else 'of at least'} {minimum:g}"
     expected += "" if maximum == float("inf") else f" and at most {maximum:g}"
 
     def parse(text):
@@ -312,8 +313,8 @@ def shared_training_keys(*metrics):
             choice("auto", "channels_first", "channels_last"),
             "auto",
         ),
-        Key("training settings", "saving_interval", real(0, above=True), 300.0),
-        Key("training settings", "time_limit", real(0), 0.0),
+        Key("training settings", "saving_interval", real(0, above=True, unit="seconds"), 300.0),
+        Key("training settings", "time_limit", real(0, unit="hours"), 0.0),
     )
 
 

@@ -335,8 +335,9 @@ NAME = (
         ("training settings", "learning_rate", "nan", "a number above 0"),
         ("training settings", "learning_rate", "inf", "a number above 0"),
         ("training settings", "learning_rate", "0,01", "a number above 0"),
-        ("training settings", "saving_interval", "0", "a number above 0"),
-        ("training settings", "time_limit", "-1", "a number of at least 0"),
+        ("training settings", "saving_interval", "0", "a number of seconds above 0"),
+        ("training settings", "time_limit", "-1", "a number of hours of at least 0"),
+        ("training settings", "time_limit", "8:00", "a number of hours of at least 0"),
         *(
             (
                 "testing settings",
