@@ -138,16 +138,23 @@ def read_channels(path, most_pixels=MOST_PIXELS):
         ValueError: as read_picture, and for other numbers; for pages, how channels are written.
     """
     pixels, may_be_slices = _channels(path, most_pixels)
+    pixels = _in_16_bits(pixels)
     if pixels.dtype in (np.uint8, np.uint16):
         return pixels, may_be_slices
-    if pixels.dtype.kind in "iu" and pixels.min() >= 0 and pixels.max() < 2**16:
-        return pixels.astype(np.uint16), may_be_slices
-    if pixels.dtype == bool:
-        return pixels * np.uint8(255), may_be_slices
     raise ImageError(
         f"{path} must have 8 or 16 bits a channel. Received: {pixels.dtype}, from "
         f"{pixels.min():g} to {pixels.max():g}. Scale it and save it with 16 bits."
     )
+
+
+def _in_16_bits(pixels):
+    """Gives whole numbers of other types as uint16 where they fit, and bool as 0 and 255."""
+    if pixels.dtype == bool:
+        return pixels * np.uint8(255)
+    is_other = pixels.dtype.kind in "iu" and pixels.dtype not in (np.uint8, np.uint16)
+    if is_other and pixels.min() >= 0 and pixels.max() < 2**16:
+        return pixels.astype(np.uint16)
+    return pixels
 
 
 def _channels(path, most_pixels):
@@ -248,8 +255,8 @@ def _require_channels(path, pixels, words, *numbers):
 def _as_wanted(path, pixels, channels, keeps_16_bits, notes):
     """Makes (any, H, W) of any type (channels, H, W) of 8 or 16 bits; notes what was changed."""
     _require_channels(path, pixels, "be grey or RGB", 1, 3)
-    if pixels.dtype == bool:
-        pixels = pixels.astype(np.uint8) * 255
+    if keeps_16_bits or pixels.dtype == bool:
+        pixels = _in_16_bits(pixels)
     if pixels.dtype != np.uint8 and not (keeps_16_bits and pixels.dtype == np.uint16):
         if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
             raise ImageError(f"{path} holds numbers that are not finite (NaN, infinity).")

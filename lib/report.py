@@ -276,7 +276,7 @@ class Report:
             found = np.count_nonzero(self.confusion.sum(axis=0))
             return [ONE_CLASS] if found == 1 else self._worse_than_one_class()
         findings, (low, high) = [], self.range
-        if high - low < LEAST_RANGE:
+        if 0 <= high - low < LEAST_RANGE:  # low > high where no pixel counts
             findings.append(
                 f"Learnt nothing: the network answers {low:.3f} for every pixel. Look for PLATEAU "
                 "in the training's output."

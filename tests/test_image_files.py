@@ -16,6 +16,7 @@ from lib.image_files import (
     iterate_images,
     list_images,
     read_binary_mask,
+    read_channels,
     read_grey_images,
     read_pages,
     read_photograph,
@@ -536,6 +537,19 @@ def test_colours_of_12_bits_keep_them(tmp_path, rng, ending):
         read_photograph(path)
     assert cv2.imwrite(str(path), colours.astype(np.uint8))
     assert read_picture(path).pixels.dtype == np.uint8
+
+
+@pytest.mark.parametrize("dtype", ["i2", "i4", "u4"])
+def test_whole_numbers_of_16_bits_are_the_same_for_training_and_prediction(tmp_path, rng, dtype):
+    path = tmp_path / "counts.tif"
+    tifffile.imwrite(path, rng.integers(300, 2**14, (40, 50)).astype(dtype))
+    trained, _ = read_channels(path)
+    ((predicted, notes),) = iterate_images(path, 1, keeps_16_bits=True)
+    assert predicted.dtype == trained.dtype == np.uint16 and notes == []
+    np.testing.assert_array_equal(predicted, trained)
+    tifffile.imwrite(path, rng.integers(-9, 300, (40, 50)).astype("i4"))
+    ((predicted, (note,)),) = iterate_images(path, 1, keeps_16_bits=True)
+    assert predicted.dtype == np.uint8 and "scaled from" in note
 
 
 @pytest.mark.parametrize(

@@ -165,6 +165,15 @@ def test_a_good_result_has_no_flags(tmp_path):
     assert "In order." in flags_of(tmp_path, draw_images(1), threshold=0.49, sort_by="F1")
 
 
+def test_no_counting_pixel_and_equal_ids(tmp_path):
+    nothing = np.zeros(SIZE, bool)
+    images = [replace(image, id="same", inside=nothing) for image in draw_images(2)]
+    said = flags_of(tmp_path, images)
+    assert "One class only" in said and "Learnt nothing" not in said and "inf" not in said
+    text = (tmp_path / "report.html").read_text()
+    assert 'id="image-0"' in text and 'id="image-1"' in text
+
+
 def test_one_grey_is_said(tmp_path):
     images = [replace(i, prediction=np.full(SIZE, 0.5, np.float32)) for i in draw_images()]
     said = flags_of(tmp_path, images)
