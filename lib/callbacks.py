@@ -320,10 +320,15 @@ class PlateauDetector(keras.callbacks.Callback):
         training_shares: share of the training pixels of each class, summing to 1.
         validation_shares: the same of the validation pixels; None without validation.
         patience: epochs in a row on the entropy before it is reported.
+        output_activation: what stands before the softmax; None where a task has no choice of it.
     """
 
-    def __init__(self, training_shares, validation_shares, patience=2):
+    def __init__(self, training_shares, validation_shares, patience=2, output_activation=None):
         super().__init__()
+        self.died = self.otherwise = ""
+        if output_activation == "relu":
+            self.died = " With output_activation = relu it may have died, and cannot recover then."
+            self.otherwise = ", or output_activation = linear"
         self.uniform = math.log(len(training_shares))
         self.entropy = _cross_entropy(training_shares, training_shares)
         self.validation_entropy = _cross_entropy(
@@ -347,9 +352,9 @@ class PlateauDetector(keras.callbacks.Callback):
             num_classes = round(math.exp(self.uniform))
             print(
                 f"\nPLATEAU: the loss stays at {self.uniform:.4f} = ln {num_classes}: the network "
-                "answers the same probability for every class everywhere. With "
-                "output_activation = relu it has died and cannot recover. Start anew with another "
-                "[training settings] seed, or with output_activation = linear.",
+                f"answers the same probability for every class everywhere.{self.died} Start anew "
+                "with another [training settings] seed, or a lower learning_rate"
+                f"{self.otherwise}.",
                 flush=True,
             )
             return
@@ -362,7 +367,7 @@ class PlateauDetector(keras.callbacks.Callback):
                 f"entropy of the class shares ({self.entropy:.4f}): the network answers the same "
                 "everywhere, whatever the image. Look at the sample pictures: do images and "
                 "masks fit? Then try a higher [training settings] learning_rate, optimizer = adam, "
-                "another seed, or output_activation = linear.",
+                f"another seed{self.otherwise}.",
                 flush=True,
             )
 

@@ -176,7 +176,9 @@ class TrainingRun:
         if self.experiment.is_first_host:
             self.experiment.keep_configuration(self.configuration.path)
         recorder = TrainingRecorder(self, training_data, self._record())
-        callbacks = [PlateauDetector(*shares), recorder, *self._reporters(len(training_data))]
+        activation = getattr(self.configuration.training_settings, "output_activation", None)
+        plateau = PlateauDetector(*shares, output_activation=activation)
+        callbacks = [plateau, recorder, *self._reporters(len(training_data))]
         with recorder.stop:
             for first, end, batches in self._parts():
                 if is_complete(self.history, self.configuration.training_settings):

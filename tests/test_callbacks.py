@@ -333,9 +333,9 @@ def test_the_rest_of_a_resumed_epoch_tells_the_time_of_whole_ones(clock, capsys)
 # ---------------------------------------------------------------- plateau
 
 
-def told(capsys, losses, shares=SHARES):
+def told(capsys, losses, shares=SHARES, output_activation="relu"):
     """What the detector prints after each epoch of (training loss, validation loss)."""
-    detector = PlateauDetector(shares, shares)
+    detector = PlateauDetector(shares, shares, output_activation=output_activation)
     printed = []
     for epoch, (loss, validation) in enumerate(losses):
         detector.on_epoch_end(epoch, {"loss": loss, "val_loss": validation})
@@ -346,8 +346,16 @@ def told(capsys, losses, shares=SHARES):
 def test_loss_at_ln_2_is_reported_at_once(capsys):
     (said,) = told(capsys, [(math.log(2), math.log(2) + 5e-5)])
     assert "PLATEAU: the loss stays at 0.6931 = ln 2" in said
-    assert "With output_activation = relu it has died and cannot recover." in said
-    assert "another [training settings] seed, or with output_activation = linear" in said
+    assert "With output_activation = relu it may have died, and cannot recover then." in said
+    assert "another [training settings] seed, or a lower learning_rate, or output_" in said
+
+
+@pytest.mark.parametrize("output_activation", [None, "linear"])
+def test_no_output_activation_is_advised_where_there_is_none(capsys, output_activation):
+    losses = [(math.log(2), math.log(2)), (ENTROPY, ENTROPY), (ENTROPY, ENTROPY)]
+    first, _, third = told(capsys, losses, output_activation=output_activation)
+    for said in (first, third):
+        assert "PLATEAU" in said and "seed" in said and "output_activation" not in said
 
 
 def test_loss_at_ln_3_for_three_classes(capsys):

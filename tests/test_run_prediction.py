@@ -146,6 +146,21 @@ def test_the_segmentation_is_that_of_run_testing(in_tmp_path, call, eye, experim
     assert float(width) * float(length) == pytest.approx(area, rel=1e-4)
 
 
+def test_length_of_vessels_counts_no_corner_twice():
+    canvas = np.zeros((40, 40), bool)
+    measured = retinaNN_predict.measure_vessels
+    assert measured(canvas, ~canvas)["mean width [pixels]"] is None
+    tee = canvas.copy()
+    tee[10, 5:30] = tee[10:30, 17] = True
+    assert measured(tee, ~tee)["length of the skeleton [pixels]"] == 24 + 19
+    slanted = np.eye(40, dtype=bool)
+    for either_way in (slanted, slanted[::-1]):
+        length = measured(either_way, ~canvas)["length of the skeleton [pixels]"]
+        assert length == pytest.approx(39 * 2**0.5)
+    share = measured(tee, ~canvas)["vessels in the field of view [%]"]
+    assert share == pytest.approx(100 * (25 + 19) / 1600)
+
+
 def test_pages_equal_names_and_bad_names(in_tmp_path, call, eye):
     folder = in_tmp_path / "eyes"
     for name in ("eye.png", "eye.jpg", "<img src=x onerror=alert(1)>.png", ".hidden.png"):
