@@ -139,6 +139,7 @@ class Report:
         self.counts = np.zeros((2, NUM_THRESHOLDS), np.int64)  # true and false positives
         self.confusion = np.zeros((len(classes or ()),) * 2, np.int64)
         self.has_truth = False
+        self.num_counted = 0
         for image in images:
             self.add(image)
 
@@ -147,6 +148,7 @@ class Report:
         entry = {"id": image.id, "flags": list(image.flags), "scores": {}, "large": None}
         entry["size"] = f"{image.picture.shape[1]} x {image.picture.shape[0]}"
         self.has_truth |= image.truth is not None
+        self.num_counted += image.prediction is not None
         if image.prediction is None:
             entry["tp"] = None
         elif self.classes is None:
@@ -176,7 +178,9 @@ class Report:
             facts: {name: text}: weights, commit, command, versions, time.
             settings: {section: {key: value}}.
         """
-        flags = [*self._findings(), *flags]
+        part = self.num_counted < len(self.images)
+        among = f"Judged by the images shown large alone ({self.num_counted}): " if part else ""
+        flags = [*(f"{among}{finding}" for finding in self._findings()), *flags]
         page = _environment().get_template(TEMPLATE.name)
         shown = self._within_budget()
         text = page.render(

@@ -480,7 +480,8 @@ def _protocol(settings):
 
 def _way(settings):
     """Words how images are predicted."""
-    way = {"patches": "overlapping patches", "full_image": "one pass over each image"}
+    patches = "overlapping patches" if settings.average_mode else "patches side by side"
+    way = {"patches": patches, "full_image": "one pass over each image"}
     turns = settings.average_flips
     averaged = f", averaged over {turns} orientations" if turns > 1 else ""
     words = f"Predicted by {way[settings.inference]}{averaged}."

@@ -174,6 +174,14 @@ def test_no_counting_pixel_and_equal_ids(tmp_path):
     assert 'id="image-0"' in text and 'id="image-1"' in text
 
 
+def test_findings_name_the_images_that_they_are_of(tmp_path):
+    grey = np.full(SIZE, 0.5, np.float32)
+    first, second = (replace(image, prediction=grey) for image in draw_images(2))
+    among = "Judged by the images shown large alone (1): Learnt nothing"
+    assert among in flags_of(tmp_path, [first, replace(second, prediction=None, truth=None)])
+    assert "Judged by" not in flags_of(tmp_path, [first, second])
+
+
 def test_one_grey_is_said(tmp_path):
     images = [replace(i, prediction=np.full(SIZE, 0.5, np.float32)) for i in draw_images()]
     said = flags_of(tmp_path, images)
