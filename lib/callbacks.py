@@ -320,7 +320,8 @@ class PlateauDetector(keras.callbacks.Callback):
         training_shares: share of the training pixels of each class, summing to 1.
         validation_shares: the same of the validation pixels; None without validation.
         patience: epochs in a row on the entropy before it is reported.
-        output_activation: what stands before the softmax; None where a task has no choice of it.
+        output_activation: of the configuration, None where a task has no such key; a network with
+            "relu" before the softmax may die, and the message says so.
     """
 
     def __init__(self, training_shares, validation_shares, patience=2, output_activation=None):

@@ -367,7 +367,7 @@ class PredictionFolder:
     def _remove(self):
         """Removes what a prediction wrote here, and nothing else."""
         self._remove_pictures(_read_rows(self.folder / TABLE)[0])
-        for name in (TABLE, REPORT, PREDICTION):
+        for name in OWN:
             (self.folder / name).unlink(missing_ok=True)
         print(f"Removed the results of an earlier prediction in {self.folder}.")
 

@@ -247,12 +247,9 @@ class Results:
 
     def _known(self):
         """Lists the files of earlier tests, also of those from before there was a list."""
-        if (self.folder / TESTING_FILES).is_file():
-            lines = (
-                (self.folder / TESTING_FILES)
-                .read_text(encoding="utf-8", errors="replace")
-                .split("\n")
-            )
+        listed = self.folder / TESTING_FILES
+        if listed.is_file():
+            lines = listed.read_text(encoding="utf-8", errors="replace").split("\n")
             return [name for name in lines if self._is_of_a_test(name)]
         predictions = self.folder / "predictions.hdf5"
         is_ours = predictions.is_file() and _written_by_a_test(predictions)

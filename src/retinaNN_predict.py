@@ -463,7 +463,7 @@ def save_report(results, configuration, probabilities, data, weights, scores, no
         report,
         configuration,
         weights,
-        protocol=_way(settings) if truth is None else _protocol(settings),
+        protocol=describe_way(settings) if truth is None else _protocol(settings),
         flags=[note] if note and truth is not None else [],
         scores=performances and scores_to_show(performances),
         curves=[] if curves is None else curves_to_show(curves, performances),
@@ -474,11 +474,11 @@ def _protocol(settings):
     """Words on which pixels the scores were computed, and how the prediction was made."""
     return (
         f"Pixels inside the field of view, pooled over the images; vessel from a probability of "
-        f"{settings.threshold:g}. {_way(settings)}"
+        f"{settings.threshold:g}. {describe_way(settings)}"
     )
 
 
-def _way(settings):
+def describe_way(settings):
     """Words how images are predicted."""
     patches = "overlapping patches" if settings.average_mode else "patches side by side"
     way = {"patches": patches, "full_image": "one pass over each image"}
@@ -641,7 +641,7 @@ def make_predictor(configuration, weights, threshold=None):
     settings = configuration.testing_settings
     threshold = settings.threshold if threshold is None else threshold
     predictor = load_predictor(configuration, weights)
-    protocol = f"{_way(settings)} The field of view was found in each photograph."
+    protocol = f"{describe_way(settings)} The field of view was found in each photograph."
     if width := configuration.data_attributes.fov_width:
         protocol += f" The network saw it {width} pixels wide."
 

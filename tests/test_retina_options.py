@@ -14,7 +14,7 @@ from lib.errors import run_script
 from lib.evaluation import binary_scores
 from lib.files import load_hdf5
 from lib.weights import read_weights
-from src import predict_folder
+from src import predict_folder, retinaNN_predict
 from src.launch import launch
 from src.retinaNN_predict import describe_export, evaluate, scores_to_show
 from src.retinaNN_training import loss_and_metrics
@@ -167,3 +167,10 @@ def test_scores_inside_and_whole_pooled_and_image_by_image(in_tmp_path, rng):
     left_out = ("whole_image", "per_image_whole", "best_accuracy", "at_accuracy_threshold")
     assert [performances[name] for name in left_out] == [None] * 4
     assert "AUC, whole image" not in scores_to_show(performances)
+
+
+@pytest.mark.parametrize(("average_mode", "way"), [(True, "overlapping patches"), (False, "side")])
+def test_the_report_says_whether_patches_overlap(average_mode, way):
+    configuration = read_configuration("configuration.txt", TASKS)
+    configuration = configuration.with_values("testing_settings", average_mode=average_mode)
+    assert way in retinaNN_predict.describe_way(configuration.testing_settings)
