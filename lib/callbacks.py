@@ -105,7 +105,7 @@ class TrainingRecorder(keras.callbacks.Callback):
         experiment = self.run.experiment
         if experiment.is_first_host:
             if is_better(best_by, row.get(best_by, math.nan), best):
-                record = {**self.record, "epoch": len(self.history)}
+                record = {**self.record, "epoch": len(self.history), "history": self.history}
                 with averages_as_weights(self.model):
                     save_weights(self.model, experiment.weights("best"), record)
             write_log(self.history, experiment.file("log.csv"))

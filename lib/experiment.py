@@ -202,7 +202,7 @@ class Experiment:
 
 
 @contextlib.contextmanager
-def one_at_a_time(folder, step):
+def one_at_a_time(folder, step, instead="write elsewhere with --output FOLDER"):
     """Keeps a second testing or prediction out of a folder while one writes to it.
 
     The folder itself is locked, so that no file of a lock stays in it. A training, which has a lock
@@ -211,6 +211,7 @@ def one_at_a_time(folder, step):
     Args:
         folder: where the results go; one that does not exist needs no lock.
         step: "testing" or "prediction", for the message.
+        instead: what to do if one does not want to wait.
     Raises:
         UserError: if another process writes to it.
     """
@@ -226,8 +227,7 @@ def one_at_a_time(folder, step):
     except BlockingIOError:
         os.close(descriptor)
         raise UserError(
-            f"Another {step} writes to {folder}. Wait until it has ended, or write elsewhere with "
-            "--output FOLDER."
+            f"Another {step} writes to {folder}. Wait until it has ended, or {instead}."
         ) from None
     except OSError:  # a network drive without locks
         print(f"{folder} cannot be locked: take care that one {step} runs in it.")

@@ -134,6 +134,11 @@ def best_iou(overlaps):
     return scores
 
 
+def none_found(scores):
+    """Lists the sentence NONE_FOUND where that is so, of what summarize gives; else nothing."""
+    return [NONE_FOUND] if scores["num_true"] and scores["ap"]["0.5"] == 0 else []
+
+
 def match(overlaps, threshold):
     """Matches true with predicted objects one to one.
 

@@ -39,6 +39,8 @@ OWN = (TABLE, PREDICTION, REPORT)
 FOUND = "measurements_found_{}.csv"
 # Where a picture says which version of its file it shows.
 VERSION = "version of the file"
+# And the kinds of files that belong to it.
+KINDS = "files beside it"
 ENDINGS = {
     "probability": "_probability.png",
     "probabilities": "_probabilities.tif",
@@ -154,7 +156,7 @@ class PredictionFolder:
     def done(self, path):
         """Gives the rows of a file that are done, by page.
 
-        Rows of a file that was changed since, or of which a picture is missing, are forgotten, and
+        Rows of a file that was changed since, or of which a result is missing, are forgotten, and
         their pictures removed. What the file was then stands in these, whatever the clock says.
         """
         key = text_of(path)
@@ -212,6 +214,8 @@ class PredictionFolder:
             draw_object_outlines(picture, prediction.objects)
         version = PngInfo()
         version.add_text(VERSION, self._versions.get(text_of(row["file"]), ""))
+        kinds = [kind for kind in ENDINGS if self.file(row["id"], kind).is_file()]
+        version.add_text(KINDS, " ".join(kinds))
         save_png(self.file(row["id"], "overlay"), Image.fromarray(picture), pnginfo=version)
         measurements = dict(prediction.measurements or {})
         if predictor.classes is not None:
@@ -392,18 +396,14 @@ class PredictionFolder:
                 self.file(Path(row["id"]).name, kind).unlink(missing_ok=True)
 
     def _shows(self, identity, version):
-        """Tells whether the pictures of an image are there, of this version of its file."""
-        probability, several, segmentation = (
-            self.file(identity, kind).is_file()
-            for kind in ("probability", "probabilities", "segmentation")
-        )
-        if not (segmentation and (probability or several)):
-            return False
+        """Tells whether all files of an image are there, of this version of what it was made of."""
         try:
             with Image.open(self.file(identity, "overlay")) as image:
-                return image.info.get(VERSION) == version
+                kinds = image.info.get(KINDS, "").split()  # none in those of earlier versions
+                is_current = bool(kinds) and image.info.get(VERSION) == version
         except (OSError, ValueError, SyntaxError):
             return False
+        return is_current and all(self.file(identity, kind).is_file() for kind in kinds)
 
 
 def measure_objects(objects):

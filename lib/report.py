@@ -138,7 +138,7 @@ class Report:
         self.range = [math.inf, -math.inf]
         self.counts = np.zeros((2, NUM_THRESHOLDS), np.int64)  # true and false positives
         self.confusion = np.zeros((len(classes or ()),) * 2, np.int64)
-        self.has_truth = False
+        self.has_truth = self.has_objects = False
         self.num_counted = 0
         for image in images:
             self.add(image)
@@ -148,6 +148,7 @@ class Report:
         entry = {"id": image.id, "flags": list(image.flags), "scores": {}, "large": None}
         entry["size"] = f"{image.picture.shape[1]} x {image.picture.shape[0]}"
         self.has_truth |= image.truth is not None
+        self.has_objects |= image.objects is not None
         self.num_counted += image.prediction is not None
         if image.prediction is None:
             entry["tp"] = None
@@ -155,6 +156,8 @@ class Report:
             entry.update(self._count(image, entry))
         else:
             self._compare(image, entry)
+        if misses_all_objects(image):
+            entry["flags"].append("No object was found.")
         entry["scores"].update(image.scores or {})
         entry["thumbnail"] = _jpeg(_shrunk(image.picture, THUMBNAIL), 70)
         self.images.append(entry)
@@ -199,6 +202,7 @@ class Report:
             colours={name: "rgb({}, {}, {})".format(*rgb) for name, rgb in COLOURS.items()},
             outline="rgb({}, {}, {})".format(*OUTLINE),
             number=number_words,
+            num_object_colours=len(OBJECT_COLOURS),
             num_large=sum(entry["large"] is not None for entry in shown),
         )
         with atomic_write(path) as beside:
@@ -260,6 +264,11 @@ class Report:
             return self._steps(levels)[probability]
         found = np.searchsorted(self.thresholds, probability.astype(np.float32), side="right")
         return np.clip(found - 1, 0, NUM_THRESHOLDS - 1).astype(np.uint8)
+
+    @property
+    def has_slider(self):
+        """Whether thresholds can be tried: objects stay those of the recorded one."""
+        return self.classes is None and not self.has_objects
 
     @property
     def place(self):
@@ -374,7 +383,6 @@ class Report:
                 layers[name] = _draw_objects(objects)
         if image.objects is not None and not self.has_truth:
             layers["errors"] = _outlines(_shrunk_classes(image.objects))
-        layers["is_live"] = image.objects is None
         return layers
 
     def _draw_two_classes(self, image):
@@ -429,7 +437,7 @@ class Report:
         data = {"place": self.place, "thresholds": [round(float(t), 6) for t in self.thresholds]}
         data["colours"] = {**COLOURS, "outline": OUTLINE}
         data["hasTruth"] = self.has_truth
-        if self.classes is None:
+        if self.has_slider:
             data["all"] = {"tp": self.counts[0].tolist(), "fp": self.counts[1].tolist()}
             data["images"] = [
                 {"tp": one["tp"].tolist(), "fp": one["fp"].tolist()}
@@ -438,6 +446,13 @@ class Report:
                 for one in shown
             ]
         return json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
+
+
+def misses_all_objects(image):
+    """Tells whether a ReportImage has no predicted object, though its truth may have some."""
+    if image.objects is None or image.objects.any():
+        return False
+    return image.true_objects is None or bool(image.true_objects.any())
 
 
 def threshold_grid(recorded):
@@ -475,11 +490,12 @@ def pixel_scores(tp, fp, positives, negatives):
     }
 
 
-def loss_curve(history):
+def loss_curve(history, is_best=False):
     """Gives the curve of a training's losses; none for weights that tell no epochs.
 
     Args:
         history: dictionaries with epoch, loss and perhaps val_loss.
+        is_best: whether it ends with the best epoch, because the best weights tell no more.
     Returns:
         list of one Curve, or of none.
     """
@@ -490,7 +506,8 @@ def loss_curve(history):
         rows = [row for row in history if row.get(key) is not None]
         if len(rows) > 1:
             lines[name] = ([row["epoch"] for row in rows], [row[key] for row in rows])
-    return [Curve("Training", "epoch", "loss", lines, is_unit=False)] if lines else []
+    title = "Training, up to the best epoch" if is_best else "Training"
+    return [Curve(title, "epoch", "loss", lines, is_unit=False)] if lines else []
 
 
 def number_words(value):

@@ -237,7 +237,7 @@ class Results:
             print(flags[-1])
         report.write(
             path,
-            curves=[*curves, *loss_curve(weights.history)],
+            curves=[*curves, *loss_curve(weights.history, weights.is_best)],
             flags=flags,
             facts=facts_of(weights, time.monotonic() - self.start),
             settings=configuration.as_dict(),

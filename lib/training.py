@@ -67,7 +67,11 @@ class TrainingRun:
         self.experiment = experiment
         self.num_epochs = settings.N_epochs
         require_packages(settings)
-        self.begun = None if overwrite else find_begun(experiment, configuration)
+        if overwrite:
+            with self._untested():  # said before anything is replaced
+                self.begun = None
+        else:
+            self.begun = find_begun(experiment, configuration)
         self.initial = None if self.begun else find_initial_weights(experiment, configuration)
         start = self.begun or self.initial
         self.is_new = start is None
@@ -219,10 +223,15 @@ class TrainingRun:
     def _remove_earlier(self):
         """Removes an earlier training of this name, and the results of its tests."""
         if self.experiment.weights("last").exists():  # else they are those of retina-unet's weights
-            with one_at_a_time(self.experiment.results, "testing"):
+            with self._untested():
                 for part in ("", "validation", "training"):
                     Results(self.experiment.results / part, self.experiment.name).remove()
         self.experiment.remove_training()
+
+    def _untested(self):
+        """Keeps tests out of the earlier training's results, which go with it."""
+        instead = "choose another [experiment name] name"
+        return one_at_a_time(self.experiment.results, "testing", instead)
 
     def _parts(self):
         """Lists what is left to fit: (first epoch, end, batches done): a begun epoch by itself."""

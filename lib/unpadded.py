@@ -29,9 +29,6 @@ EXPORTED = {
     "clipped; minmax_stack: from the lowest to the highest value of the stack. Then it is seen at "
     "each of scales times its size, averaged over average_flips orientations, and of the "
     "probabilities of membrane the power mean is taken (lib/pre_processing.py).",
-    "objects": "connected pixels above the threshold, which goes with divide: where that is above "
-    "0 they are divided along lines with a lower mean. Cells of fewer than smallest_object pixels "
-    "are left out, holes filled, and each cell grows by grow pixels (lib/instances.py).",
 }
 
 
@@ -273,14 +270,15 @@ def describe_prediction(configuration, word):
     return f"{views} Grey values are scaled in each {word} by itself."
 
 
-def export_network(configuration, weights, classes, keys=("divide",)):
+def export_network(configuration, weights, classes, objects, keys):
     """Gives the network for one size of tiles, and what a program must know that uses it by itself.
 
     Args:
         configuration: lib.configuration.Configuration with the keys of lib.slices.
         weights: lib.weights.TrainedWeights.
         classes: names of the two classes.
-        keys: testing settings by which objects are found, beside the threshold.
+        objects: words how objects are found.
+        keys: testing settings by which they are, beside the threshold.
     Returns:
         keras.Model and {name: value}.
     """
@@ -290,6 +288,7 @@ def export_network(configuration, weights, classes, keys=("divide",)):
     return network, {
         "classes": classes,
         **EXPORTED,
+        "objects": objects,
         "scaling": weights.scaling,
         **{name: getattr(settings, name) for name in ("scales", "average_flips", *keys)},
         "margin": margin(depth),

@@ -232,7 +232,7 @@ class TrainedWeights:
         """Words how far their training had come when these weights were saved."""
         total = self._training_settings.get("N_epochs")
         of_all = f" of {total}" if total else ""
-        if "epoch" in self.record:
+        if self.is_best:
             return f"epoch {self.record['epoch']}{of_all}, the best one"
         if not self.history and not self.progress:
             return "not recorded"
@@ -240,8 +240,15 @@ class TrainedWeights:
         return f"{len(self.history)}{of_all} epochs{within}"
 
     @property
+    def is_best(self):
+        """Tells whether they are the best of a training, saved in the middle of it."""
+        return "epoch" in self.record
+
+    @property
     def is_unfinished(self):
         """Tells whether their training goes on, as far as they tell: the best ones do not."""
+        if self.is_best:
+            return False
         settings = SimpleNamespace(
             **{"N_epochs": 0, "early_stopping": 0, "best_by": "val_loss", **self._training_settings}
         )

@@ -17,9 +17,9 @@ import numpy as np
 
 from lib import unpadded
 from lib.instance_metrics import (
-    NONE_FOUND,
     count_overlaps,
     leave_out_unknown,
+    none_found,
     seg,
     summarize,
 )
@@ -36,9 +36,15 @@ from src.cells_task import load_tested
 PROTOCOL = (
     "Annotated frames. SEG is the mean Jaccard index of the true cells, each with the object that "
     "covers more than half of it, 0 for none; AP: at an IoU of 0.5. Below, pixel scores of cells "
-    "at one threshold; the objects do not follow it."
+    "at the recorded threshold."
 )
 
+# What a program must know that uses the network by itself.
+OBJECTS = (
+    "connected pixels above the threshold, which goes with divide: where that is above 0 they are "
+    "divided along lines with a lower mean. Cells of fewer than smallest_object pixels are left "
+    "out, holes filled, and each cell grows by grow pixels (lib/instances.py)."
+)
 UNKNOWN_LEFT_OUT = (
     "Pixels of unknown kind count in no score, nor do predicted objects of which more than half "
     "lies there."
@@ -118,6 +124,7 @@ def make_predictor(configuration, weights, threshold=None):
             configuration,
             weights,
             ["background", "cell"],
+            OBJECTS,
             ("divide", "smallest_object", "grow"),
         ),
     )
@@ -230,7 +237,7 @@ def save_report(results, configuration, frames, probabilities, objects, weights,
         configuration,
         weights,
         protocol=f"{PROTOCOL} {unpadded.describe_views(configuration, 'frame')} {note}".strip(),
-        flags=[NONE_FOUND] if scores["ap"]["0.5"] == 0 else [],
+        flags=none_found(scores),
         scores={"SEG": scores["seg"], "Mean IoU": scores["mean_iou"], "AP": scores["ap"]["0.5"]},
     )
 

@@ -53,6 +53,12 @@ PROTOCOL = (
     "thresholds on these slices, as the challenge takes it; below, pixel scores of cells at one "
     "threshold."
 )
+# What a program must know that uses the network by itself.
+OBJECTS = (
+    "cells: pixels above the threshold that touch along a side. The threshold goes with divide: "
+    "where that is above 0, what lies on a line between cells with a lower mean is set to 0 first "
+    "(lib/instances.py, divided_probability)."
+)
 DIVIDED = "Membranes with gaps are closed: cells are divided along lines with a mean below {:g}."
 
 
@@ -150,7 +156,9 @@ def make_predictor(configuration, weights, threshold=None):
         "cell",
         threshold=threshold,
         protocol=f"{describe_prediction(configuration, 'slice')} {_divided(configuration)}".strip(),
-        export=partial(export_network, configuration, weights, ["membrane", "cell"]),
+        export=partial(
+            export_network, configuration, weights, ["membrane", "cell"], OBJECTS, ("divide",)
+        ),
     )
 
 

@@ -115,8 +115,10 @@ def find_images(words):
         elif os.path.lexists(path):
             found = [path]
         else:
-            names = sorted(glob.glob(str(path)), key=natural_key)
-            found = [Path(name) for name in names if Path(name).is_file()]
+            # Not of the absolute path: the current folder may have a [ in its name.
+            matching = glob.glob(os.path.expanduser(word))
+            names = sorted(map(absolute_path, matching), key=_by_path)
+            found = [name for name in names if name.is_file()]
             problem = f"{path} stands for folders alone. Give them without * and ?, or {path}/*."
             if not names:
                 problem = f"{path} does not exist. Correct the name."
@@ -136,11 +138,18 @@ def _images_of(folder):
     others = [path.name for path in entries if path.suffix.lower() not in IMAGE_ENDINGS]
     if others:
         print(f"{folder}: passed over {shortened(others)} (no image file by its name).")
+    inner = [path.name for path in sorted(visible, key=_by_name) if path.is_dir()]
+    if inner:
+        print(f"{folder}: passed over its folders {shortened(inner)}. Name them to predict them.")
     return [path for path in entries if path.suffix.lower() in IMAGE_ENDINGS]
 
 
 def _by_name(path):
     return natural_key(path.name)
+
+
+def _by_path(path):
+    return natural_key(str(path))
 
 
 def choose_folder(words, output=None):
@@ -215,9 +224,16 @@ def load_predictor(script, configuration, experiment, threshold=None):
     if threshold is not None and predictor.classes is not None:
         raise UserError(
             f"--threshold is for two classes; {configuration.path} has {len(predictor.classes)}, "
-            "of which the most probable is taken. Leave it out."
+            f"of which the most probable is taken. {_instead_of_threshold(configuration, weights)}"
         )
     return weights, predictor
+
+
+def _instead_of_threshold(configuration, weights):
+    if not (weights.data or {}).get("has_instances"):
+        return "Leave it out."
+    key = "[testing settings] object_threshold"
+    return f"Leave it out; objects have a threshold of their own, {key} in {configuration.path}."
 
 
 def origin_of(configuration, weights, predictor):
@@ -424,12 +440,14 @@ def save_report(rows, predictor, results, configuration, weights, seconds, probl
 
 def far_threshold(configuration, predictor):
     """Says when the threshold is far from the one that the experiment has."""
-    recorded = getattr(configuration.testing_settings, "threshold", predictor.threshold)
+    from lib.predictions import ImagePredictor
+
+    recorded = getattr(configuration.testing_settings, "threshold", ImagePredictor.threshold)
     if abs(recorded - predictor.threshold) <= FAR_THRESHOLD:
         return []
     return [
-        f"The threshold is {predictor.threshold:g}, far from {recorded:g}, which the experiment "
-        "has from its training images."
+        f"The threshold is {predictor.threshold:g}, far from {recorded:g}, with which the "
+        "experiment was made to be used."
     ]
 
 

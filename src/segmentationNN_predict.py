@@ -17,7 +17,7 @@ from lib.class_metrics import IGNORE, class_scores, confusion_matrix
 from lib.errors import UserError
 from lib.extract_patches import ORIENTATIONS, average_orientations
 from lib.image_sets import channel_limits, scaled
-from lib.instance_metrics import NONE_FOUND, count_overlaps, summarize
+from lib.instance_metrics import count_overlaps, none_found, summarize
 from lib.instances import objects_from_borders
 from lib.overlap_tile import most_overlap, num_blended_tiles, predict_blended
 from lib.pictures import (
@@ -91,8 +91,7 @@ def main(configuration, experiment):
         print(f"The images have no labels: no scores. Pictures are in {results.folder}.")
     else:
         note = weights.describe_origin(tested["ids"])
-        scores = save_scores(results, weights.data, counts, note)
-        flags = [NONE_FOUND] if scores.get("AP at 0.5") == 0 else []
+        scores, flags = save_scores(results, weights.data, counts, note)
         words = {"protocol": PROTOCOL, "scores": scores, "flags": [*flags, *filter(None, [note])]}
     results.save_report(report, configuration, weights, **words)
 
@@ -403,7 +402,7 @@ def save_scores(results, data, counts, note=""):
         counts: of each image, as save_predictions gives them.
         note: a sentence about the weights that readers of the scores must know.
     Returns:
-        {words: score}, those that the report shows at its top.
+        {words: score}, those that the report shows at its top; and what it must say of them.
     """
     scores = evaluate(counts, data["class_names"], data["has_instances"])
     results.save_performances(performances_text(scores, note), scores)
@@ -411,9 +410,11 @@ def save_scores(results, data, counts, note=""):
     draw_confusion_matrix(scores["confusion_matrix"], data["class_names"], path)
     print(f"Pictures, scores and predictions.hdf5 are in {results.folder}.")
     shown = {"Mean IoU": scores["mean_iou"], "Accuracy": scores["pixel_accuracy"]}
-    if "objects" in scores:
-        shown |= {f"AP at {t}": value for t, value in scores["objects"]["ap"].items()}
-    return shown
+    if "objects" not in scores:
+        return shown, []
+    objects = scores["objects"]
+    shown |= {f"AP at {t}": value for t, value in objects["ap"].items()}
+    return shown, none_found(objects)
 
 
 def evaluate(counts, names, has_instances=False):

@@ -71,6 +71,10 @@ def test_the_metadata_tell_what_is_not_part_of_the_network(name, keys):
     _, metadata = script.make_predictor(configuration, weights).export()
     assert ("objects" in metadata) == (name != "vessels")
     every = {"scales", "divide", "smallest_object", "grow", "object_threshold"}
+    said = metadata.get("objects", "")
+    assert [key for key in ("divide", "smallest_object", "grow") if key in said] == [
+        key for key in ("divide", "smallest_object", "grow") if key in keys
+    ]
     every |= {"average_flips", "camera_scales", "camera_flips"}
     assert {key: metadata[key] for key in every & set(metadata)} == {
         key: getattr(settings, key) for key in ("average_flips", *keys)

@@ -12,6 +12,7 @@ from lib.instance_metrics import (
     count_splits_and_merges,
     leave_out_unknown,
     match,
+    none_found,
     seg,
     summarize,
 )
@@ -163,6 +164,17 @@ def test_perfect_empty_and_nothing_to_find(pairs):
     nothing = scores_of((np.zeros((4, 4), int), np.zeros((4, 4), int)))
     assert nothing["seg"] is None and nothing["mean_ap"] == 1
     assert scores_of((np.zeros((4, 4), int), np.eye(4, dtype=int)))["mean_ap"] == 0
+
+
+def test_none_is_found_only_where_there_is_one():
+    nothing, one = np.zeros((8, 8), int), np.zeros((8, 8), int)
+    one[2:5, 2:5] = 1
+    of = {
+        (name, other): none_found(summarize([count_overlaps(truth, predicted)]))
+        for name, truth in (("nothing", nothing), ("one", one))
+        for other, predicted in (("nothing", nothing), ("one", one))
+    }
+    assert [names for names, said in of.items() if said] == [("one", "nothing")]
 
 
 def test_what_lies_in_the_unknown_is_not_scored():

@@ -153,6 +153,44 @@ def test_several_classes_have_colours_and_no_threshold(tmp_path):
     assert (pixels_of(report.images[0]["large"]["errors"]) == (known & (truth == 2))).all()
 
 
+@pytest.mark.parametrize("with_truth", [True, False])
+@pytest.mark.parametrize("classes", [None, {"floor": (0, 0, 0), "nucleus": (230, 60, 60)}])
+def test_objects_stay_where_they_are_and_the_legend_explains_them(tmp_path, classes, with_truth):
+    objects = np.zeros(SIZE, np.int32)
+    objects[2:9, 2:9] = 1
+    predicted = (objects > 0).astype(np.uint8)
+    truth = {"truth": predicted, "true_objects": objects} if with_truth else {}
+    picture = np.zeros((*SIZE, 3), np.uint8)
+    image = ReportImage(
+        "a", picture, predicted if classes else predicted.astype(float), objects=objects, **truth
+    )
+    report = Report("Objects", [image], positive="nucleus", classes=classes)
+    report.write(tmp_path / "report.html", protocol="All pixels.")
+    text = (tmp_path / "report.html").read_text()
+    legend = text.partition('<ul class="legend">')[2].partition("</ul>")[0]
+    # Without a threshold to move: the objects are those of the recorded one.
+    assert 'id="threshold"' not in text and "move the threshold" not in text
+    assert "each object in one of 8 colours" in legend and "floor" not in legend
+    assert ("outline of an object" in legend) == (not with_truth)
+    assert ("wrong class" in legend) == bool(classes and with_truth)
+    assert ("missed: in the truth only" in legend) == (with_truth and not classes)
+
+
+@pytest.mark.parametrize(("of_truth", "is_flagged"), [(None, True), (5, True), (0, False)])
+def test_an_image_without_objects_is_flagged_unless_it_has_none(of_truth, is_flagged):
+    nothing = np.zeros(SIZE, np.int32)
+    true_objects = None if of_truth is None else np.full(SIZE, of_truth)
+    image = ReportImage(
+        "a",
+        np.zeros((*SIZE, 3), np.uint8),
+        np.full(SIZE, 0.9),
+        objects=nothing,
+        true_objects=true_objects,
+    )
+    (entry,) = Report("Objects", [image], positive="cell").images
+    assert ("No object was found." in entry["flags"]) == is_flagged
+
+
 # ---------------------------------------------------------------- what is said
 
 
@@ -234,4 +272,10 @@ def test_images_that_are_dark_or_blurred_are_unlike_the_training():
 def test_a_training_of_one_epoch_has_no_curve():
     assert loss_curve([{"epoch": 1, "loss": 1.0}]) == []
     (curve,) = loss_curve([{"epoch": 1, "loss": 1.0}, {"epoch": 2, "loss": 0.5, "val_loss": 1}])
-    assert list(curve.lines) == ["training"]
+    assert list(curve.lines) == ["training"] and curve.title == "Training"
+
+
+def test_the_curve_of_the_best_weights_says_where_it_ends():
+    history = [{"epoch": n, "loss": 1 / n} for n in (1, 2)]
+    (curve,) = loss_curve(history, is_best=True)
+    assert curve.title == "Training, up to the best epoch"

@@ -1,6 +1,7 @@
 """Tests of run_prediction.py on files of all kinds, good and bad."""
 
 import csv
+import importlib
 import os
 import re
 import shutil
@@ -557,7 +558,58 @@ def test_an_id_that_is_too_long_for_a_file_is_not_looked_for(tmp_path, capsys):
     PredictionFolder(tmp_path / "results", {"weights": 2}, overwrite=True)
 
 
+def test_a_result_that_is_missing_is_made_again(tmp_path, eye):
+    path = tmp_path / "a.png"
+    write(path, eye)
+    results = PredictionFolder(tmp_path / "results", {})
+    results.done(path)
+    objects = np.zeros(SIZE, np.int32)
+    objects[3:9, 3:9] = 1
+    for missing in ("probability", "segmentation", "overlay", "objects", "rois"):
+        row = {"id": "a", "file": path, "page": "", "width": 1, "height": 1}
+        nothing = np.zeros((1, *SIZE), np.float32)
+        predicted = Prediction(nothing, objects=objects)
+        results.save(row, np.zeros((*SIZE, 3), np.uint8), predicted, ImagePredictor(None, 1, "c"))
+        assert results.done(path), missing
+        results.file("a", missing).unlink()
+        assert not results.done(path), missing
+
+
+def test_a_threshold_of_a_task_without_one_of_its_own_may_be_far_too():
+    configuration = SimpleNamespace(testing_settings=SimpleNamespace())
+    for threshold, is_far in ((0.5, False), (0.9, True)):
+        predictor = SimpleNamespace(threshold=threshold)
+        said = predict_folder.far_threshold(configuration, predictor)
+        assert [sentence[:34] for sentence in said] == [
+            "The threshold is 0.9, far from 0.5"
+        ] * is_far
+
+
 # ---------------------------------------------------------------- mistakes
+
+
+def test_patterns_are_those_of_the_command_line_alone(in_tmp_path, monkeypatch, eye):
+    folder = in_tmp_path / "day [1]"
+    for name in ("2.png", "10.png", "inner/3.png"):
+        write(folder / name, eye)
+    monkeypatch.chdir(folder)
+    assert predict_folder.find_images(["*.png"]) == [folder / "2.png", folder / "10.png"]
+    assert predict_folder.find_images(["inner/?.png"]) == [folder / "inner" / "3.png"]
+
+
+def test_folders_in_a_folder_are_named(in_tmp_path, capsys, eye):
+    for name in ("eyes/1.png", "eyes/left/2.png", "eyes/right/3.png", "eyes/.hidden/4.png"):
+        write(in_tmp_path / name, eye)
+    assert predict_folder.find_images(["eyes"]) == [in_tmp_path / "eyes" / "1.png"]
+    assert "eyes: passed over its folders left, right. Name them" in capsys.readouterr().out
+
+
+def test_objects_have_a_threshold_of_their_own():
+    arguments = SimpleNamespace(experiment="pretrained/nuclei", threshold=0.3, angle=None)
+    configuration, experiment = predict_folder.open_experiment(arguments)
+    script = importlib.import_module(configuration.task.prediction)
+    with pytest.raises(UserError, match="own, .testing settings. object_threshold in .*nuclei_con"):
+        predict_folder.load_predictor(script, configuration, experiment, 0.3)
 
 
 def test_mistakes_are_said_before_anything_is_written(in_tmp_path, call, eye):

@@ -16,6 +16,7 @@ import pytest
 from lib import callbacks, devices, training
 from lib.devices import ONE_DEVICE
 from lib.errors import Stopped, UserError
+from lib.experiment import one_at_a_time
 from lib.losses import get_loss, segmentation_metrics
 from lib.pre_processing import DEFAULT_SCALING
 from lib.training import find_begun, find_initial_weights
@@ -123,6 +124,9 @@ def test_training_leaves_weights_log_curves_and_configuration(experiment, capsys
     last.load_into(fresh)
     np.testing.assert_array_equal(layer_weights(fresh), layer_weights(model))
     best = min(run.history, key=lambda row: row["val_loss"])
+    of_best = read_weights(experiment.weights("best"))
+    assert of_best.history == run.history[: best["epoch"]]
+    assert of_best.is_best and not of_best.is_unfinished and not last.is_best
     assert capsys.readouterr().out.splitlines()[-1] == (
         f"Trained. Lowest validation loss {best['val_loss']:.4f} in epoch {best['epoch']}: "
         f"{experiment.weights('best')}. Next: python run_testing.py {experiment.folder}"
@@ -139,6 +143,19 @@ def test_overwrite_starts_anew_and_removes_the_earlier_training_with_its_results
     assert read_weights(experiment.weights("last")).history == run.history
     assert not (experiment.folder / "performances.txt").exists()
     assert (experiment.folder / "notes.txt").exists()
+
+
+def test_overwrite_waits_for_a_test_that_runs(begin, experiment):
+    pytest.importorskip("fcntl")
+    begin(configure())
+    before = hashes(experiment.folder)
+    with one_at_a_time(experiment.results, "testing"):
+        problem = problem_of(training.TrainingRun, configure(), experiment, overwrite=True)
+    assert problem == (
+        f"Another testing writes to {experiment.results}. Wait until it has ended, or choose "
+        "another [experiment name] name."
+    )
+    assert hashes(experiment.folder) == before
 
 
 def test_diverged_training_stops_and_says_so(experiment):
