@@ -484,7 +484,15 @@ def _numbers(row):
     """Gives the measurements of a row as numbers, but the shares, which the report has itself."""
     first = ("id", "file", "page", *UNITS.values(), LAST_COLUMN)
     names = [name for name in row if name not in first and not name.startswith(SHARE)]
-    return {name: float(row[name]) if row[name] else None for name in names}
+    return {name: _number(row[name]) for name in names}
+
+
+def _number(cell):
+    """Reads a cell of the table: whole numbers stay whole, an empty one is None."""
+    if cell in ("", None):
+        return None
+    number = float(cell)
+    return int(number) if number.is_integer() else number
 
 
 def save_png(path, image, **options):

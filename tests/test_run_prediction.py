@@ -575,6 +575,26 @@ def test_a_result_that_is_missing_is_made_again(tmp_path, eye):
         assert not results.done(path), missing
 
 
+def test_counts_in_the_report_are_whole_and_none_is_0(tmp_path, eye):
+    path = tmp_path / "a.png"
+    write(path, eye)
+    results = PredictionFolder(tmp_path / "results", {})
+    results.done(path)
+    row = {"id": "a", "file": path, "page": "", "width": 1, "height": 1}
+    nothing = Prediction(
+        np.zeros((1, *SIZE), np.float32),
+        objects=np.zeros(SIZE, np.int32),
+        measurements={"number of objects": 0, "mean area [pixels]": None, "covered [%]": 2.5},
+    )
+    predictor = ImagePredictor(None, 3, "cell")
+    results.save(row, np.zeros((*SIZE, 3), np.uint8), nothing, predictor)
+    scores = {"number of objects": 0, "mean area [pixels]": None, "covered [%]": 2.5}
+    again = PredictionFolder(tmp_path / "results", {})
+    for rows in (results.rows, again.rows):
+        found = results.report_image(rows[0], predictor, is_large=False).scores
+        assert found == scores and isinstance(found["number of objects"], int)
+
+
 def test_a_threshold_of_a_task_without_one_of_its_own_may_be_far_too():
     configuration = SimpleNamespace(testing_settings=SimpleNamespace())
     for threshold, is_far in ((0.5, False), (0.9, True)):
