@@ -363,6 +363,11 @@ def share_orientations(numbers):
     return [tuple(itertools.islice(in_turn, number)) for number in numbers]
 
 
+def describe_average(number):
+    """Words over how many orientations is averaged, behind how is predicted; empty for one."""
+    return f", averaged over {number} orientations" if number > 1 else ""
+
+
 def average_orientations(predict, image, orientations):
     """Averages the predictions of an image in some of its orientations.
 

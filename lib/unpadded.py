@@ -11,7 +11,12 @@ import numpy as np
 
 from lib.devices import ONE_DEVICE, inner_data_format
 from lib.elastic_deformation import get_augmentation
-from lib.extract_patches import ORIENTATIONS, average_orientations, predict_in_blocks
+from lib.extract_patches import (
+    ORIENTATIONS,
+    average_orientations,
+    describe_average,
+    predict_in_blocks,
+)
 from lib.overlap_tile import margin, output_size, predict_overlap_tile, tile_starts
 from lib.patch_dataset import TileDataset, covering_places, uniform_places
 from lib.pictures import group_images, visualize
@@ -261,7 +266,7 @@ def describe_views(configuration, word):
     seen = "as they are"
     if settings.scales != (1.0,):
         seen = f"at {' and '.join(f'{scale:g}' for scale in settings.scales)} times their size"
-    return f"{word.capitalize()}s {seen}, averaged over {settings.average_flips} orientations."
+    return f"{word.capitalize()}s {seen}{describe_average(settings.average_flips)}."
 
 
 def describe_prediction(configuration, word):

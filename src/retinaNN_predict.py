@@ -31,6 +31,7 @@ from lib.evaluation import (
 from lib.extract_patches import (
     ORIENTATIONS,
     average_orientations,
+    describe_average,
     full_image_places,
     full_image_tile,
     num_overlap_patches,
@@ -482,8 +483,7 @@ def describe_way(settings):
     """Words how images are predicted."""
     patches = "overlapping patches" if settings.average_mode else "patches side by side"
     way = {"patches": patches, "full_image": "one pass over each image"}
-    turns = settings.average_flips
-    averaged = f", averaged over {turns} orientations" if turns > 1 else ""
+    averaged = describe_average(settings.average_flips)
     words = f"Predicted by {way[settings.inference]}{averaged}."
     if settings.camera_scales != (1.0,) or settings.camera_flips:
         factors = " and ".join(f"{factor:g}" for factor in settings.camera_scales)

@@ -15,7 +15,7 @@ import numpy as np
 
 from lib.class_metrics import IGNORE, class_scores, confusion_matrix
 from lib.errors import UserError
-from lib.extract_patches import ORIENTATIONS, average_orientations
+from lib.extract_patches import ORIENTATIONS, average_orientations, describe_average
 from lib.image_sets import channel_limits, scaled
 from lib.instance_metrics import count_overlaps, none_found, summarize
 from lib.instances import objects_from_borders
@@ -86,13 +86,15 @@ def main(configuration, experiment):
     progress.finish()
 
     # 3. The scores, where there are labels.
-    words = {"protocol": ""}
+    predicted = f"Predicted {describe_tiles(configuration.testing_settings)}."
+    words = {"protocol": predicted}
     if tested["labels"] is None:
         print(f"The images have no labels: no scores. Pictures are in {results.folder}.")
     else:
         note = weights.describe_origin(tested["ids"])
         scores, flags = save_scores(results, weights.data, counts, note)
-        words = {"protocol": PROTOCOL, "scores": scores, "flags": [*flags, *filter(None, [note])]}
+        flags += filter(None, [note])
+        words = {"protocol": f"{PROTOCOL} {predicted}", "scores": scores, "flags": flags}
     results.save_report(report, configuration, weights, **words)
 
 
@@ -225,9 +227,15 @@ def make_predictor(configuration, weights, threshold=None):
         positive=names[1] if is_binary else None,
         classes=None if is_binary else dict(zip(names, colours)),
         threshold=0.5 if threshold is None else threshold,
-        protocol=f"Images {sizes}, in tiles of at most {settings.tile_size} pixels.",
+        protocol=f"Images {sizes}, {describe_tiles(settings)}.",
         export=export,
     )
+
+
+def describe_tiles(settings):
+    """Words in which tiles, and how many orientations of them, images are predicted."""
+    averaged = describe_average(settings.average_flips)
+    return f"in tiles of at most {settings.tile_size} pixels{averaged}"
 
 
 def save_predictions(results, configuration, weights, tested, predict, report):

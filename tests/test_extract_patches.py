@@ -14,6 +14,11 @@ def centre_channel(patches):
     return patches
 
 
+def test_one_orientation_is_no_average():
+    assert ep.describe_average(1) == ""
+    assert ep.describe_average(8) == ", averaged over 8 orientations"
+
+
 @st.composite
 def tilings(draw):
     """Sides of an image and a patch, and a stride that fits the patch."""

@@ -337,6 +337,7 @@ def test_photographs_are_scaled_to_the_size_of_the_training_and_back(step, works
     small = predictor.predict(resized(image[np.newaxis], (40, 48))[0]).probabilities
     np.testing.assert_array_equal(found, resized(small[np.newaxis], (80, 144))[0])
     assert predictor.protocol.startswith("Images scaled to 48 x 40 pixels")
+    assert "averaged" not in predictor.protocol
     # Data of another size are of another kind.
     prepare(workspace, "--size", "24x40")
     require_refusal(step("testing", name="sized"), "size: 40, 48 -> 40, 24")
