@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 
-from benchmarks import backends, cameras, side_by_side, tables, variants
+from benchmarks import backends, cameras, grown_membranes, side_by_side, tables, variants
 from benchmarks.note_looks import note
 from benchmarks.pack_weights import pack
 from lib.configuration import read_configuration
@@ -299,3 +299,19 @@ def test_weights_of_a_training_in_float32_are_not_packed(tmp_path):
     with pytest.raises(UserError, match="was trained in float32"):
         pack(path)
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("grow", [grown_membranes.wider, grown_membranes.deeper])
+def test_grown_networks_answer_as_before_but_for_noise(grow):
+    keras.utils.set_random_seed(0)
+    network = grown_membranes.build(2, 1)
+    grown, noisy = grow(network, 2, 1, noise=0.0), grow(network, 2, 1)
+    image = np.random.default_rng(0).random((1, *grown.input_shape[1:])).astype(np.float32)
+    # Both give 4 x 4 pixels, of which the deeper one sees more context.
+    rim = (grown.input_shape[-1] - network.input_shape[-1]) // 2
+    inner = image[:, :, rim : rim + network.input_shape[-1], rim : rim + network.input_shape[-1]]
+    expected = network.predict_on_batch(inner)
+    np.testing.assert_allclose(grown.predict_on_batch(image), expected, atol=1e-6)
+    assert np.ptp(expected) > 0.01
+    assert 1e-5 < np.abs(noisy.predict_on_batch(image) - expected).max() < 0.5
+    assert grown.count_params() > 3 * network.count_params()
