@@ -353,7 +353,8 @@ class Report:
         if flags:
             parts.append("Read the notes below before you use any of it.")
         elif flagged:
-            parts.append(f"Look at the {flagged} marked below.")
+            which = "image" if flagged == 1 else f"{flagged} images"
+            parts.append(f"Look at the {which} marked below.")
         else:
             parts.append("Nothing conspicuous was found.")
         return {"is_good": not flags, "text": " ".join(parts)}

@@ -203,6 +203,14 @@ def test_a_good_result_has_no_flags(tmp_path):
     assert "In order." in flags_of(tmp_path, draw_images(1), threshold=0.49, sort_by="F1")
 
 
+@pytest.mark.parametrize(("number", "which"), [(1, "the image"), (2, "the 2 images")])
+def test_marked_images_are_counted(tmp_path, number, which):
+    images = list(draw_images(3))
+    images[:number] = [replace(image, flags=("Dark.",)) for image in images[:number]]
+    said = flags_of(tmp_path, images, threshold=0.49, sort_by="F1")
+    assert f"Look at {which} marked below." in said
+
+
 def test_no_counting_pixel_and_equal_ids(tmp_path):
     nothing = np.zeros(SIZE, bool)
     images = [replace(image, id="same", inside=nothing) for image in draw_images(2)]
