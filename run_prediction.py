@@ -2,6 +2,7 @@
 
     python run_prediction.py images ... [--experiment pretrained/vessels] [--output folder]
                              [--threshold T] [--angle degrees] [--overwrite]
+                             [--export file.onnx]
 
 Images are files, folders, patterns such as "eyes/*.png", or TIFF files of several pages; sizes may
 differ. Writes probabilities, segmentations, outlines on the photographs, measurements.csv and

@@ -108,6 +108,13 @@ class TrainingRun:
         self.data = data
         if self.begun:
             self.begun.require_data(data)
+        then = self.initial.data.get("scaling") if self.initial else None
+        if then and then != data.get("scaling"):
+            print(
+                f"Note: {self.initial.path} was trained on grey values of the scaling {then}; "
+                f"these data have {data.get('scaling')}. Preparing with --scale {then} keeps them "
+                "as the network knows them."
+            )
 
     def note_looks(self, looks):
         """Notes how the training images look, so that later ones can be compared with them.

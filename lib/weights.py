@@ -172,6 +172,24 @@ class TrainedWeights:
                     "name] name, or --overwrite)."
                 )
 
+    def held_out(self, ids, split):
+        """Lists the images that these weights never trained on, of all that have labels now.
+
+        Args:
+            ids: of all images that have labels.
+            split: ids of those that validation_split holds out, for weights that do not tell.
+        Returns:
+            list of ids: those that validated, and any that came since.
+        Raises:
+            UserError: if one that validated is missing.
+        """
+        images = self.record.get("images")
+        if not images:
+            return list(split)
+        if not set(images.get("validation") or ()) <= set(ids):
+            self.require_images({"validation": split})
+        return [name for name in ids if name not in images["training"]]
+
     @property
     def data(self):
         """Gives what a network knows of its data, as require_data takes it."""

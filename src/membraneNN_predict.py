@@ -130,9 +130,14 @@ def load_labelled_slices(configuration, weights):
     slices = load_labelled(configuration, weights.scaling)
     if wanted == "all":
         return slices
-    held_out = split_validation(configuration, len(slices["ids"]))["validation"]
-    weights.require_images({"validation": slices["ids"][held_out]})
-    return {kind: values[held_out] for kind, values in slices.items()}
+    ids = slices["ids"]
+    split = ids[split_validation(configuration, len(ids))["validation"]]
+    held_out = weights.held_out(ids, split)
+    if held_out != split:
+        print(f"Slices that did not train these weights: {', '.join(held_out)}. All are tested.")
+    numbers = [ids.index(name) for name in held_out]
+    arrays = {kind: slices[kind][numbers] for kind in ("images", "labels", "weights")}
+    return {**arrays, "ids": held_out}
 
 
 def make_predictor(configuration, weights, threshold=None):

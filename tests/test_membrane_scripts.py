@@ -247,6 +247,25 @@ def test_all_labelled_slices_can_be_tested_and_are_called_so(workspace, step):
     assert "eld-out" not in output
 
 
+def test_slices_that_came_since_are_held_out_too(workspace, step):
+    for kind in ("imgs", "groundTruth", "weightMaps"):
+        with h5py.File(data_file(workspace, kind), "a") as file:
+            values = file["image"][...]
+            del file["image"], file["ids"]
+            file["image"] = np.concatenate([values, values[:2]])
+            file["ids"] = [f"{number:02d}" for number in range(NUM_LABELLED + 2)]
+    output = require_success(step("testing"))
+    assert "Slices that did not train these weights: 03, 04, 05. All are tested." in output
+    assert "Held-out slices: 03, 04, 05" in output and "trained on images" not in output
+    assert read_predictions(workspace)[1] == ["03", "04", "05"]
+    # One that validated is missing.
+    for kind in ("imgs", "groundTruth", "weightMaps"):
+        with h5py.File(data_file(workspace, kind), "a") as file:
+            del file["ids"]
+            file["ids"] = ["00", "01", "02", "04", "05", "06"]
+    require_refusal(step("testing"), "trained with other images. For validation then: 03. Now: 06")
+
+
 def test_slices_without_labels_need_no_labelled_ones(workspace, step):
     for kind in ("imgs", "groundTruth", "weightMaps"):
         data_file(workspace, kind).unlink()

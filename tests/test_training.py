@@ -145,7 +145,7 @@ def test_overwrite_starts_anew_and_removes_the_earlier_training_with_its_results
     assert (experiment.folder / "notes.txt").exists()
 
 
-def test_overwrite_waits_for_a_test_that_runs(begin, experiment):
+def test_overwrite_is_refused_while_a_test_runs(begin, experiment):
     pytest.importorskip("fcntl")
     begin(configure())
     before = hashes(experiment.folder)
@@ -156,6 +156,18 @@ def test_overwrite_waits_for_a_test_that_runs(begin, experiment):
         "another [experiment name] name."
     )
     assert hashes(experiment.folder) == before
+
+
+@pytest.mark.parametrize(("scaling", "is_told"), [("image", False), ("auto", True)])
+def test_grey_values_of_another_scaling_than_the_initial_ones_are_told(
+    experiment, capsys, scaling, is_told
+):
+    path = Path("initial.weights.h5")
+    save_weights(tiny_network(), path, {"data": {"scaling": "image"}})
+    run = training.TrainingRun(configure(initial_weights=str(path)), experiment)
+    run.require_data({"scaling": scaling})
+    note = f"was trained on grey values of the scaling image; these data have {scaling}."
+    assert (note in capsys.readouterr().out) == is_told
 
 
 def test_diverged_training_stops_and_says_so(experiment):
